@@ -1,0 +1,1 @@
+"""A typed client of the Remote Execution API, for the CLI, the conformance suite and the tests."""

@@ -1,0 +1,1 @@
+"""The Remote Execution API conformance suite, which runs against any server."""

@@ -1,0 +1,1 @@
+"""The Remote Execution API: the wire on one side, plain values on the other."""

@@ -1,0 +1,130 @@
+"""The transport port: handlers take and return message bytes, and know nothing of how these travel.
+
+A transport is given `Method`s and a `StatusGate`. For each call it makes a `Call`, runs the
+handler, and turns whatever the
+handler raises into a `Status` by the gate: no handler ever sets a status itself. When the client
+goes away or its deadline
+passes, the handler is cancelled (asyncio.CancelledError at its next await), whatever it is doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """The canonical status codes (google.rpc.Code)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a call ended. `details` is a serialised google.rpc.Status, sent as
+    `grpc-status-details-bin` when not empty.
+    """
+
+    code: Code
+    message: str = ""
+    details: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler may know of the call that it serves."""
+
+    path: str
+    """`/package.Service/Method`."""
+    metadata: Mapping[str, str | bytes] = field(default_factory=dict)
+    """Lower-case names; `-bin` values are bytes. The last of repeated names wins."""
+    peer: str = ""
+    """The client's address, for logs."""
+    identity: str | None = None
+    """The proven name of the client (mTLS certificate subject), or None."""
+
+
+UnaryHandler = Callable[[bytes, Call], Awaitable[bytes]]
+ServerStreamHandler = Callable[[bytes, Call], AsyncIterator[bytes]]
+ClientStreamHandler = Callable[[AsyncIterator[bytes], Call], Awaitable[bytes]]
+BidiHandler = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """One request, one response."""
+
+    path: str
+    handler: UnaryHandler
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStream:
+    """One request, a stream of responses.
+
+    Back-pressure: the next response is asked for when the last has left.
+    """
+
+    path: str
+    handler: ServerStreamHandler
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStream:
+    """A stream of requests, one response.
+
+    The handler may answer without having read everything: the transport then drains and discards
+    what the client still
+    sends, within its limit, so that the answer is not lost behind a reset.
+    """
+
+    path: str
+    handler: ClientStreamHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Bidi:
+    """Streams both ways."""
+
+    path: str
+    handler: BidiHandler
+
+
+Method = Unary | ServerStream | ClientStream | Bidi
+
+StatusGate = Callable[[BaseException], Status]
+"""Turns whatever a handler raised into a status.
+
+Total; unknown errors become INTERNAL and are logged there.
+"""
+
+Interceptor = Callable[[Method], Method]
+"""Wraps a method (metrics, logs, traces, authorisation) without knowing the transport."""
+
+
+def wrap(methods: Sequence[Method], interceptors: Sequence[Interceptor]) -> list[Method]:
+    """Applies interceptors to each method, the first outermost."""
+    wrapped = []
+    for method in methods:
+        current = method
+        for interceptor in reversed(interceptors):
+            current = interceptor(current)
+        wrapped.append(current)
+    return wrapped

@@ -1,0 +1,24 @@
+"""The ActionCache protocol: serialised results by instance and action digest."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cas.digest import Digest
+
+
+class ActionCache(Protocol):
+    """Remembers the result of an action as opaque bytes, apart for each instance.
+
+    Knows nothing of completeness: a result may name blobs that are gone. Whoever answers a client
+    checks that.
+    """
+
+    async def get(self, instance: str, action: Digest) -> bytes | None:
+        """Answers the remembered result, or None. Never answers damaged or partial bytes."""
+
+    async def put(self, instance: str, action: Digest, result: bytes) -> None:
+        """Remembers durably; replaces what was there. Raises StoreFull, StoreUnavailable."""
+
+    async def remove(self, instance: str, action: Digest) -> None:
+        """Forgets; does nothing when there is nothing to forget."""

@@ -1,0 +1,104 @@
+"""Digests: the names of blobs (REAPI `Digest`, `DigestFunction`)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple, Protocol, Self
+
+from blake3 import blake3
+
+from cas.errors import InvalidDigest
+
+Buffer = bytes | bytearray | memoryview
+
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+class Hasher(Protocol):
+    """An incremental hash, as hashlib has it."""
+
+    def update(self, data: Buffer, /) -> object:
+        """Feeds more bytes."""
+
+    def hexdigest(self) -> str:
+        """Answers the hash of all bytes fed so far, in lowercase hex."""
+
+
+class DigestFunction(StrEnum):
+    """A hash function that names blobs; the value is the lowercase REAPI enum name."""
+
+    SHA256 = "sha256"
+    BLAKE3 = "blake3"
+    SHA1 = "sha1"
+    SHA384 = "sha384"
+    SHA512 = "sha512"
+
+    def hasher(self) -> Hasher:
+        """Starts a new incremental hash."""
+        return _HASHERS[self]()
+
+    @property
+    def hex_length(self) -> int:
+        """The number of hex characters of a hash."""
+        return _HEX_LENGTHS[self]
+
+    @property
+    def empty(self) -> Digest:
+        """The digest of the empty blob, which every store holds without being given it."""
+        return _EMPTY[self]
+
+    def digest(self, data: Buffer) -> Digest:
+        """Names a whole blob."""
+        hasher = self.hasher()
+        hasher.update(data)
+        return Digest(self, hasher.hexdigest(), len(data))
+
+
+class _Fields(NamedTuple):
+    function: DigestFunction
+    hash: str
+    size_bytes: int
+
+
+class Digest(_Fields):
+    """The name of one blob: function, hash and size together. Checked on birth.
+
+    A tuple and not a dataclass because a FindMissingBlobs call makes and hashes hundreds of them.
+    Raises InvalidDigest when the hash is not lowercase hex of the function's length or the size is
+    negative.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, function: DigestFunction, hash: str, size_bytes: int) -> Self:  # noqa: A002
+        """Checks the parts and makes the digest."""
+        if len(hash) != _HEX_LENGTHS[function] or not _HEX.fullmatch(hash):
+            raise InvalidDigest(
+                f"hash {hash[:140]!r} is not {_HEX_LENGTHS[function]} lowercase hex characters"
+                f" ({function})"
+            )
+        if size_bytes < 0:
+            raise InvalidDigest(f"size {size_bytes} of blob {hash} is negative")
+        return tuple.__new__(cls, (function, hash, size_bytes))
+
+    def __str__(self) -> str:
+        return f"{self.function}:{self.hash}/{self.size_bytes}"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this names the empty blob; a zero size with another hash names nothing."""
+        return self.size_bytes == 0 and self == _EMPTY[self.function]
+
+
+_HASHERS: dict[DigestFunction, Callable[[], Hasher]] = {
+    DigestFunction.SHA256: hashlib.sha256,
+    DigestFunction.BLAKE3: blake3,
+    DigestFunction.SHA1: lambda: hashlib.sha1(usedforsecurity=False),
+    DigestFunction.SHA384: hashlib.sha384,
+    DigestFunction.SHA512: hashlib.sha512,
+}
+_HEX_LENGTHS = {function: len(make().hexdigest()) for function, make in _HASHERS.items()}
+_EMPTY = {function: function.digest(b"") for function in DigestFunction}

@@ -1,0 +1,99 @@
+"""The BlobStore protocol: what every store of blobs promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from typing import Protocol
+
+from cas.digest import Buffer, Digest
+
+
+class BlobWriter(Protocol):
+    """One blob on its way in. Invisible to readers until commit returns; abort (or the end of the
+    process) leaves nothing.
+
+    Not for concurrent use. Cancelling a method leaves the writer fit only for abort.
+    """
+
+    async def write(self, data: Buffer) -> None:
+        """Appends bytes.
+
+        Raises DigestMismatch at once when more bytes come than any candidate has, StoreFull,
+        StoreUnavailable.
+        """
+
+    async def commit(self) -> Digest:
+        """Verifies, makes the blob durable and visible, and answers the candidate that the bytes
+        matched.
+
+        Committing a blob that is already stored succeeds and stores it once. Raises DigestMismatch
+        (nothing is stored), StoreFull.
+        """
+
+    async def abort(self) -> None:
+        """Drops the bytes and frees their space. Idempotent; does nothing after commit."""
+
+
+class BlobStore(Protocol):
+    """Immutable blobs by digest.
+
+    Every method treats the empty blob of every function as present. What is read is exactly what
+    was written: a blob found
+    damaged is dropped and reads as missing. find_missing, get and read renew the lease of what they
+    find (see Retention).
+    Writers and put take candidates: digests of equal size and different functions of which the
+    bytes must match one
+    (a client that does not say its digest function, REAPI `DigestFunction`); usually there is just
+    one.
+    """
+
+    async def find_missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Answers those that are not stored, in the order given.
+
+        What is being written but uncommitted is missing.
+        """
+
+    async def get(self, digest: Digest) -> bytes:
+        """Answers a whole blob (the caller minds its size). Raises BlobNotFound."""
+
+    def read(
+        self, digest: Digest, offset: int = 0, limit: int | None = None
+    ) -> AsyncIterator[Buffer]:
+        """Streams bytes [offset, offset+limit) in chunks of at most 1 MiB; offset == size gives
+        nothing.
+
+        The blob cannot be evicted from under a running read. Raises BlobNotFound or
+        OffsetOutOfRange before the first chunk.
+        """
+
+    async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
+        """Stores a whole blob, durably.
+
+        Raises DigestMismatch, BlobTooLarge, StoreFull. Concurrent puts share their disk syncs.
+        """
+
+    async def open_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
+        """Starts a streamed write.
+
+        Raises BlobTooLarge, StoreFull when the announced size cannot fit.
+        """
+
+
+class Retention(Protocol):
+    """Who may not lose which blobs. Beside the minimum lease that every touch renews, a holder
+    keeps blobs for as long as it lives.
+
+    A holder is any string that names a live thing: `invocation:UUID`, `operation:NAME`. Holding
+    what is not (yet) stored is
+    allowed and takes effect when it comes. Both methods are synchronous, in memory and cheap
+    (called for each digest of each call).
+    """
+
+    def hold(self, holder: str, digests: Collection[Digest]) -> None:
+        """Adds blobs to what the holder keeps."""
+
+    def release(self, holder: str) -> None:
+        """Ends the holder; its blobs fall back to their ordinary lease.
+
+        Unknown holders are ignored.
+        """
