@@ -54,7 +54,7 @@ class StoreFull(CasError):
 
 
 class StoreUnavailable(CasError):
-    """The store cannot work at all: read-only directory, I/O error, used by another daemon, closed."""
+    """The store cannot work at all: read-only, I/O error, used by another daemon, closed."""
 
 
 class OffsetOutOfRange(CasError):

@@ -128,7 +128,7 @@ class OutputDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Wall-clock times in seconds since the epoch, in this order (REAPI `ExecutedActionMetadata`)."""
+    """Wall-clock times in seconds since the epoch, in order (REAPI `ExecutedActionMetadata`)."""
 
     worker_start: float
     input_fetch_start: float

@@ -102,7 +102,7 @@ class Channel:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> AsyncIterator[Resp]:
-        """Calls a server-streaming RPC; leaving the iterator early cancels it. Raises CallFailed."""
+        """Calls a server-streaming RPC; leaving the iterator cancels it. Raises CallFailed."""
         method = self._channel.unary_stream(rpc.path, _encode, rpc.response.FromString)
         call = method(request, timeout=timeout, metadata=self._metadata + tuple(metadata))
         try:
