@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from cas.digest import Buffer, Digest
+from cas.digest import Buffer, Digest, DigestFunction
 
 
 class BlobWriter(Protocol):
@@ -96,4 +96,42 @@ class Retention(Protocol):
         """Ends the holder; its blobs fall back to their ordinary lease.
 
         Unknown holders are ignored.
+        """
+
+
+class FileExport(NamedTuple):
+    """One blob that is to become one file.
+
+    `path` must not exist yet; its directory must. `mode` is the file's permission bits, whatever
+    the umask.
+    """
+
+    digest: Digest
+    path: str
+    mode: int
+
+
+class BlobExporter(Protocol):
+    """A store that lays out many blobs as files at once, far cheaper than reading each."""
+
+    async def export_files(self, files: Sequence[FileExport]) -> list[Digest]:
+        """Writes each blob to a new file, independent of the store's own copy, and answers those
+        that are not stored (in the order given, each once); their files are not made.
+
+        Verified and touched like any read; not synced to disk. When it raises or is cancelled, some
+        files may have been made. Raises OSError, naming the path, when a file cannot be made, and
+        StoreUnavailable.
+        """
+
+
+class BlobImporter(Protocol):
+    """A store that takes many files in at once, far cheaper than putting the bytes of each."""
+
+    async def import_files(self, function: DigestFunction, paths: Sequence[str]) -> list[Digest]:
+        """Stores a copy of each file durably and answers their digests, in the order given.
+
+        The last component of a path must be a regular file and not a symbolic link; a file that
+        changes while it is read is stored as it was read. When it raises, some files may have been
+        stored. Raises OSError, naming the path, when a file cannot be read, and BlobTooLarge,
+        StoreFull, StoreUnavailable.
         """
