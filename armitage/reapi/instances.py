@@ -1,0 +1,70 @@
+"""Instances: the named views of one server (REAPI `instance_name`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from armitage.errors import InvalidRequest, NotFound
+from armitage.reapi.digests import DigestPolicy
+
+RESERVED_SEGMENTS = frozenset(
+    {
+        "blobs",
+        "uploads",
+        "actions",
+        "actionResults",
+        "operations",
+        "capabilities",
+        "compressed-blobs",
+    }
+)
+"""Path segments that no instance name may hold (REAPI, `instance_name`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance: what it offers. Instances share blobs, never action results.
+
+    The name may be empty or of several segments (`a/b/c`). Raises InvalidRequest for a name that
+    resource names could not carry.
+    """
+
+    name: str = ""
+    digests: DigestPolicy = field(default_factory=DigestPolicy)
+    action_cache_update_enabled: bool = True
+    """Whether clients may write action results."""
+    exec_enabled: bool = True
+    max_blob_size_bytes: int = 0
+    """Larger blobs are refused; 0 is no limit."""
+
+    def __post_init__(self) -> None:
+        segments = self.name.split("/") if self.name else []
+        if "" in segments or RESERVED_SEGMENTS & set(segments):
+            raise InvalidRequest(
+                f"instance name {self.name!r} cannot be: no empty segment and none of"
+                f" {', '.join(sorted(RESERVED_SEGMENTS))} may be in it"
+            )
+
+    @property
+    def action_cache_key(self) -> str:
+        """The instance's name in the ActionCache."""
+        return self.name
+
+
+class Instances:
+    """All instances of this server, by name. Immutable."""
+
+    def __init__(self, instances: Iterable[Instance]) -> None:
+        self._by_name = {instance.name: instance for instance in instances}
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> Instance:
+        """Answers the instance. Raises NotFound: every service answers an unknown one alike."""
+        instance = self._by_name.get(name)
+        if instance is None:
+            offered = ", ".join(repr(known) for known in sorted(self._by_name))
+            raise NotFound(f"instance {name[:200]!r} is not here; this server has {offered}")
+        return instance
