@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -101,7 +101,7 @@ class Channel:
         *,
         timeout: float | None = None,
         metadata: Metadata = (),
-    ) -> AsyncIterator[Resp]:
+    ) -> AsyncGenerator[Resp, None]:
         """Calls a server-streaming RPC; leaving the iterator cancels it. Raises CallFailed."""
         method = self._channel.unary_stream(rpc.path, _encode, rpc.response.FromString)
         call = method(request, timeout=timeout, metadata=self._metadata + tuple(metadata))
