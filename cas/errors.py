@@ -46,6 +46,10 @@ class BlobTooLarge(CasError):
         self.limit_bytes = limit_bytes
 
 
+class BadCompressedData(CasError):
+    """Compressed data that is no whole stream of its codec, or not of the announced size."""
+
+
 class StoreFull(CasError):
     """There is no room: the disk or the configured size is used up and nothing may be evicted.
 

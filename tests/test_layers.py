@@ -13,7 +13,7 @@ PACKAGES = {
     "cas": {"cas", "blake3"},
     "executor": {"executor", "cas"},
 }
-COMPRESSION = {"zstandard", "brotli"}
+COMPRESSION = {"backports", "compression", "brotli"}
 CORES = ["cas/eviction.py", "cas/digest.py", "executor/spec.py", "armitage/scheduler/core.py"]
 NO_IO = {"asyncio", "socket", "ssl", "os", "time", "random", "subprocess", "grpc", "aiohttp"}
 COMPOSITION = {"armitage.daemon", "armitage.config", "armitage.cli"}

@@ -35,6 +35,7 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (
     (cas_errors.InvalidDigest, Code.INVALID_ARGUMENT),
     (cas_errors.DigestMismatch, Code.INVALID_ARGUMENT),
     (cas_errors.BlobTooLarge, Code.INVALID_ARGUMENT),
+    (cas_errors.BadCompressedData, Code.INVALID_ARGUMENT),
     (cas_errors.BlobNotFound, Code.NOT_FOUND),
     (cas_errors.OffsetOutOfRange, Code.OUT_OF_RANGE),
     (cas_errors.StoreFull, Code.RESOURCE_EXHAUSTED),
