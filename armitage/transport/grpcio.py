@@ -1,0 +1,563 @@
+"""The grpcio adapter of the transport port: grpc.aio under byte handlers.
+
+Theory of operation. grpc.aio asks `_Lookup` for a handler once per call and gets an `_OpenCall`,
+which lives as long as the call does. All four kinds of method are served through grpc.aio's
+request-streaming shapes, because only there do we read the request ourselves: that lets an idle
+client be told DEADLINE_EXCEEDED, which grpc.aio's unary shapes cannot do (they wait for the
+request before our code runs, for ever).
+
+A call ends in one of three ways. The handler returned: grpc.aio sends the rest. It raised: the
+gate makes a status of that and `abort` sends it. The task was cancelled: by grpc.aio, since the
+client left or its deadline passed, and then nobody listens any more; or by `interrupt`, which
+leaves the error to answer with.
+
+The server belongs to the event loop that `start` ran on; nothing here may be called from elsewhere,
+except the certificate fetcher, which grpc runs on its own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from armitage import errors
+from armitage.transport.addresses import (
+    explain_bind_failure,
+    is_loopback,
+    join_address,
+    split_address,
+)
+from armitage.transport.port import (
+    Bidi,
+    Call,
+    ClientStream,
+    Method,
+    ServerStream,
+    Status,
+    StatusGate,
+    Unary,
+)
+from armitage.transport.tls import TlsFiles, TlsMaterial, files_state, load_tls
+
+_log = logging.getLogger(__name__)
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_EOF = grpc.aio.EOF
+_MIB = 1 << 20
+
+_TRAILER_BYTES = 5 * 1024
+"""Clients refuse trailers over 8 KiB (gRPC's default); base64 makes this much of them about 7."""
+
+_FAREWELL_S = 2.0
+"""How long the last responses may take to leave once every handler has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcioOptions:
+    """How the grpcio server listens and what it bears from clients. None switches a limit off."""
+
+    addresses: tuple[str, ...] = ("127.0.0.1:8980",)
+    """`HOST:PORT` (port 0: any free one) or `unix:PATH`."""
+    tls: TlsFiles | None = None
+    plaintext_beyond_loopback: bool = False
+    """Accepts that anybody on the network can read and forge everything."""
+
+    receive_limit_bytes: int = 64 * _MIB
+    """Per message. Well above the advertised batch limit, whose messages carry overhead too."""
+    metadata_limit_bytes: int = 64 * 1024
+    max_streams: int = 1024
+    """Concurrent calls per connection; further ones wait at the client."""
+
+    min_ping_interval_s: float = 5.0
+    """Clients may ping this often, also with no call open. Buck2 pings every 30 s."""
+    keepalive_s: float | None = 60.0
+    """How often we ping a silent client, so that vanished ones are noticed."""
+    keepalive_timeout_s: float = 20.0
+    handshake_timeout_s: float = 20.0
+    client_idle_s: float | None = 600.0
+    """How long a call may wait for its client to send or to take a message."""
+    connection_idle_s: float | None = None
+    """Closes connections that had no call for this long."""
+    connection_age_s: float | None = None
+    """Closes connections this old, once their calls have ended or the grace below is up."""
+    connection_age_grace_s: float | None = None
+
+    discard_limit_bytes: int = 256 * _MIB
+    """How much of an upload is read and thrown away after an early answer (see `ClientStream`)."""
+    discard_limit_s: float = 120.0
+
+    drain_retry_after_s: float = 1.0
+    """What calls that come while draining are told (RetryInfo)."""
+    drain_exempt: tuple[str, ...] = ("grpc.health.v1.Health",)
+    """Services that are still served while draining and do not hold it up."""
+
+
+class GrpcioServer:
+    """Serves methods over grpc.aio."""
+
+    def __init__(self, methods: Sequence[Method], gate: StatusGate, options: GrpcioOptions) -> None:
+        self.options = options
+        self._gate = gate
+        self._lookup = _Lookup(self, methods)
+        self._open: set[_OpenCall] = set()
+        self._exempt: set[_OpenCall] = set()
+        self._emptied = asyncio.Event()
+        self._draining = False
+        self._stopped = False
+        self._server: Any = None
+        self._sweep: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls have a handler running, those of exempt services left out."""
+        return len(self._open)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are being refused."""
+        return self._draining
+
+    async def start(self) -> list[str]:
+        """Binds and serves. Answers the bound addresses, in the order of the options.
+
+        Raises ConfigError, with nothing left bound, when an address or TLS file is unusable.
+        """
+        for address in self.options.addresses:
+            self._check_address(address)
+        credentials = _credentials(self.options.tls) if self.options.tls else None
+        self._loop = asyncio.get_running_loop()
+        self._server = grpc.aio.server(options=_channel_arguments(self.options))
+        self._server.add_generic_rpc_handlers((self._lookup,))
+        try:
+            bound = [self._bind(address, credentials) for address in self.options.addresses]
+        except errors.ConfigError:
+            # grpc.aio lets go of what it has bound only when a started server stops.
+            await self._server.start()
+            await self._server.stop(None)
+            raise
+        await self._server.start()
+        self._schedule_sweep()
+        return bound
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new calls (UNAVAILABLE with RetryInfo), lets running ones finish for up to
+        `grace_s`, cancels the rest and closes everything. Calling it again does no harm.
+        """
+        if self._server is None or self._stopped:
+            return
+        self._draining = True
+        if self._open:
+            self._emptied.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._emptied.wait()
+        for call in [*self._open, *self._exempt]:
+            call.interrupt(self.refusal())
+        await self._server.stop(_FAREWELL_S)
+        self._stopped = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def refusal(self) -> errors.Unavailable:
+        """What a call gets that this server does not serve any more."""
+        return errors.Unavailable(
+            "the server is shutting down; try again", self.options.drain_retry_after_s
+        )
+
+    def is_exempt(self, path: str) -> bool:
+        """Whether the method is served while draining."""
+        return path[1:].partition("/")[0] in self.options.drain_exempt
+
+    def opened(self, call: _OpenCall) -> None:
+        """Counts a call whose handler starts."""
+        (self._exempt if call.exempt else self._open).add(call)
+
+    def closed(self, call: _OpenCall) -> None:
+        """Forgets a call whose handler ended."""
+        (self._exempt if call.exempt else self._open).discard(call)
+        if self._draining and not self._open:
+            self._emptied.set()
+
+    def status_of(self, error: BaseException) -> Status:
+        """Asks the gate."""
+        return self._gate(error)
+
+    def now(self) -> float:
+        """Monotonic seconds, to measure idleness."""
+        return self._loop.time()
+
+    def _check_address(self, address: str) -> None:
+        if not address.startswith("unix"):
+            split_address(address)
+        if self.options.tls or self.options.plaintext_beyond_loopback or is_loopback(address):
+            return
+        raise errors.ConfigError(
+            f"listen address {address}: reaches beyond this host without TLS; configure TLS, "
+            "listen on 127.0.0.1, or accept plaintext explicitly"
+        )
+
+    def _bind(self, address: str, credentials: Any) -> str:
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise explain_bind_failure(address) from None
+        if address.startswith("unix"):
+            return address
+        return join_address(split_address(address)[0], port)
+
+    def _schedule_sweep(self) -> None:
+        idle_s = self.options.client_idle_s
+        if idle_s is not None:
+            self._sweep = self._loop.call_later(idle_s / 4, self._sweep_idle, idle_s)
+
+    def _sweep_idle(self, idle_s: float) -> None:
+        before = self.now() - idle_s
+        for call in list(self._open):
+            if call.waits_since() < before:
+                call.interrupt(_ClientIdle(f"the client was idle for {idle_s:g} s"))
+        self._schedule_sweep()
+
+
+class _ClientIdle(Exception):
+    """The client neither sent nor took a message for too long."""
+
+
+class _OpenCall:
+    """One call, and what grpc.aio calls its method handler."""
+
+    __slots__ = (
+        "_context",
+        "_interruption",
+        "_metadata",
+        "_reading_since",
+        "_server",
+        "_task",
+        "_writing_since",
+        "exempt",
+        "method",
+    )
+    request_streaming = True
+    response_streaming = False
+    request_deserializer = None
+    response_serializer = None
+
+    def __init__(
+        self, server: GrpcioServer, method: Method, metadata: Iterable[Any], *, exempt: bool
+    ) -> None:
+        self.method = method
+        self.exempt = exempt
+        self._server = server
+        self._metadata = metadata
+        self._interruption: Exception | None = None
+        self._reading_since = 0.0
+        self._writing_since = 0.0
+        self._context: Any = None
+        self._task: asyncio.Task[Any]
+
+    def interrupt(self, error: Exception) -> None:
+        """Cancels the handler and answers the client with the error's status."""
+        if self._interruption is None:
+            self._interruption = error
+            self._task.cancel()
+
+    def waits_since(self) -> float:
+        """When the call began to wait for its client; infinity while it does not wait."""
+        return min(self._reading_since or float("inf"), self._writing_since or float("inf"))
+
+    def begin(self, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._context = context
+        self._server.opened(self)
+        if self._server.draining and not self.exempt:
+            raise self._server.refusal()
+
+    def end(self) -> None:
+        self._server.closed(self)
+
+    async def read(self) -> Any:
+        """The next message as bytes, or _EOF."""
+        self._reading_since = self._server.now()
+        message = await self._context.read()
+        self._reading_since = 0.0
+        return message
+
+    async def read_only(self) -> bytes:
+        """The one request of a call that has one."""
+        message = await self.read()
+        if message is _EOF:
+            # Also what a call looks like whose client left at once; then the cancellation follows.
+            raise errors.InvalidRequest("the call ended before its request message")
+        request: bytes = message
+        return request
+
+    async def write_all(self, responses: AsyncIterator[bytes]) -> None:
+        write = self._context.write
+        now = self._server.now
+        try:
+            async for response in responses:
+                self._writing_since = now()
+                await write(response)
+                self._writing_since = 0.0
+        finally:
+            close = getattr(responses, "aclose", None)
+            if close is not None:
+                await close()
+
+    def call(self) -> Call:
+        context = self._context
+        return Call(
+            self.method.path,
+            dict(self._metadata),
+            context.peer(),
+            _identity(context) if self._server.options.tls else None,
+        )
+
+    async def fail(self, error: BaseException) -> None:
+        """Answers with the error's status. Always raises."""
+        if isinstance(error, asyncio.CancelledError):
+            if self._interruption is not None:
+                self._task.uncancel()
+                error = self._interruption
+            elif self._task.cancelling():
+                raise error
+            else:
+                error = errors.Cancelled("the server cancelled the call")
+        if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
+            raise error
+        if isinstance(error, _ClientIdle):
+            code, message, details = grpc.StatusCode.DEADLINE_EXCEEDED, str(error), b""
+        else:
+            status = self._server.status_of(error)
+            code, message, details = _CODES[status.code], status.message, status.details
+        await self._context.abort(code, *_trailers(message, details))
+
+
+class _UnaryCall(_OpenCall):
+    __slots__ = ()
+    method: Unary
+
+    async def stream_unary(self, _: Any, context: Any) -> bytes:
+        try:
+            self.begin(context)
+            return await self.method.handler(await self.read_only(), self.call())
+        except BaseException as error:
+            await self.fail(error)
+            raise
+        finally:
+            self.end()
+
+
+class _ServerStreamCall(_OpenCall):
+    __slots__ = ()
+    method: ServerStream
+    response_streaming = True
+
+    async def stream_stream(self, _: Any, context: Any) -> None:
+        try:
+            self.begin(context)
+            await self.write_all(self.method.handler(await self.read_only(), self.call()))
+        except BaseException as error:
+            await self.fail(error)
+            raise
+        finally:
+            self.end()
+
+
+class _ClientStreamCall(_OpenCall):
+    __slots__ = ()
+    method: ClientStream
+
+    async def stream_unary(self, _: Any, context: Any) -> bytes:
+        requests = _Requests(self)
+        try:
+            self.begin(context)
+            try:
+                return await self.method.handler(requests, self.call())
+            finally:
+                if not self._task.cancelling():
+                    await self._discard(requests)
+        except BaseException as error:
+            await self.fail(error)
+            raise
+        finally:
+            self.end()
+
+    async def _discard(self, requests: _Requests) -> None:
+        """Reads what the client still sends, since grpc resets the stream of a call that ends
+        before its client has finished, and some clients then lose sight of the answer.
+        """
+        if requests.ended:
+            return
+        options = self._server.options
+        left = options.discard_limit_bytes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(options.discard_limit_s):
+                async for message in requests:
+                    left -= len(message)
+                    if left < 0:
+                        return
+
+
+class _BidiCall(_OpenCall):
+    __slots__ = ()
+    method: Bidi
+    response_streaming = True
+
+    async def stream_stream(self, _: Any, context: Any) -> None:
+        try:
+            self.begin(context)
+            await self.write_all(self.method.handler(_Requests(self), self.call()))
+        except BaseException as error:
+            await self.fail(error)
+            raise
+        finally:
+            self.end()
+
+
+class _Requests:
+    """The request messages of a call, for one reader."""
+
+    __slots__ = ("_call", "ended")
+
+    def __init__(self, call: _OpenCall) -> None:
+        self._call = call
+        self.ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.ended:
+            raise StopAsyncIteration
+        message = await self._call.read()
+        if message is _EOF:
+            self.ended = True
+            raise StopAsyncIteration
+        request: bytes = message
+        return request
+
+
+_KINDS: Mapping[type, type[_OpenCall]] = {
+    Unary: _UnaryCall,
+    ServerStream: _ServerStreamCall,
+    ClientStream: _ClientStreamCall,
+    Bidi: _BidiCall,
+}
+
+
+class _Lookup(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Finds the handler of a call by its path; None makes grpc answer UNIMPLEMENTED."""
+
+    def __init__(self, server: GrpcioServer, methods: Sequence[Method]) -> None:
+        self._server = server
+        self._methods = {
+            method.path: (_KINDS[type(method)], method, server.is_exempt(method.path))
+            for method in methods
+        }
+        if len(self._methods) != len(methods):
+            raise ValueError("two methods have the same path")
+
+    def service(self, details: Any) -> _OpenCall | None:
+        found = self._methods.get(details.method)
+        if found is None:
+            return None
+        kind, method, exempt = found
+        return kind(self._server, method, details.invocation_metadata, exempt=exempt)
+
+
+def _trailers(message: str, details: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+    encoded = message.encode("utf-8", "replace")
+    if len(encoded) > _TRAILER_BYTES // 2:
+        message = encoded[: _TRAILER_BYTES // 2].decode("utf-8", "ignore") + "..."
+    if not details:
+        return message, ()
+    if len(details) > _TRAILER_BYTES - min(len(encoded), _TRAILER_BYTES // 2):
+        return f"{message} (the details, {len(details)} bytes, are too long to send)", ()
+    return message, (("grpc-status-details-bin", details),)
+
+
+def _identity(context: Any) -> str | None:
+    """The subject of the client's certificate, which grpc has verified; None without one."""
+    proven = context.auth_context()
+    for name in ("x509_subject", "x509_common_name"):
+        values = proven.get(name)
+        if values:
+            subject: bytes = values[0]
+            return subject.decode("utf-8", "replace")
+    return None
+
+
+def _credentials(files: TlsFiles) -> Any:
+    """Server credentials that follow the files: a changed and valid set serves new connections."""
+    current = load_tls(files)
+
+    def fetch() -> Any:
+        nonlocal current
+        try:
+            if files_state(files) == current.state:
+                return None
+            current = load_tls(files)
+        except (OSError, errors.ConfigError) as error:
+            _log.warning("keeping the old TLS certificate: %s", error)
+            return None
+        _log.info("serving the new TLS certificate of %s", files.certificate)
+        return _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(current),
+        fetch,
+        require_client_authentication=files.client_authority is not None,
+    )
+
+
+def _configuration(material: TlsMaterial) -> Any:
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key, material.certificate)], root_certificates=material.client_authority
+    )
+
+
+def _channel_arguments(options: GrpcioOptions) -> list[tuple[str, int]]:
+    arguments: list[tuple[str, int]] = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", options.receive_limit_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", options.metadata_limit_bytes),
+        ("grpc.absolute_max_metadata_size", options.metadata_limit_bytes * 2),
+        ("grpc.max_concurrent_streams", options.max_streams),
+        # The receive limit does not bound what a compressed message expands to.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(options.min_ping_interval_s)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.server_handshake_timeout_ms", _ms(options.handshake_timeout_s)),
+    ]
+    if options.keepalive_s is not None:
+        arguments += [
+            ("grpc.keepalive_time_ms", _ms(options.keepalive_s)),
+            ("grpc.keepalive_timeout_ms", _ms(options.keepalive_timeout_s)),
+        ]
+    for name, seconds in (
+        ("grpc.max_connection_idle_ms", options.connection_idle_s),
+        ("grpc.max_connection_age_ms", options.connection_age_s),
+        ("grpc.max_connection_age_grace_ms", options.connection_age_grace_s),
+    ):
+        if seconds is not None:
+            arguments.append((name, _ms(seconds)))
+    return arguments
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

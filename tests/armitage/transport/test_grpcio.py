@@ -1,0 +1,676 @@
+"""The grpcio adapter, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from support.certificates import Authority
+
+from armitage.errors import ConfigError, InvalidRequest, NotFound, PreconditionFailed, Unavailable
+from armitage.reapi.gate import status_of
+from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.port import Bidi, Call, ClientStream, Method, ServerStream, Unary
+from armitage.transport.tls import TlsFiles
+
+MIB = 1 << 20
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+
+
+class Subject:
+    """A served server and a channel to it."""
+
+    def __init__(self, server: GrpcioServer, address: str, channel: grpc.aio.Channel) -> None:
+        self.server = server
+        self.address = address
+        self.channel = channel
+
+    def unary(self, path: str) -> Any:
+        return self.channel.unary_unary(path)
+
+    async def settled(self) -> None:
+        """Waits until no handler runs; fails by timeout if one leaks."""
+        async with asyncio.timeout(5):
+            while self.server.open_calls:  # noqa: ASYNC110 (the server has no event for tests)
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(
+    *methods: Method,
+    channel_options: Sequence[tuple[str, Any]] = (),
+    credentials: Any = None,
+    **options: Any,
+) -> AsyncIterator[Subject]:
+    server = GrpcioServer(methods, status_of, GrpcioOptions(addresses=("127.0.0.1:0",), **options))
+    [address] = await server.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.drain, 0)
+        arguments = [*UNLIMITED, *channel_options]
+        channel = (
+            grpc.aio.insecure_channel(address, options=arguments)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=arguments)
+        )
+        await stack.enter_async_context(channel)
+        yield Subject(server, address, channel)
+
+
+async def echo(request: bytes, call: Call) -> bytes:
+    return request
+
+
+def raising(error: Exception) -> Callable[[bytes, Call], Any]:
+    async def handler(request: bytes, call: Call) -> bytes:
+        raise error
+
+    return handler
+
+
+class Waiting:
+    """A handler that waits, and says when it began and how it ended."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def unary(self, request: bytes, call: Call) -> bytes:
+        self.began.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return b"waited"
+
+    async def stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
+        yield await self.unary(request, call)
+
+
+def details_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    trailers = dict(error.trailing_metadata() or ())
+    return status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+
+
+async def test_each_kind_of_method_carries_raw_bytes() -> None:
+    async def count(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        for number in range(3):
+            yield request + b"%d" % number
+
+    async def join(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        return b"".join([request async for request in requests])
+
+    async def double(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request * 2
+
+    async with serving(
+        Unary("/s/Echo", echo),
+        ServerStream("/s/Count", count),
+        ClientStream("/s/Join", join),
+        Bidi("/s/Double", double),
+    ) as subject:
+        channel = subject.channel
+        assert await channel.unary_unary("/s/Echo")(b"\x00\xff") == b"\x00\xff"
+        assert await channel.unary_unary("/s/Echo")(b"") == b""
+        assert [m async for m in channel.unary_stream("/s/Count")(b"n")] == [b"n0", b"n1", b"n2"]
+        assert await channel.stream_unary("/s/Join")(iter([b"a", b"", b"b"])) == b"ab"
+        assert [m async for m in channel.stream_stream("/s/Double")(iter([b"a", b"b"]))] == [
+            b"aa",
+            b"bb",
+        ]
+
+
+async def test_unknown_method_is_unimplemented() -> None:
+    async with serving(Unary("/s/Echo", echo)) as subject:
+        for call in (
+            subject.channel.unary_unary("/s/Nothing")(b""),
+            subject.channel.stream_unary("/s/Nothing")(iter([b""])),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_two_methods_with_one_path_are_refused() -> None:
+    with pytest.raises(ValueError, match="same path"):
+        GrpcioServer([Unary("/s/A", echo), Unary("/s/A", echo)], status_of, GrpcioOptions())
+
+
+async def test_call_knows_path_metadata_and_peer() -> None:
+    seen: list[Call] = []
+
+    async def look(request: bytes, call: Call) -> bytes:
+        seen.append(call)
+        return b""
+
+    async with serving(Unary("/s/Look", look)) as subject:
+        metadata = (("x-a", "1"), ("x-a", "2"), ("thing-bin", b"\x00\xff"))
+        await subject.unary("/s/Look")(b"", metadata=metadata)
+
+    [call] = seen
+    assert call.path == "/s/Look"
+    assert call.metadata["x-a"] == "2"
+    assert call.metadata["thing-bin"] == b"\x00\xff"
+    assert call.peer.startswith("ipv4:127.0.0.1:")
+    assert call.identity is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidRequest("bad"), grpc.StatusCode.INVALID_ARGUMENT),
+        (NotFound("bad"), grpc.StatusCode.NOT_FOUND),
+        (Unavailable("bad"), grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+async def test_errors_become_statuses(error: Exception, code: grpc.StatusCode) -> None:
+    async with serving(Unary("/s/Fail", raising(error))) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Fail")(b"")
+
+    assert (caught.value.code(), caught.value.details()) == (code, "bad")
+
+
+async def test_unknown_error_is_internal_and_keeps_its_text_secret() -> None:
+    async with serving(Unary("/s/Fail", raising(RuntimeError("password1")))) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Fail")(b"")
+
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "password1" not in str(caught.value)
+
+
+async def test_error_after_some_responses_ends_the_stream_with_its_status() -> None:
+    async def broken(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        yield b"one"
+        raise NotFound("gone")
+
+    async with serving(ServerStream("/s/Broken", broken)) as subject:
+        call = subject.channel.unary_stream("/s/Broken")(b"")
+        assert await call.read() == b"one"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_details_travel_in_the_trailers() -> None:
+    error = PreconditionFailed("incomplete", ["blobs/aa/1", "blobs/bb/2"])
+    async with serving(Unary("/s/Fail", raising(error))) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Fail")(b"")
+
+    failure = error_details_pb2.PreconditionFailure()
+    [detail] = details_of(caught.value).details
+    assert detail.Unpack(failure)
+    assert [v.subject for v in failure.violations] == ["blobs/aa/1", "blobs/bb/2"]
+
+
+async def test_details_and_message_too_long_for_trailers_leave_the_code() -> None:
+    error = PreconditionFailed("x" * 100_000, ["blobs/aa/1"] * 10_000)
+    async with serving(Unary("/s/Fail", raising(error))) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Fail")(b"")
+
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize("path", ["/s/Wait", "/s/Stream"])
+async def test_client_cancel_reaches_the_handler(path: str) -> None:
+    waiting = Waiting()
+    async with serving(
+        Unary("/s/Wait", waiting.unary), ServerStream("/s/Stream", waiting.stream)
+    ) as subject:
+        call = subject.channel.unary_stream(path)(b"")
+        await waiting.began.wait()
+        call.cancel()
+        await asyncio.wait_for(waiting.cancelled.wait(), 5)
+        await subject.settled()
+
+
+async def test_deadline_reaches_the_handler() -> None:
+    waiting = Waiting()
+    async with serving(Unary("/s/Wait", waiting.unary)) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Wait")(b"", timeout=0.1)
+        await asyncio.wait_for(waiting.cancelled.wait(), 5)
+        await subject.settled()
+
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_vanished_client_leaves_no_handler() -> None:
+    waiting = Waiting()
+    ended = asyncio.Event()
+
+    async def consume(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        try:
+            async for _ in requests:
+                waiting.began.set()
+        finally:
+            ended.set()
+        return b""
+
+    async with serving(
+        Unary("/s/Wait", waiting.unary), ClientStream("/s/Consume", consume)
+    ) as subject:
+        async with grpc.aio.insecure_channel(subject.address, options=UNLIMITED) as other:
+            call = other.stream_unary("/s/Consume")()
+            await call.write(b"some")
+            await waiting.began.wait()
+        await asyncio.wait_for(ended.wait(), 5)
+        await subject.settled()
+
+
+async def test_client_that_stops_reading_holds_back_the_stream() -> None:
+    sent = 0
+    ended = asyncio.Event()
+
+    async def endless(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        nonlocal sent
+        try:
+            while True:
+                sent += 1
+                yield b"x" * MIB
+        finally:
+            ended.set()
+
+    async with serving(ServerStream("/s/Endless", endless)) as subject:
+        call = subject.channel.unary_stream("/s/Endless")(b"")
+        await call.read()
+        await asyncio.sleep(0.2)
+        assert sent < 64
+        call.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+        await subject.settled()
+
+
+async def test_early_answer_survives_a_client_that_still_sends() -> None:
+    """Conformance case 41."""
+
+    async def early(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        await anext(requests)
+        return b"have it"
+
+    sent = 0
+
+    async def upload() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield b"x" * MIB
+
+    async with serving(ClientStream("/s/Write", early), Unary("/s/Echo", echo)) as subject:
+        assert await subject.channel.stream_unary("/s/Write")(upload()) == b"have it"
+        assert sent == 100
+        assert await subject.unary("/s/Echo")(b"still here") == b"still here"
+        await subject.settled()
+
+
+async def test_early_error_survives_a_client_that_still_sends() -> None:
+    sent = 0
+
+    async def refuse(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        raise InvalidRequest("no")
+
+    async def upload() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(8):
+            sent += 1
+            yield b"x" * MIB
+
+    async with serving(ClientStream("/s/Write", refuse)) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.channel.stream_unary("/s/Write")(upload())
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert sent == 8
+
+
+async def test_discarding_ends_at_its_limit() -> None:
+    async def early(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        return b"have it"
+
+    async with serving(ClientStream("/s/Write", early), discard_limit_bytes=MIB) as subject:
+        call = subject.channel.stream_unary("/s/Write")()
+        await call.write(b"x" * MIB)
+        await call.write(b"x")
+        assert await call == b"have it"
+        await subject.settled()
+
+
+async def test_discarding_ends_in_time() -> None:
+    async def early(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        return b"have it"
+
+    async with serving(ClientStream("/s/Write", early), discard_limit_s=0.05) as subject:
+        call = subject.channel.stream_unary("/s/Write")()
+        await call.write(b"x")
+        assert await call == b"have it"
+
+
+async def test_message_over_the_limit_is_refused() -> None:
+    async with serving(Unary("/s/Echo", echo), receive_limit_bytes=MIB) as subject:
+        assert len(await subject.unary("/s/Echo")(b"x" * MIB)) == MIB
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Echo")(b"x" * (MIB + 1))
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_default_limit_takes_16_mib_and_responses_have_none() -> None:
+    async def grow(request: bytes, call: Call) -> bytes:
+        return request * 2
+
+    async with serving(Unary("/s/Grow", grow)) as subject:
+        assert len(await subject.unary("/s/Grow")(b"x" * (40 * MIB))) == 80 * MIB
+
+
+async def test_compressed_message_cannot_expand_past_the_limit() -> None:
+    seen: list[int] = []
+
+    async def look(request: bytes, call: Call) -> bytes:
+        seen.append(len(request))
+        return b""
+
+    async with serving(Unary("/s/Look", look), receive_limit_bytes=MIB) as subject:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await subject.unary("/s/Look")(b"\0" * (64 * MIB), compression=grpc.Compression.Gzip)
+
+    assert seen == []
+
+
+@pytest.mark.slow
+async def test_idle_client_is_told_and_freed() -> None:
+    ended = asyncio.Event()
+
+    async def consume(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        try:
+            return b"".join([request async for request in requests])
+        finally:
+            ended.set()
+
+    async with serving(
+        Unary("/s/Echo", echo), ClientStream("/s/Consume", consume), client_idle_s=0.2
+    ) as subject:
+        silent = subject.channel.stream_unary("/s/Echo")()
+        stalled = subject.channel.stream_unary("/s/Consume")()
+        await stalled.write(b"one")
+        for call in (silent, stalled):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "idle" in (caught.value.details() or "")
+        assert ended.is_set()
+        await subject.settled()
+
+
+@pytest.mark.slow
+async def test_long_handler_is_not_an_idle_client() -> None:
+    waiting = Waiting()
+    async with serving(Unary("/s/Wait", waiting.unary), client_idle_s=0.05) as subject:
+        call = subject.unary("/s/Wait")(b"")
+        await waiting.began.wait()
+        await asyncio.sleep(0.3)
+        waiting.release.set()
+        assert await call == b"waited"
+
+
+async def test_half_closed_call_without_request_is_invalid() -> None:
+    async with serving(Unary("/s/Echo", echo)) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.channel.stream_unary("/s/Echo")(iter([]))
+        await subject.settled()
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_connections_that_say_nothing_cost_no_handler() -> None:
+    async with serving(Unary("/s/Echo", echo)) as subject:
+        host, port = subject.address.split(":")
+        writers = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(20)]
+        writers[0].write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        writers[1].write(b"\x16garbage" * 100)
+        assert await subject.unary("/s/Echo")(b"ok") == b"ok"
+        assert subject.server.open_calls == 0
+        for writer in writers:
+            writer.close()
+
+
+async def test_drain_refuses_new_calls_and_lets_running_ones_finish() -> None:
+    waiting = Waiting()
+    async with (
+        serving(
+            Unary("/s/Wait", waiting.unary),
+            Unary("/s/Echo", echo),
+            Unary("/grpc.health.v1.Health/Check", echo),
+        ) as subject,
+        asyncio.TaskGroup() as group,
+    ):
+        running = subject.unary("/s/Wait")(b"")
+        await waiting.began.wait()
+        drain = group.create_task(subject.server.drain(10))
+        await asyncio.sleep(0)
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Echo")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        retry = error_details_pb2.RetryInfo()
+        assert details_of(caught.value).details[0].Unpack(retry)
+        assert retry.retry_delay.ToMilliseconds() == 1000
+        assert await subject.unary("/grpc.health.v1.Health/Check")(b"up") == b"up"
+
+        assert not drain.done()
+        waiting.release.set()
+        assert await running == b"waited"
+
+
+async def test_drain_cancels_what_outlives_the_grace() -> None:
+    waiting = Waiting()
+    async with serving(ServerStream("/s/Stream", waiting.stream)) as subject:
+        call = subject.channel.unary_stream("/s/Stream")(b"")
+        await waiting.began.wait()
+        await subject.server.drain(0.01)
+
+        assert waiting.cancelled.is_set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert details_of(caught.value).details
+        await subject.server.drain(0)
+
+
+async def test_drained_address_can_be_bound_again() -> None:
+    async with serving(Unary("/s/Echo", echo)) as subject:
+        await subject.server.drain(0)
+        again = GrpcioServer([], status_of, GrpcioOptions(addresses=(subject.address,)))
+        assert await again.start() == [subject.address]
+        await again.drain(0)
+
+
+async def test_port_in_use_is_one_clear_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = GrpcioServer([], status_of, GrpcioOptions(addresses=("127.0.0.1:0", address)))
+
+        with pytest.raises(ConfigError, match=f"{address}: is already in use; stop .* choose"):
+            await server.start()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("8980", "HOST:PORT"),
+        ("127.0.0.1:99999", "HOST:PORT"),
+        ("0.0.0.0:0", "without TLS"),
+        ("203.0.113.7:0", "without TLS"),
+    ],
+)
+async def test_bad_address_is_one_clear_error(address: str, says: str) -> None:
+    server = GrpcioServer([], status_of, GrpcioOptions(addresses=(address,)))
+
+    with pytest.raises(ConfigError, match=says) as caught:
+        await server.start()
+    assert address in str(caught.value)
+
+
+async def test_address_of_another_host_is_one_clear_error() -> None:
+    options = GrpcioOptions(addresses=("203.0.113.7:0",), plaintext_beyond_loopback=True)
+    with pytest.raises(ConfigError, match="not an address of this host"):
+        await GrpcioServer([], status_of, options).start()
+
+
+async def test_unix_socket_is_served(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s"
+    server = GrpcioServer([Unary("/s/Echo", echo)], status_of, GrpcioOptions(addresses=(address,)))
+    assert await server.start() == [address]
+    async with grpc.aio.insecure_channel(address) as channel:
+        assert await channel.unary_unary("/s/Echo")(b"hi") == b"hi"
+    await server.drain(0)
+
+
+class Tls:
+    """A server certificate on disk, and what a client needs for it."""
+
+    def __init__(self, directory: Path, *, mutual: bool = False) -> None:
+        self.authority = Authority()
+        certificate, key = self.authority.issue("server").write(directory, "server")
+        clients = directory / "clients.crt"
+        clients.write_bytes(self.authority.certificate)
+        self.files = TlsFiles(certificate, key, clients if mutual else None)
+
+    def client(self, name: str | None = None) -> Any:
+        if name is None:
+            return grpc.ssl_channel_credentials(self.authority.certificate)
+        pair = self.authority.issue(name)
+        return grpc.ssl_channel_credentials(self.authority.certificate, pair.key, pair.certificate)
+
+
+async def identify(request: bytes, call: Call) -> bytes:
+    return (call.identity or "nobody").encode()
+
+
+async def test_tls_serves_clients_that_trust_it(tmp_path: Path) -> None:
+    tls = Tls(tmp_path)
+    async with serving(
+        Unary("/s/Who", identify), tls=tls.files, credentials=tls.client()
+    ) as subject:
+        assert await subject.unary("/s/Who")(b"") == b"nobody"
+
+        stranger = grpc.ssl_channel_credentials(Authority().certificate)
+        async with grpc.aio.secure_channel(subject.address, stranger) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary("/s/Who")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_mutual_tls_proves_who_calls(tmp_path: Path) -> None:
+    tls = Tls(tmp_path, mutual=True)
+    async with serving(
+        Unary("/s/Who", identify), tls=tls.files, credentials=tls.client("alice")
+    ) as subject:
+        assert b"alice" in await subject.unary("/s/Who")(b"")
+
+
+async def test_mutual_tls_refuses_who_shows_nothing_or_another_authoritys(tmp_path: Path) -> None:
+    tls = Tls(tmp_path, mutual=True)
+    forged = Authority().issue("alice")
+    async with serving(Unary("/s/Who", identify), tls=tls.files) as subject:
+        for credentials in (
+            tls.client(),
+            grpc.ssl_channel_credentials(tls.authority.certificate, forged.key, forged.certificate),
+        ):
+            async with grpc.aio.secure_channel(subject.address, credentials) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.unary_unary("/s/Who")(b"")
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_changed_certificate_serves_new_connections(tmp_path: Path) -> None:
+    tls = Tls(tmp_path)
+    renewed = Authority("renewed authority")
+    async with serving(Unary("/s/Who", identify), tls=tls.files) as subject:
+        renewed.issue("server").write(tmp_path, "server")
+        credentials = grpc.ssl_channel_credentials(renewed.certificate)
+        async with grpc.aio.secure_channel(
+            subject.address, credentials, options=UNLIMITED
+        ) as channel:
+            assert await channel.unary_unary("/s/Who")(b"") == b"nobody"
+
+
+async def test_broken_new_certificate_leaves_the_old_one(tmp_path: Path) -> None:
+    tls = Tls(tmp_path)
+    async with serving(
+        Unary("/s/Who", identify), tls=tls.files, credentials=tls.client()
+    ) as subject:
+        tls.files.certificate.write_bytes(b"half a certifi")
+        assert await subject.unary("/s/Who")(b"") == b"nobody"
+
+
+async def test_bad_tls_files_are_one_clear_error(tmp_path: Path) -> None:
+    tls = Tls(tmp_path)
+    other, _ = Authority().issue("server").write(tmp_path, "other")
+    broken = tmp_path / "broken.crt"
+    broken.write_bytes(b"nonsense")
+    for files, says in (
+        (TlsFiles(tmp_path / "absent.crt", tls.files.key), "absent.crt: No such file"),
+        (TlsFiles(other, tls.files.key), "belong together"),
+        (TlsFiles(broken, tls.files.key), "must be PEM"),
+        (TlsFiles(tls.files.certificate, tls.files.key, broken), "must hold PEM"),
+    ):
+        server = GrpcioServer([], status_of, GrpcioOptions(addresses=("127.0.0.1:0",), tls=files))
+        with pytest.raises(ConfigError, match=says):
+            await server.start()
+
+
+@pytest.mark.slow
+async def test_many_open_streams_with_pings_see_no_goaway() -> None:
+    """Conformance case 101 in small: 400 streams on 4 connections, pings far below our minimum."""
+    opened = 0
+    all_open = asyncio.Event()
+    release = asyncio.Event()
+
+    async def execute(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        nonlocal opened
+        opened += 1
+        if opened == 400:
+            all_open.set()
+        yield b"queued"
+        await release.wait()
+        yield b"done"
+
+    pinging = [
+        *UNLIMITED,
+        ("grpc.keepalive_time_ms", 10),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    async with serving(ServerStream("/s/Execute", execute)) as subject, AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(
+                grpc.aio.insecure_channel(subject.address, options=pinging)
+            )
+            for _ in range(4)
+        ]
+        calls = [
+            channel.unary_stream("/s/Execute")(b"") for channel in channels for _ in range(100)
+        ]
+        await all_open.wait()
+        await asyncio.sleep(2)
+        release.set()
+        for call in calls:
+            assert [message async for message in call] == [b"queued", b"done"]
+        await subject.settled()
