@@ -1,0 +1,53 @@
+"""Platform matching: which worker may run which action (REAPI `Platform`, `platform.md`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+Platform = frozenset[tuple[str, str]]
+"""What an action asks of its worker, as (name, value) pairs without order."""
+
+Properties = Mapping[str, Collection[str]]
+"""What a worker offers: all values of each property that it has."""
+
+IGNORED = frozenset({"persistentWorkerKey"})
+"""Properties that promise speed, not meaning: an action runs the same without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformRules:
+    """How the properties of an action are held against those of a worker.
+
+    Each pair that an action asks for must be among the worker's values of that name. Asking twice
+    for one name asks for both, which suits multi-valued names (`ISA`) and cannot be had of
+    single-valued ones (`OSFamily`).
+    """
+
+    ignore: frozenset[str] = IGNORED
+    """Names that never matter."""
+    strict: bool = True
+    """Whether a name that the worker does not know rules the worker out (REAPI `Platform`: SHOULD).
+
+    Otherwise such names are ignored, and the client cannot tell that its wish was not heard.
+    """
+
+    def platform(self, pairs: Iterable[tuple[str, str]]) -> Platform:
+        """Drops what does not matter, so that equal needs share a queue and an execution."""
+        return frozenset(pair for pair in pairs if pair[0] not in self.ignore)
+
+    def matches(self, platform: Platform, offer: Properties) -> bool:
+        """Tells whether a worker with this offer may run an action of this platform."""
+        for name, value in platform:
+            values = offer.get(name)
+            if values is None:
+                if self.strict:
+                    return False
+            elif value not in values:
+                return False
+        return True
+
+
+def describe(platform: Platform) -> str:
+    """Shows a platform in one line."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(platform)) or "(no properties)"
