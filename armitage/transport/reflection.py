@@ -118,13 +118,17 @@ def _fail(response: pb.ServerReflectionResponse, code: Code, message: str) -> No
 def _alpha_file() -> bytes:
     """The v1alpha descriptor: v1's, under the other package name."""
     file = descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
-    text = ".grpc.reflection.v1."
     file.name, file.package = _ALPHA_FILE, "grpc.reflection.v1alpha"
     for message in file.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(text, ".grpc.reflection.v1alpha.")
+            if field.type_name:
+                field.type_name = _alpha(field.type_name)
     for service in file.service:
         for method in service.method:
-            method.input_type = method.input_type.replace(text, ".grpc.reflection.v1alpha.")
-            method.output_type = method.output_type.replace(text, ".grpc.reflection.v1alpha.")
+            method.input_type = _alpha(method.input_type)
+            method.output_type = _alpha(method.output_type)
     return file.SerializeToString()
+
+
+def _alpha(type_name: str) -> str:
+    return type_name.replace(".grpc.reflection.v1.", ".grpc.reflection.v1alpha.")
