@@ -537,7 +537,7 @@ def _channel_arguments(options: GrpcioOptions) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", options.metadata_limit_bytes),
         ("grpc.absolute_max_metadata_size", options.metadata_limit_bytes * 2),
         ("grpc.max_concurrent_streams", options.max_streams),
-        # The receive limit does not bound what a compressed message expands to.
+        # Blobs have compressors of their own; expanding messages would only feed bombs.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(options.min_ping_interval_s)),
         ("grpc.keepalive_permit_without_calls", 1),

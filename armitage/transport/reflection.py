@@ -74,7 +74,7 @@ class ReflectionService:
                 if symbol.startswith("grpc.reflection.v1alpha."):
                     self._add_alpha(response)
                 else:
-                    _add_files(response, self._pool.FindFileContainingSymbol(symbol))
+                    _add_files(response, self._file_of(symbol))
             case "file_containing_extension":
                 wanted = request.file_containing_extension
                 extendee = self._pool.FindMessageTypeByName(wanted.containing_type)
@@ -89,6 +89,17 @@ class ReflectionService:
                 answer.extension_number.extend(sorted({found.number for found in extensions}))
             case _:
                 _fail(response, Code.INVALID_ARGUMENT, "the request asks for nothing")
+
+    def _file_of(self, symbol: str) -> FileDescriptor:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:  # The pool does not count methods as symbols; the protocol does.
+            service, _, method = symbol.rpartition(".")
+            return (
+                self._pool.FindServiceByName(service)
+                .methods_by_name[method]
+                .containing_service.file
+            )
 
     def _add_alpha(self, response: pb.ServerReflectionResponse) -> None:
         response.file_descriptor_response.file_descriptor_proto.append(self._alpha)
