@@ -21,7 +21,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -66,8 +66,10 @@ class GrpcioOptions:
     addresses: tuple[str, ...] = ("127.0.0.1:8980",)
     """`HOST:PORT` (port 0: any free one) or `unix:PATH`."""
     tls: TlsFiles | None = None
-    plaintext_beyond_loopback: bool = False
-    """Accepts that anybody on the network can read and forge everything."""
+    plaintext_beyond_loopback: bool = field(default=False, metadata={"setting": False})
+    """Accepts that anybody on the network can read and forge everything. The composition root sets
+    it from the one setting for all listeners.
+    """
 
     receive_limit_bytes: int = 64 * _MIB
     """Per message. Well above the advertised batch limit, whose messages carry overhead too."""
@@ -134,7 +136,7 @@ class GrpcioServer:
             self._check_address(address)
         credentials = _credentials(self.options.tls) if self.options.tls else None
         self._loop = asyncio.get_running_loop()
-        self._server = grpc.aio.server(options=_channel_arguments(self.options))
+        self._server = grpc.aio.server(options=channel_arguments(self.options))
         self._server.add_generic_rpc_handlers((self._lookup,))
         try:
             bound = [self._bind(address, credentials) for address in self.options.addresses]
@@ -529,7 +531,8 @@ def _configuration(material: TlsMaterial) -> Any:
     )
 
 
-def _channel_arguments(options: GrpcioOptions) -> list[tuple[str, int]]:
+def channel_arguments(options: GrpcioOptions) -> list[tuple[str, int]]:
+    """The options in grpc's own words."""
     arguments: list[tuple[str, int]] = [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.receive_limit_bytes),
