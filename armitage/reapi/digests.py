@@ -33,6 +33,10 @@ MARKED_FUNCTIONS = frozenset({DigestFunction.BLAKE3})
 """Functions whose name is part of resource names; the others' is left out."""
 
 
+_MAX_REMEMBERED = 1 << 15
+"""Some 15 MiB of digests for each notation in use."""
+
+
 class Unmarked64(StrEnum):
     """What a 64 character hash means when the request does not say."""
 
@@ -88,12 +92,13 @@ class Notation:
     form.
     """
 
-    __slots__ = ("_by_length", "function")
+    __slots__ = ("_by_length", "_encoded", "function")
 
     def __init__(self, function: int, by_length: dict[int, tuple[DigestFunction, ...]]) -> None:
         self.function = function
         """The request's `digest_function` field; 0 (UNKNOWN) when left out."""
         self._by_length = by_length
+        self._encoded: dict[bytes, Candidates] = {}
 
     def parse(self, wire: reapi.Digest) -> Candidates:
         """Reads one digest. Raises InvalidRequest, naming it, when it can name no blob."""
@@ -102,6 +107,20 @@ class Notation:
     def parse_all(self, wires: Iterable[reapi.Digest]) -> list[Candidates]:
         """Reads many digests. Raises as `parse` does."""
         return [self.candidates(wire.hash, wire.size_bytes) for wire in wires]
+
+    def parse_encoded(self, encoded: bytes) -> Candidates:
+        """Reads one serialised digest. Raises as `parse` does, and DecodeError.
+
+        The hot path of FindMissingBlobs, whose digests come again and again: remembers recent
+        ones.
+        """
+        known = self._encoded.get(encoded)
+        if known is None:
+            known = self.parse(reapi.Digest.FromString(encoded))
+            if len(self._encoded) >= _MAX_REMEMBERED:
+                self._encoded.clear()
+            self._encoded[encoded] = known
+        return known
 
     def candidates(self, hash: str, size_bytes: int) -> Candidates:  # noqa: A002
         """Reads the two parts of a digest. Raises InvalidRequest, naming it."""

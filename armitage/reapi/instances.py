@@ -17,9 +17,12 @@ RESERVED_SEGMENTS = frozenset(
         "operations",
         "capabilities",
         "compressed-blobs",
+        "logstreams",
     }
 )
-"""Path segments that no instance name may hold (REAPI, `instance_name`)."""
+"""Path segments that no instance name may hold (REAPI, `instance_name`; the last is the log stream
+API's).
+"""
 
 
 @dataclass(frozen=True, slots=True)
