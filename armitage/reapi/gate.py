@@ -49,6 +49,14 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (
 )
 
 
+def code_of(error: BaseException) -> Code:
+    """The code that `status_of` answers, for who only counts: nothing is logged."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return Code.INTERNAL
+
+
 def status_of(error: BaseException) -> Status:
     """Turns any exception into a status.
 

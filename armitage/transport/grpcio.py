@@ -97,8 +97,18 @@ class GrpcioOptions:
 
     drain_retry_after_s: float = 1.0
     """What calls that come while draining are told (RetryInfo)."""
-    drain_exempt: tuple[str, ...] = ("grpc.health.v1.Health",)
+    drain_exempt: tuple[str, ...] = field(
+        default=("grpc.health.v1.Health",), metadata={"setting": False}
+    )
     """Services that are still served while draining and do not hold it up."""
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise ValueError("addresses: none is left; write at least one HOST:PORT")
+        if self.max_streams < 1:
+            raise ValueError("max_streams: must be at least 1")
+        if self.receive_limit_bytes < 1:
+            raise ValueError("receive_limit_bytes: must be at least 1")
 
 
 class GrpcioServer:
