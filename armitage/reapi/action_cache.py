@@ -9,7 +9,7 @@ from armitage.errors import InvalidRequest, NotFound, PermissionDenied, Precondi
 from armitage.reapi import rpcs
 from armitage.reapi.completeness import Completeness, Verdict
 from armitage.reapi.digests import Candidates, Notation, stored_candidate
-from armitage.reapi.instances import Instance, Instances
+from armitage.reapi.instances import Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.limits import Limits
 from armitage.transport.port import Call, Method, Unary
@@ -39,8 +39,8 @@ class ActionCacheService:
         instances: Instances,
         invocations: Invocations,
         completeness: Completeness,
-        limits: Limits | None = None,
         *,
+        limits: Limits | None = None,
         require_action: bool = True,
     ) -> None:
         self._cache = cache

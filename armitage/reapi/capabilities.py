@@ -21,8 +21,8 @@ class CapabilitiesService:
     def __init__(
         self,
         instances: Instances,
-        limits: Limits | None = None,
         *,
+        limits: Limits | None = None,
         priorities: tuple[int, int] = (-(1 << 31), (1 << 31) - 1),
         allow_absolute_symlinks: bool = True,
     ) -> None:

@@ -47,8 +47,8 @@ class Completeness:
     def __init__(
         self,
         store: BlobStore,
-        limits: Limits | None = None,
         *,
+        limits: Limits | None = None,
         max_remembered_digests: int = 250_000,
     ) -> None:
         self._store = store

@@ -39,6 +39,7 @@ class ContentService:
         store: BlobStore,
         instances: Instances,
         invocations: Invocations,
+        *,
         limits: Limits | None = None,
     ) -> None:
         self._store = store

@@ -23,12 +23,18 @@ from cas.store import BlobStore
 Candidates = tuple[Digest, ...]
 """What one wire digest may mean: one digest, or two of equal hash and size under `auto`."""
 
-WIRE_FUNCTIONS = {
-    function: reapi.DigestFunction.Value.Value(function.name) for function in DigestFunction
+WIRE_FUNCTIONS: dict[DigestFunction, reapi.DigestFunction.Value] = {
+    DigestFunction.SHA256: reapi.DigestFunction.SHA256,
+    DigestFunction.BLAKE3: reapi.DigestFunction.BLAKE3,
+    DigestFunction.SHA1: reapi.DigestFunction.SHA1,
+    DigestFunction.SHA384: reapi.DigestFunction.SHA384,
+    DigestFunction.SHA512: reapi.DigestFunction.SHA512,
 }
 """The REAPI enum value of each function."""
 
-_FUNCTIONS = {value: function for function, value in WIRE_FUNCTIONS.items()}
+_FUNCTIONS: dict[int, DigestFunction] = {
+    value: function for function, value in WIRE_FUNCTIONS.items()
+}
 MARKED_FUNCTIONS = frozenset({DigestFunction.BLAKE3})
 """Functions whose name is part of resource names; the others' is left out."""
 
