@@ -1,0 +1,242 @@
+"""Bazel 4.2.3 (Debian's bazel-bootstrap) builds zstd and Brotli through the daemon: 79 C files,
+their tools and tests.
+
+Case 111 of docs/conformance.md asks for Bazel 6 to 9 too; none of them can be installed from a
+package registry, so what is covered is what 4.2.3 can do: it knows no `--remote_cache_compression`
+(that arrived in 5.0), and cannot rewind actions whose outputs were evicted.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import bazel
+from support.bazel import CACHED, REMOTE, Bazel, Build
+from support.serving import ServedDaemon
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.sandbox,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bazel.unavailable() is not None, reason=bazel.unavailable() or ""),
+]
+
+EVERYTHING = ("//...",)
+TEXT = b"what goes in comes out again\n" * 1000
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
+    directory = tmp_path_factory.mktemp("bazel")
+    workspace = bazel.lay_out_workspace(directory / "workspace")
+    client = Bazel(workspace, directory / "state")
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
+    with ServedDaemon(tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def cold(client: Bazel, daemon: ServedDaemon) -> Build:
+    """The first build of everything, tests run, against a daemon that has never seen any of it."""
+    return client.build(*executor(daemon), *EVERYTHING, command="test")
+
+
+def executor(daemon: ServedDaemon) -> list[str]:
+    return [f"--remote_executor=grpc://{daemon.address}", "--jobs=8"]
+
+
+def test_cold_build_runs_every_action_on_the_daemon(cold: Build) -> None:
+    assert cold.status == 0, cold.log
+    assert cold.runners() == {REMOTE: len(cold.spawns)}, cold.log
+
+    compiled = {spawn.source for spawn in cold.ran("CppCompile")}
+    assert len(compiled) > 50
+    assert {spawn.source for spawn in cold.ran("CppCompile")} >= {
+        "zstd/lib/compress/zstd_compress.c",
+        "brotli/c/tools/brotli.c",
+    }
+
+
+def test_tests_pass_on_the_daemon(cold: Build) -> None:
+    for name in ("zstd_test", "brotli_test", "tools_test"):
+        assert f"//tests:{name}" in cold.log
+    assert "Executed 3 out of 3 tests: 3 tests pass" in cold.log
+
+
+def test_what_was_built_remotely_runs_here(client: Bazel, cold: Build) -> None:
+    assert cold.status == 0, cold.log
+
+    packed = client.run_tool("zstd/zst", "-c", "7", data=TEXT)
+    assert client.run_tool("zstd/zst", "-d", data=packed) == TEXT
+    packed = client.run_tool("brotli/brotli", "-c", data=TEXT)
+    assert client.run_tool("brotli/brotli", "-d", "-c", data=packed) == TEXT
+    archive = client.output("tests/text.zst").read_bytes()
+    assert client.run_tool("zstd/zst", "-d", data=archive) == (
+        client.output("tests/text.txt").read_bytes()
+    )
+
+
+def test_clean_rebuild_is_all_cache_hits(client: Bazel, daemon: ServedDaemon, cold: Build) -> None:
+    client.clean()
+
+    again = client.build(*executor(daemon), *EVERYTHING, command="test")
+
+    assert again.status == 0, again.log
+    assert again.runners() == {CACHED: len(cold.spawns)}, again.log
+
+
+def test_changed_header_rebuilds_only_what_includes_it(
+    client: Bazel, daemon: ServedDaemon, cold: Build
+) -> None:
+    build = client.build(*executor(daemon), *EVERYTHING)
+    assert build.status == 0, build.log
+    header = client.workspace / "brotli/c/common/version.h"
+    original = header.read_text()
+    assert "#define BROTLI_VERSION_MAJOR 1" in original
+    header.write_text(original.replace("_VERSION_MAJOR 1", "_VERSION_MAJOR 77"))
+
+    try:
+        build = client.build(*executor(daemon), *EVERYTHING)
+
+        assert build.status == 0, build.log
+        assert {spawn.source for spawn in build.ran("CppCompile")} == including(
+            client.workspace, header
+        )
+        assert REMOTE in build.runners()
+        assert set(build.runners()) <= {REMOTE, CACHED}
+        assert b"77." in client.run_tool("brotli/brotli", "--version")
+    finally:
+        header.write_text(original)
+
+
+def test_minimal_download_leaves_the_outputs_on_the_daemon(
+    client: Bazel, daemon: ServedDaemon, cold: Build
+) -> None:
+    client.clean()
+
+    build = client.build(*executor(daemon), "--remote_download_minimal", *EVERYTHING)
+
+    assert build.status == 0, build.log
+    assert build.runners() == {CACHED: len(build.spawns)}
+    assert objects(client) == []
+    assert not client.output("brotli/brotli").exists()
+
+
+def test_toplevel_download_brings_the_program_alone(
+    client: Bazel, daemon: ServedDaemon, cold: Build
+) -> None:
+    client.clean()
+
+    build = client.build(*executor(daemon), "--remote_download_toplevel", "//brotli:brotli")
+
+    assert build.status == 0, build.log
+    assert objects(client) == []
+    packed = client.run_tool("brotli/brotli", "-c", data=TEXT)
+    assert client.run_tool("brotli/brotli", "-d", "-c", data=packed) == TEXT
+
+
+def test_build_finishes_after_the_daemon_was_killed_in_the_middle(
+    client: Bazel, tmp_path: Path
+) -> None:
+    client.clean()
+    with ServedDaemon(tmp_path) as daemon:
+        flags = [*executor(daemon), "--remote_retries=0", "//brotli:brotli"]
+        interrupted = client.start(*flags)
+        wait_for_objects(client, 5, interrupted)
+        daemon.kill()
+        log, _ = interrupted.communicate(timeout=120)
+        assert interrupted.returncode != 0, log
+
+        daemon.start()
+        client.clean()
+        build = client.build(*flags)
+
+        assert build.status == 0, build.log
+        # What was finished before the kill was not lost with it.
+        assert build.runners().get(CACHED, 0) >= 5
+        assert build.runners().get(REMOTE, 0) > 0
+        packed = client.run_tool("brotli/brotli", "-c", data=TEXT)
+        assert client.run_tool("brotli/brotli", "-d", "-c", data=packed) == TEXT
+
+
+def test_incremental_build_survives_a_daemon_that_lost_everything(
+    client: Bazel, tmp_path: Path
+) -> None:
+    client.clean()
+    source = client.workspace / "brotli/c/common/context.c"
+    original = source.read_text()
+    with ServedDaemon(tmp_path / "first") as first:
+        build = client.build(*executor(first), "//brotli:decoder")
+        assert build.status == 0, build.log
+    source.write_text(original + "\nint an_addition;\n")
+
+    try:
+        with ServedDaemon(tmp_path / "second", port=first.port) as second:
+            build = client.build(*executor(second), "//brotli:decoder")
+
+            assert build.status == 0, build.log
+            assert {spawn.source for spawn in build.ran("CppCompile")} == {
+                "brotli/c/common/context.c"
+            }
+            assert set(build.runners()) == {REMOTE}
+    finally:
+        source.write_text(original)
+
+
+def test_cache_only_mode_shares_what_was_built_here(client: Bazel, tmp_path: Path) -> None:
+    client.clean()
+    with ServedDaemon(tmp_path) as daemon:
+        flags = [f"--remote_cache=grpc://{daemon.address}", "//brotli:decoder"]
+        first = client.build(*flags)
+        client.clean()
+        second = client.build(*flags)
+
+        assert first.status == 0, first.log
+        assert set(first.runners()).isdisjoint({REMOTE, CACHED}), first.log
+        assert second.status == 0, second.log
+        assert second.runners() == {CACHED: len(first.spawns)}, second.log
+
+
+def including(workspace: Path, header: Path) -> set[str]:
+    """The C files that include a header, as the compiler itself tells."""
+    name = str(header.relative_to(workspace))
+    found = set()
+    for source in [*workspace.glob("brotli/c/*/*.c"), workspace / "tests/brotli_test.c"]:
+        path = str(source.relative_to(workspace))
+        done = subprocess.run(
+            ["/usr/bin/gcc", "-MM", "-Ibrotli/c/include", path],
+            cwd=workspace,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rule = done.stdout.replace("\\\n", " ").split()
+        if name in {os.path.normpath(prerequisite) for prerequisite in rule}:
+            found.add(path)
+    return found
+
+
+def objects(client: Bazel) -> list[Path]:
+    return sorted(client.workspace.glob("bazel-out/*/bin/**/*.o"))
+
+
+def wait_for_objects(client: Bazel, count: int, build: subprocess.Popen[str]) -> None:
+    """Waits until so many objects of a running build have arrived."""
+    deadline = time.monotonic() + 90
+    while len(objects(client)) < count:
+        assert build.poll() is None, build.communicate()[0]
+        assert time.monotonic() < deadline, "no objects arrive"
+        time.sleep(0.05)
