@@ -6,6 +6,7 @@ Rules:
   `metadata={"setting": False}`.
 - Units are in the name: `*_bytes` takes a number of bytes or text such as `"10GiB"`; `*_s` takes
   seconds or text such as `"12h"` or `"1h30m"`. Neither may be negative.
+- `"off"` makes an optional number None. Other optional settings are None by being left out.
 - A dataclass checks its own ranges in `__post_init__` and raises ValueError; here that becomes a
   ConfigError with the path of the table.
 - Fields whose name tells of a secret (`*_key`, `*_token`, `*_password`, `*_secret`) are redacted
@@ -30,6 +31,7 @@ from armitage.errors import ArmitageError, ConfigError
 T = TypeVar("T")
 
 REDACTED = "(redacted)"
+OFF = "off"
 _SECRET = re.compile(r"(^|_)(key|token|password|secret)$")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB|TB|TiB)")
 _SIZE_UNITS = {
@@ -49,10 +51,11 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One leaf of a configuration: its dotted path, type and default (absent when required)."""
+    """One leaf of a configuration: its dotted path (`[]` after a list of tables) and its default as
+    a plain value; None stands for "not set".
+    """
 
     path: str
-    type: Any
     default: object
     required: bool
 
@@ -100,12 +103,14 @@ def build(kind: type[T], table: object, path: str = "") -> T:
 def plain(value: object, *, redact: bool = True) -> Any:
     """The same as tables, lists, strings and numbers; None stands for "not set"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = {}
+        shown, hints = {}, _fields(type(value))
         for field in dataclasses.fields(value):
             if _is_setting(field):
                 inner = getattr(value, field.name)
                 secret = redact and isinstance(inner, str) and _SECRET.search(field.name)
-                shown[field.name] = REDACTED if secret else plain(inner, redact=redact)
+                shown[field.name] = (
+                    REDACTED if secret else _plain_field(inner, hints[field.name], redact=redact)
+                )
         return shown
     if isinstance(value, Enum):
         return value.value
@@ -126,12 +131,15 @@ def settings_of(kind: type[Any], path: str = "") -> list[Setting]:
     for field in dataclasses.fields(kind):
         if field.name not in hints:
             continue
-        here = _join(path, field.name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            found += settings_of(hints[field.name], here)
+        here, inner = _join(path, field.name), _inner_dataclass(hints[field.name])
+        if inner is not None:
+            is_list = typing.get_origin(hints[field.name]) is tuple
+            found += settings_of(inner, f"{here}[]" if is_list else here)
+        elif _is_required(field):
+            found.append(Setting(here, None, required=True))
         else:
-            default = None if _is_required(field) else _default(field)
-            found.append(Setting(here, hints[field.name], plain(default), _is_required(field)))
+            default = _plain_field(_default(field), hints[field.name])
+            found.append(Setting(here, default, required=False))
     return found
 
 
@@ -183,6 +191,24 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _plain_field(value: object, kind: Any, *, redact: bool = True) -> Any:
+    if value is None and _optional_number(kind):
+        return OFF
+    return plain(value, redact=redact)
+
+
+def _optional_number(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind) and bool({int, float} & set(typing.get_args(kind)))
+
+
+def _inner_dataclass(kind: Any) -> Any:
+    """The dataclass of a table, an optional table or a list of tables; None for leaves."""
+    for candidate in (kind, *typing.get_args(kind)):
+        if dataclasses.is_dataclass(candidate):
+            return candidate
+    return None
+
+
 def _dataclass(kind: type[Any]) -> Any:
     assert dataclasses.is_dataclass(kind), kind
     return kind
@@ -211,6 +237,8 @@ def _default(field: dataclasses.Field[Any]) -> object:
 def _convert(kind: Any, value: object, path: str, name: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
+        if value == OFF and _optional_number(kind):
+            return None
         (inner,) = (a for a in arguments if a is not type(None))
         return _convert(inner, value, path, name)
     if origin in (tuple, frozenset):

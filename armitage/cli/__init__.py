@@ -1,1 +1,1 @@
-"""The armitage command."""
+"""The armitage command; `entry.main` is its way in."""

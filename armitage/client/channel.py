@@ -49,13 +49,22 @@ class Tls:
 class Channel:
     """One connection to a server. An async context manager; `metadata` goes with every call."""
 
-    def __init__(self, target: str, *, tls: Tls | None = None, metadata: Metadata = ()) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: Tls | None = None,
+        metadata: Metadata = (),
+        ping_s: float | None = None,
+    ) -> None:
+        """`ping_s` sends an HTTP/2 ping that often, calls or none; None sends none."""
         self._metadata = tuple(metadata)
+        options = _OPTIONS if ping_s is None else (*_OPTIONS, *_pings(ping_s))
         if tls is None:
-            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(target, options=options)
         else:
             credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
-            self._channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+            self._channel = grpc.aio.secure_channel(target, credentials, options=options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,6 +128,14 @@ class Channel:
         except grpc.aio.AioRpcError as error:
             raise _failure(rpc.path, error) from None
         return response
+
+
+def _pings(period_s: float) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.keepalive_time_ms", round(period_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    )
 
 
 def _encode(message: Message) -> bytes:

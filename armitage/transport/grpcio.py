@@ -43,6 +43,7 @@ from armitage.transport.port import (
     Status,
     StatusGate,
     Unary,
+    close_stream,
 )
 from armitage.transport.tls import TlsFiles, TlsMaterial, files_state, load_tls
 
@@ -324,9 +325,7 @@ class _OpenCall:
                 await write(response)
                 self._writing_since = 0.0
         finally:
-            close = getattr(responses, "aclose", None)
-            if close is not None:
-                await close()
+            await close_stream(responses)
 
     def call(self) -> Call:
         context = self._context

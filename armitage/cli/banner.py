@@ -1,0 +1,71 @@
+"""What the daemon says when it serves: where, what it can do, and what to paste into a client."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from armitage.cli.version import version
+
+if TYPE_CHECKING:
+    from armitage.config import Config
+    from armitage.daemon import Daemon
+
+
+def facts(config: Config, daemon: Daemon) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "version": version(),
+        "pid": os.getpid(),
+        "grpc": list(daemon.addresses.grpc),
+        "http": list(daemon.addresses.http),
+        "tls": config.grpc.tls is not None,
+        "instances": [instance.name for instance in config.instances],
+        "storage": config.storage.value,
+        "data_dir": None if config.data_dir is None else str(config.data_dir),
+        "exec_enabled": daemon.execution.enabled,
+        "sandboxed": daemon.execution.sandboxed,
+        "execution": daemon.execution.reason,
+    }
+
+
+def banner(known: dict[str, Any]) -> str:
+    """Renders the facts, and the lines to paste."""
+    address, instance = known["grpc"][0], known["instances"][0]
+    scheme = "grpcs" if known["tls"] else "grpc"
+    url = address if address.startswith("unix:") else f"{scheme}://{address}"
+    named = instance != ""
+    kept = known["data_dir"] if known["storage"] == "disk" else "memory (gone when it stops)"
+    lines = [
+        f"Armitage {known['version']} serves (pid {known['pid']})",
+        "",
+        f"  gRPC       {', '.join(known['grpc'])}" + (" (TLS)" if known["tls"] else ""),
+        f"  HTTP       {', '.join(f'http://{http}' for http in known['http']) or 'off'}",
+        f"  data       {kept}",
+        f"  execution  {known['execution']}",
+        "",
+        "Buck2, in .buckconfig:",
+        "",
+        "  [buck2_re_client]",
+        f"  engine_address = grpc://{address}",
+        f"  action_cache_address = grpc://{address}",
+        f"  cas_address = grpc://{address}",
+        f"  tls = {'true' if known['tls'] else 'false'}",
+        *([f"  instance_name = {instance}"] if named else []),
+        "",
+        "Bazel:",
+        "",
+        f"  bazel build --remote_executor={url}"
+        + (f" --remote_instance_name={instance}" if named else "")
+        + " //...",
+        f"  bazel build --remote_cache={url}"
+        + (f" --remote_instance_name={instance}" if named else "")
+        + " //...    (cache only)",
+        "",
+        "Any command:",
+        "",
+        f"  armitage run --server {url}"
+        + (f" --instance {instance}" if named else "")
+        + " --input . --output hello -- cc -o hello hello.c",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""What commands print: text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def emit(args: argparse.Namespace, value: Any, lines: Iterable[str]) -> None:
+    """Prints the value as JSON when asked to, else the lines."""
+    if args.json:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    for line in lines:
+        print(line)
+
+
+def note(text: str) -> None:
+    """Tells the user something that is not the command's output."""
+    print(f"armitage: {text}", file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lays out columns."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def size_text(size_bytes: float) -> str:
+    """`1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"

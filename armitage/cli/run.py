@@ -1,0 +1,296 @@
+"""`armitage run`: any command, remotely."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from armitage.cli import options
+from armitage.cli.exits import Exit
+from armitage.cli.output import emit, note, size_text
+from armitage.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+    from armitage.client.remote import Remote
+    from armitage.client.runs import Packed
+    from cas.digest import Digest
+
+_TICK_S = 0.25
+
+
+def add(commands: options.Commands) -> None:
+    """Adds the command."""
+    parser = options.add_command(
+        commands,
+        "run",
+        lambda args: asyncio.run(_run(args)),
+        "run any command remotely and bring its outputs back",
+        "Uploads the input directory, runs CMD in it at the server, prints what it prints and"
+        " brings the outputs back. The exit code is the command's own (128 + N for death by"
+        " signal N); 125 says that the command was not run to its end, or left out an output.",
+    )
+    parser.usage_exit = Exit.RUN_FAILED
+    parser.set_defaults(failure_exit=Exit.RUN_FAILED)
+    parser.add_argument("--input", metavar="DIR", type=Path, help="input root (default: empty)")
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="file or directory to bring back, relative to the working directory; repeatable",
+    )
+    parser.add_argument(
+        "--into", metavar="DIR", type=Path, default=Path(), help="where outputs go (default: .)"
+    )
+    parser.add_argument(
+        "--outside-links",
+        action="store_true",
+        help="also bring back symlinks that may lead outside DIR",
+    )
+    parser.add_argument(
+        "--env",
+        metavar="K=V",
+        action="append",
+        type=options.pair,
+        default=[],
+        help="environment variable of the command; repeatable",
+    )
+    parser.add_argument(
+        "--platform",
+        metavar="K=V",
+        action="append",
+        type=options.pair,
+        default=[],
+        help="platform property; repeatable",
+    )
+    parser.add_argument(
+        "--cwd", metavar="PATH", default="", help="working directory below the input root"
+    )
+    parser.add_argument(
+        "--timeout", metavar="TIME", type=options.duration, help="seconds, or e.g. 90s, 1h30m"
+    )
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="neither look the result up nor remember it",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    parser.add_argument(
+        "command", metavar="CMD", nargs="+", help="command and its arguments, after --"
+    )
+    options.add_connection(parser)
+
+
+async def _run(args: argparse.Namespace) -> int:
+    from armitage.cli.connection import remote_for
+    from armitage.client.errors import UsageError
+    from armitage.client.runs import Run, check_output_path, pack
+
+    run = Run(
+        arguments=args.command,
+        input=args.input,
+        outputs=[check_output_path(path) for path in args.output],
+        environment=dict(args.env),
+        platform=args.platform,
+        working_directory=args.cwd.rstrip("/"),
+        timeout_s=args.timeout,
+        do_not_cache=args.no_cache,
+    )
+    shown = options.is_terminal() and not args.quiet and not args.json
+    with ProgressLine(shown=shown) as line:
+        line.say("connecting")
+        async with remote_for(args) as remote:
+            if not remote.exec_enabled:
+                raise UsageError(
+                    f"{args.server} does not execute, it only caches (`armitage doctor` on its"
+                    " host says what is missing there)"
+                )
+            line.say("reading the input directory")
+            packed = await asyncio.to_thread(pack, run, remote.function)
+            session = _Session(args, remote, packed, run.outputs, line)
+            return await session.run()
+
+
+class _Session:
+    """One run: upload, execute, output, and once more if the server lost blobs meanwhile."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        remote: Remote,
+        packed: Packed,
+        outputs: Any,
+        line: ProgressLine,
+    ) -> None:
+        self._args = args
+        self._remote = remote
+        self._packed = packed
+        self._outputs = outputs
+        self._line = line
+        self._printed = {"stdout": 0, "stderr": 0}
+        self._tailed: set[str] = set()
+        self._operation = ""
+
+    async def run(self) -> int:
+        from armitage.client.execution import failure_of, only_blobs_are_missing
+
+        await self._upload()
+        response = await self._execute()
+        if only_blobs_are_missing(response.status):
+            # Lost between upload and execution; REAPI says to upload again.
+            await self._upload()
+            response = await self._execute()
+        result = response.result
+        await self._print_rest("stdout", result.stdout_raw, result.stdout_digest)
+        await self._print_rest("stderr", result.stderr_raw, result.stderr_digest)
+        if response.status.code:
+            raise failure_of(response.status)
+        await self._bring_back(result)
+        if response.message:
+            note(response.message)
+        return await self._finish(response)
+
+    async def _upload(self) -> None:
+        from armitage.client.blobs import upload
+
+        sent = 0
+
+        def heard(size_bytes: int) -> None:
+            nonlocal sent
+            sent += size_bytes
+            self._line.say(f"uploading inputs, {size_text(sent)}")
+
+        self._line.say(f"looking for {len(self._packed.blobs)} blobs")
+        await upload(self._remote, self._packed.blobs, heard)
+
+    async def _execute(self) -> reapi.ExecuteResponse:
+        """Executes, with the command's live output and a ticking progress line beside."""
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(self._tick())]
+            try:
+                return await self._follow(group, beside)
+            finally:
+                for task in beside:
+                    task.cancel()
+
+    async def _follow(
+        self, group: asyncio.TaskGroup, beside: list[asyncio.Task[None]]
+    ) -> reapi.ExecuteResponse:
+        from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+        from armitage.client.execution import execute
+
+        self._line.say("asking to execute")
+        async for update in execute(
+            self._remote,
+            self._packed.action,
+            skip_cache_lookup=self._args.no_cache,
+            monotonic=time.monotonic,
+        ):
+            self._operation = update.operation
+            if update.response is not None:
+                return update.response
+            stage = reapi.ExecutionStage.Value.Name(update.metadata.stage)
+            self._line.say(stage.lower().replace("_", " "))
+            for kind, name in (
+                ("stdout", update.metadata.stdout_stream_name),
+                ("stderr", update.metadata.stderr_stream_name),
+            ):
+                if name and name not in self._tailed and not self._args.json:
+                    self._tailed.add(name)
+                    beside.append(group.create_task(self._tail(kind, name)))
+        raise AssertionError("execute ends with a response or an error")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._line.draw()
+
+    async def _tail(self, kind: str, name: str) -> None:
+        """Prints live output. Only a comfort: whatever it does not get to is printed at the end."""
+        from armitage.client.channel import CallFailed
+        from armitage.client.execution import tail_log
+
+        seen = 0
+        try:
+            async for data in tail_log(self._remote, name):
+                fresh = data[max(0, self._printed[kind] - seen) :]
+                seen += len(data)
+                self._print(kind, fresh)
+        except CallFailed:
+            return
+
+    def _print(self, kind: str, data: bytes) -> None:
+        self._printed[kind] += len(data)
+        self._line.above(data, to_stderr=kind == "stderr")
+
+    async def _print_rest(self, kind: str, inline: bytes, wire: reapi.Digest) -> None:
+        if self._args.json:
+            return
+        if inline or not wire.size_bytes:
+            self._print(kind, inline[self._printed[kind] :])
+            return
+        from armitage.client.blobs import stream
+
+        position = 0
+        async for chunk in stream(self._remote, self._digest(wire)):
+            start, position = position, position + len(chunk)
+            if position > self._printed[kind]:
+                self._print(kind, chunk[self._printed[kind] - start :])
+
+    async def _bring_back(self, result: reapi.ActionResult) -> None:
+        from armitage.client.download import write
+        from armitage.client.runs import plan_outputs
+
+        if not self._outputs:
+            return
+        self._line.say("fetching outputs")
+        plan = await plan_outputs(self._remote, result, self._outputs)
+        await write(
+            self._remote, plan, self._args.into, allow_outside_links=self._args.outside_links
+        )
+
+    async def _finish(self, response: reapi.ExecuteResponse) -> int:
+        from armitage.client.errors import ClientError
+        from armitage.client.runs import absent_outputs
+
+        result = response.result
+        absent = absent_outputs(result, self._outputs)
+        if self._args.json:
+            emit(self._args, await self._value(response, absent), ())
+        if absent and result.exit_code == 0:
+            raise ClientError(f"the command left no output {', '.join(absent)}")
+        for path in absent:
+            note(f"the command left no output {path}")
+        return result.exit_code
+
+    async def _value(self, response: reapi.ExecuteResponse, absent: list[str]) -> dict[str, Any]:
+        result = response.result
+        return {
+            "exit_code": result.exit_code,
+            "cached": response.cached_result,
+            "action": f"{self._packed.action.hash}/{self._packed.action.size_bytes}",
+            "operation": self._operation,
+            "worker": result.execution_metadata.worker,
+            "message": response.message,
+            "outputs": [path for path in self._outputs if path not in absent],
+            "absent_outputs": absent,
+            "stdout": await self._text(result.stdout_raw, result.stdout_digest),
+            "stderr": await self._text(result.stderr_raw, result.stderr_digest),
+        }
+
+    async def _text(self, inline: bytes, wire: reapi.Digest) -> str:
+        from armitage.client.blobs import read
+
+        data = inline
+        if not inline and wire.size_bytes:
+            data = await read(self._remote, self._digest(wire))
+        return data.decode("utf-8", "replace")
+
+    def _digest(self, wire: reapi.Digest) -> Digest:
+        from cas.digest import Digest
+
+        return Digest(self._remote.function, wire.hash, wire.size_bytes)

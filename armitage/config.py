@@ -1,0 +1,116 @@
+"""The daemon's configuration: one TOML file, laid under the command line's flags, as frozen
+dataclasses.
+
+Every section is the options class of what it configures, so a setting is declared once, beside the
+code that obeys it. docs/armitage.example.toml shows them all.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from armitage import settings
+from armitage.errors import ConfigError
+from armitage.reapi.instances import Instance
+from armitage.reapi.limits import Limits
+from armitage.transport.addresses import is_loopback
+from armitage.transport.grpcio import GrpcioOptions
+from cas.disk import DiskOptions
+from cas.memory import MemoryCacheOptions, MemoryOptions
+
+
+class StorageKind(StrEnum):
+    """Where blobs and action results are kept."""
+
+    DISK = "disk"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationOptions:
+    """How long what a build (RequestMetadata) refers to is kept for its sake, beyond every lease."""
+
+    idle_s: float = 1800.0
+    """A build that is silent for so long counts as over."""
+    max_invocations: int = 4096
+    """Builds remembered at once; one more ends the one that has been silent longest."""
+
+    def __post_init__(self) -> None:
+        if self.max_invocations < 1:
+            raise ValueError("max_invocations must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of the daemon."""
+
+    data_dir: Path | None = None
+    """Where everything that outlives the daemon is kept; `armitage serve` has a default."""
+    storage: StorageKind = StorageKind.DISK
+    accept_insecure_network: bool = False
+    """Listen beyond loopback without TLS and client certificates: whoever reaches the port can
+    read, forge and execute everything.
+    """
+    drain_s: float = 30.0
+    """How long running calls may take to end after SIGTERM."""
+    instances: tuple[Instance, ...] = (Instance(),)
+    grpc: GrpcioOptions = field(default_factory=GrpcioOptions)
+    limits: Limits = field(default_factory=Limits)
+    invocations: InvocationOptions = field(default_factory=InvocationOptions)
+    disk: DiskOptions = field(default_factory=DiskOptions)
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Reads a file (None: all defaults), lays flags over it, and checks the whole.
+
+    Raises ConfigError.
+    """
+    table = settings.merge({} if path is None else _read(path), overrides or {})
+    config = settings.build(Config, table)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Checks what no section can check alone. Raises ConfigError."""
+    if not config.instances:
+        raise ConfigError('instances: none is left; write at least one (its name may be "")')
+    names = [instance.name for instance in config.instances]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"instances: {name!r} is there twice; keep one")
+    _check_reach(config)
+
+
+def _check_reach(config: Config) -> None:
+    """Beyond loopback, everybody must be encrypted and known, or the risk explicitly accepted."""
+    if config.accept_insecure_network:
+        return
+    tls = config.grpc.tls
+    for address in config.grpc.addresses:
+        if is_loopback(address) or (tls is not None and tls.client_authority is not None):
+            continue
+        lacking = "TLS" if tls is None else "client certificates"
+        raise ConfigError(
+            f"grpc.addresses: {address} reaches beyond this host without {lacking}; set grpc.tls"
+            " with certificate, key and client_authority, listen on 127.0.0.1, or accept the risk"
+            " with accept_insecure_network = true (--accept-insecure-network)"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None

@@ -1,0 +1,148 @@
+"""A real daemon for tests: in this process and event loop, or as a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from armitage.config import Config, StorageKind
+from armitage.daemon import Daemon
+
+START_S = 30.0
+STOP_S = 60.0
+
+
+def memory_config() -> Config:
+    """All defaults, on free ports of loopback, in memory."""
+    return on_free_ports(Config(storage=StorageKind.MEMORY))
+
+
+def disk_config(data_dir: Path) -> Config:
+    """All defaults, on free ports of loopback, in a directory; without waiting for the disk."""
+    config = on_free_ports(Config(data_dir=data_dir))
+    return replace(config, disk=replace(config.disk, sync=False))
+
+
+def on_free_ports(config: Config) -> Config:
+    return replace(config, grpc=replace(config.grpc, addresses=("127.0.0.1:0",)))
+
+
+@asynccontextmanager
+async def running_daemon(config: Config | None = None) -> AsyncIterator[Daemon]:
+    """A daemon in this event loop; use it in the body of a test, not across a fixture's yield."""
+    daemon = Daemon(config or memory_config())
+    await daemon.start()
+    try:
+        yield daemon
+    finally:
+        await daemon.stop()
+
+
+@dataclass
+class DaemonProcess:
+    """A daemon started by `armitage serve`."""
+
+    process: subprocess.Popen[bytes]
+    facts: dict[str, object]
+    log: Path
+
+    @property
+    def target(self) -> str:
+        """`host:port` of gRPC."""
+        return str(self.facts["grpc"][0])  # type: ignore[index]
+
+    @property
+    def url(self) -> str:
+        return f"grpc://{self.target}"
+
+    @property
+    def http(self) -> str:
+        """`http://host:port`."""
+        return f"http://{self.facts['http'][0]}"  # type: ignore[index]
+
+    def kill(self) -> None:
+        """As a crash does it."""
+        self.process.kill()
+        self.process.wait(STOP_S)
+
+    def stop(self) -> int:
+        """Drains; answers the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_S)
+
+
+def serve_command(*flags: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "armitage", "serve", *flags]
+
+
+@contextmanager
+def daemon_process(
+    directory: Path, *flags: str, env: dict[str, str] | None = None
+) -> Iterator[DaemonProcess]:
+    """Starts `armitage serve` on free ports with its data in `directory/data`, waits until it
+    serves, and stops it in the end.
+
+    Flags come after these, so that they win.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    ready, log = directory / "ready.json", directory / "daemon.log"
+    defaults = ["--data-dir", str(directory / "data"), "--ready-file", str(ready)]
+    if "--listen" not in flags:
+        defaults += ["--listen", "127.0.0.1:0"]
+    ready.unlink(missing_ok=True)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            serve_command(*defaults, *flags),
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
+            cwd=directory,
+        )
+    try:
+        yield DaemonProcess(process, _wait_until_ready(process, ready, log), log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+
+def free_ports(count: int) -> Sequence[int]:
+    """Ports that were free a moment ago, for a daemon that must come back where it was."""
+    import socket
+
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], ready: Path, log: Path
+) -> dict[str, object]:
+    deadline = time.monotonic() + START_S
+    while not ready.exists():
+        if process.poll() is not None:
+            said = re.sub(r"\s+", " ", log.read_text())
+            raise AssertionError(f"the daemon ended with {process.returncode}: {said}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"the daemon does not serve: {log.read_text()}")
+        time.sleep(0.02)
+    facts: dict[str, object] = json.loads(ready.read_text())
+    return facts
