@@ -207,9 +207,11 @@ class Concluded:
 
     at: float
     task: int
-    answer: object
-    size_bytes: int
-    is_shareable: bool
+    answer: object = None
+    error: Exception | None = None
+    """Instead of an answer, when it could not be recorded."""
+    size_bytes: int = 0
+    is_shareable: bool = False
     """Whether the answer is a result that equal wishes would get too."""
 
 
@@ -522,6 +524,11 @@ class SchedulerCore:
         task = self._find(operation).task
         return None if task is None else task.job
 
+    def shared_job(self, key: Hashable) -> object:
+        """Answers the job of the task that has this key; None when there is none."""
+        task = self._shared.get(key)
+        return None if task is None else task.job
+
     def next_deadline(self) -> float | None:
         """When a Tick is due, if nothing else happens."""
         return self._timers[0][0] if self._timers else None
@@ -783,7 +790,9 @@ class SchedulerCore:
         self._counts.concluded += 1
         for operation in task.operations.values():
             operation.worker, operation.attempt = task.worker, task.attempt
-            self._finish(operation, answer=event.answer, size_bytes=event.size_bytes)
+            self._finish(
+                operation, answer=event.answer, error=event.error, size_bytes=event.size_bytes
+            )
         if event.is_shareable and task.key is not None and task.operations:
             self._remember(task.key, next(reversed(task.operations)))
         task.operations.clear()

@@ -1,0 +1,224 @@
+"""One action on its way through the scheduler, from its Action to its answer (REAPI)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Protocol
+
+from armitage.clock import Clock
+from armitage.errors import PreconditionFailed
+from armitage.reapi.actions import ActionSpec, CommandSpec
+from armitage.reapi.completeness import Completeness
+from armitage.reapi.digests import Notation
+from armitage.reapi.operations import Answer
+from armitage.reapi.results import action_result, timed_out_result
+from armitage.scheduler.core import Ending
+from armitage.scheduler.service import Attempt, Conclusion
+from cas.action_cache import ActionCache
+from cas.digest import Digest
+from cas.errors import CasError
+from cas.store import Retention
+from executor.errors import InputsMissing, TimedOut, WorkerFailure
+from executor.spec import Outcome, Work
+
+_log = logging.getLogger(__name__)
+
+_MAX_SUBJECTS = 20_000
+"""More MISSING violations would not fit a message of 4 MiB; clients ask again after uploading."""
+
+
+class OutputStream(Protocol):
+    """Where live stdout or stderr of one action goes (REAPI `LogStream`)."""
+
+    name: str
+    """The resource name for readers."""
+
+    def append(self, data: bytes) -> None:
+        """Adds bytes; never blocks."""
+
+    def finish(self) -> None:
+        """Ends the stream. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobServices:
+    """What jobs work with."""
+
+    action_cache: ActionCache
+    completeness: Completeness
+    retention: Retention
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What is to be executed, and for whom."""
+
+    identifier: str
+    """Safe as a file name."""
+    operation: str
+    action_cache_key: str
+    action: Digest
+    notation: Notation
+    spec: ActionSpec
+    command: CommandSpec
+    platform: tuple[tuple[str, str], ...]
+    invocation_holder: str | None
+    queued_at: float
+
+
+def missing_blobs(digests: Sequence[Digest], notation: Notation) -> PreconditionFailed:
+    """Makes the error that tells a client to upload blobs (REAPI `Execute`, MISSING violations)."""
+    shown = ", ".join(str(digest) for digest in digests[:3])
+    more = f" and {len(digests) - 3} more" if len(digests) > 3 else ""
+    subjects = [notation.subject(digest) for digest in digests[:_MAX_SUBJECTS]]
+    return PreconditionFailed(f"blobs are missing; upload them first: {shown}{more}", subjects)
+
+
+class ExecutionJob:
+    """Builds the Work, feeds the output streams, records the result, logs one line.
+
+    It takes over what is held under `operation:NAME`, and lets it go in `close`.
+    """
+
+    def __init__(
+        self,
+        services: JobServices,
+        request: JobRequest,
+        streams: tuple[OutputStream, OutputStream] | None,
+    ) -> None:
+        self.context: Context = copy_context()
+        self._services = services
+        self._request = request
+        self._holder = f"operation:{request.operation}"
+        self._streams = streams
+        self._has_concluded = False
+
+    @property
+    def stream_names(self) -> tuple[str, str]:
+        """The resource names of live stdout and stderr; empty where there are none."""
+        return ("", "") if self._streams is None else (self._streams[0].name, self._streams[1].name)
+
+    def work(self, attempt: int) -> Work:
+        """Answers what to run."""
+        request = self._request
+        return Work(
+            name=f"{request.identifier}-{attempt}",
+            digest_function=request.action.function,
+            input_root=request.spec.input_root,
+            arguments=request.command.arguments,
+            environment=request.command.environment,
+            working_directory=request.command.working_directory,
+            outputs=request.command.outputs,
+            platform=request.platform,
+            timeout_s=request.spec.timeout_s,
+        )
+
+    def stdout(self, data: bytes) -> None:
+        """Passes live output on."""
+        if self._streams is not None:
+            self._streams[0].append(data)
+
+    def stderr(self, data: bytes) -> None:
+        """Passes live output on."""
+        if self._streams is not None:
+            self._streams[1].append(data)
+
+    async def conclude(self, outcome: Outcome | Exception, attempt: Attempt) -> Conclusion:
+        """Records the result where it may be cached, and answers it."""
+        self._has_concluded = True
+        try:
+            if isinstance(outcome, Outcome):
+                answer = await self._succeed(outcome, attempt)
+            else:
+                answer = self._fail(outcome, attempt)
+        except Exception as error:  # noqa: BLE001 (whatever it is becomes the answer)
+            answer = Answer.of_error(error)
+        self._log_end(outcome, attempt, answer)
+        return Conclusion(answer, answer.size_bytes, is_shareable=not answer.status)
+
+    def close(self, ending: Ending) -> None:
+        """Lets the inputs go and ends the streams."""
+        self._services.retention.release(self._holder)
+        for stream in self._streams or ():
+            stream.finish()
+        if not self._has_concluded and ending is not Ending.DROPPED:
+            self._log_line("was %s", ending.value)
+
+    async def _succeed(self, outcome: Outcome, attempt: Attempt) -> Answer:
+        request, services = self._request, self._services
+        result = action_result(
+            outcome,
+            worker=attempt.worker,
+            queued_at=request.queued_at,
+            with_root_directories=request.command.with_root_directories,
+        ).SerializeToString()
+        verdict = await services.completeness.check(result, request.action.function)
+        if not verdict.is_complete:
+            raise WorkerFailure(
+                f"{len(verdict.missing)} outputs are gone from the store just after they were"
+                f" made, among them {verdict.missing[0]}"
+            )
+        if request.invocation_holder is not None:
+            services.retention.hold(request.invocation_holder, verdict.closure)
+        if outcome.exit_code == 0 and not request.spec.do_not_cache:
+            await self._cache(result)
+        return Answer(result=result, held_for=request.invocation_holder)
+
+    async def _cache(self, result: bytes) -> None:
+        """Remembers a result. Failing to do so is no reason to lose it for the one who waits."""
+        request = self._request
+        try:
+            await self._services.action_cache.put(request.action_cache_key, request.action, result)
+        except CasError as error:
+            _log.warning("the result of action %s could not be cached: %s", request.action, error)
+
+    def _fail(self, error: Exception, attempt: Attempt) -> Answer:
+        match error:
+            case TimedOut():
+                result = timed_out_result(
+                    error, worker=attempt.worker, queued_at=self._request.queued_at
+                )
+                return Answer.of_error(error, result.SerializeToString())
+            case InputsMissing(digests=digests):
+                return Answer.of_error(missing_blobs(digests, self._request.notation))
+            case _:
+                return Answer.of_error(error)
+
+    def _log_end(self, outcome: Outcome | Exception, attempt: Attempt, answer: Answer) -> None:
+        if isinstance(outcome, Exception) or answer.status:
+            reason = outcome if isinstance(outcome, Exception) else "its result was not recorded"
+            self._log_line(
+                "failed on %s, try %d, queued %.3f s: %s",
+                attempt.worker,
+                attempt.number,
+                attempt.queued_s,
+                reason,
+            )
+            return
+        t = outcome.timings
+        self._log_line(
+            "exited with %d on %s, try %d: queued %.3f s, staging %.3f s, run %.3f s,"
+            " upload %.3f s, total %.3f s",
+            outcome.exit_code,
+            attempt.worker,
+            attempt.number,
+            attempt.queued_s,
+            t.input_fetch_completed - t.worker_start,
+            t.execution_completed - t.execution_start,
+            t.output_upload_completed - t.output_upload_start,
+            self._services.clock.wall() - self._request.queued_at,
+        )
+
+    def _log_line(self, text: str, *values: object) -> None:
+        def write() -> None:
+            _log.info(
+                "action %s " + text,
+                self._request.action.hash[:12],
+                *values,
+            )
+
+        self.context.copy().run(write)
