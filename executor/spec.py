@@ -166,3 +166,5 @@ class Outcome:
     symlinks: tuple[OutputSymlink, ...] = ()
     sandbox: Mapping[str, str] = field(default_factory=dict)
     """The sandbox profile really applied, as short facts."""
+    message: str = ""
+    """What the machinery has to add for a person to read: killed for memory, output truncated."""

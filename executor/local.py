@@ -1,0 +1,486 @@
+"""What every executor on this machine does alike: stage, run within limits, collect, clean up.
+
+How one action goes:
+
+1. Scratch space is made: `root` becomes the input root, beside it lie spools for long output.
+2. The tree is laid out, and the parents of output paths are made.
+3. The launcher starts the command, held back until its limits apply; then it is let go.
+4. It ends, or is killed: at its timeout, on cancellation, or because the disk runs full. Either way
+   every process of the action is dead before anything else happens.
+5. Outputs and what was printed go into the store.
+6. Scratch space and control group are removed, also after a failure, and only then is the end told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import resource
+import stat
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from cas.errors import CasError
+from cas.store import BlobStore
+from executor.capture import Capture
+from executor.cgroup import Cgroups, Group, Limits, Usage, open_cgroups
+from executor.concurrency import Threads
+from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
+from executor.outputs import OutputCollector, requests_of
+from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents
+from executor.ports import Progress, TreeCodec
+from executor.scratch import Scratch
+from executor.spec import Outcome, OutputRequest, ResourceUse, Timings, Work
+from executor.staging import InputTrees, TreeLimits
+
+_START_TIMEOUT_S = 30.0
+_WATCH_INTERVAL_S = 0.5
+_DRAIN_TIMEOUT_S = 1.0
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class FilesystemRoot(Enum):
+    """What an action sees as `/`."""
+
+    TOOLCHAIN = "toolchain"
+    """Always the host's toolchain, read-only, with the input root at BUILD_ROOT below it."""
+    REQUESTED = "requested"
+    """The toolchain, unless the platform asks for the input root: `chroot-input-root=true`, or a
+    `unixUID`, which only BuildStream sends.
+    """
+    INPUTS = "inputs"
+    """Always the input root itself, as BuildStream means it; nothing of the host is visible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorOptions:
+    """How actions run on this machine."""
+
+    scratch: Path
+    """Directory for running actions' files. Emptied at the start; no two executors may share it."""
+    bubblewrap: str | None = None
+    """Path of `bwrap`; None looks in /usr/local/bin, /usr/bin and /bin."""
+    toolchain: tuple[str, ...] = (
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/etc/alternatives",
+        "/etc/ld.so.cache",
+        "/etc/java-*",
+    )
+    """Host paths (or patterns) that actions see, read-only. What does not exist is left out."""
+    filesystem_root: FilesystemRoot = FilesystemRoot.REQUESTED
+    environment: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH),)
+    """Variables that an action has unless it sets them itself. (`PWD` is set as well.)"""
+    uid: int = 1000
+    gid: int = 1000
+    """User and group that a sandboxed command sees itself as; on the host it is this process's."""
+    hostname: str = "armitage"
+    max_timeout_s: float = 3600.0
+    """For actions that set no timeout, and the most that any may ask for."""
+    output_limit_bytes: int = 64 << 20
+    """Of stdout, and again of stderr, that is kept; the rest is dropped, and a line says so."""
+    memory_bytes: int | None = 8 << 30
+    """Of one action, by control group; without one, of data memory of each of its processes."""
+    processes: int | None = 4096
+    """Of one action, threads included."""
+    cpus: float | None = None
+    """CPU time per wall-clock time of one action, by control group only."""
+    open_files: int = 65_536
+    """For each process of an action; the host's own hard limit may be lower."""
+    file_bytes: int | None = 64 << 30
+    """Largest file that an action may write."""
+    tmp_bytes: int = 2 << 30
+    """Size of the private /tmp, and again of /dev/shm, of a sandboxed action, in memory."""
+    reserve_bytes: int = 256 << 20
+    """An action is killed when less than this is left free on the scratch filesystem."""
+    trees: TreeLimits = field(default_factory=TreeLimits)
+    threads: int = 4
+    """For blocking work: laying out trees, hashing outputs, removing scratch space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One action, staged and ready to be launched."""
+
+    work: Work
+    root: str
+    """Host path of the input root."""
+    is_root: bool
+    """Whether the input root is to be the filesystem root."""
+    environment: tuple[tuple[str, str], ...]
+    cwd: tuple[str, ...]
+    """Working directory as components below the root."""
+    group: Group | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a command ended."""
+
+    exit_code: int
+    message: str = ""
+    stderr: str | None = None
+    """Takes the place of the launcher's own words on stderr."""
+
+
+class Process(Protocol):
+    """A command that has been started but is held back."""
+
+    ended: asyncio.Future[None]
+    """Done when the command itself has ended; others of the action may still run."""
+
+    async def release(self) -> None:
+        """Puts the limits on and lets the command run. Raises WorkerFailure."""
+
+    async def kill(self) -> None:
+        """Kills all processes of the action and waits until the last is gone.
+
+        Also after the command has ended, for what it left running. Completes even when cancelled.
+        """
+
+    def ending(self, printed: str) -> Ending:
+        """Says how the command ended, after kill.
+
+        `printed` is the beginning of stderr. Raises WorkerFailure when it never ran.
+        """
+
+
+@dataclass(slots=True)
+class _Times:
+    """Timings being collected; each falls back to the one before it."""
+
+    clock: Callable[[], float]
+    marks: list[float] = field(default_factory=list)
+
+    def mark(self) -> None:
+        # Clocks step backwards; a client must still see times in their order.
+        now = self.clock()
+        self.marks.append(max(now, self.marks[-1]) if self.marks else now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    work: Work
+    progress: Progress
+    requests: list[tuple[tuple[str, ...], OutputRequest]]
+    scratch: Path
+    root: str
+    group: Group | None
+    times: _Times
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    ending: Ending
+    wall_s: float
+    timed_out: bool
+
+
+class LocalExecutor(ABC):
+    """An Executor on this machine. Owned by one event loop.
+
+    Nothing survives close; what a killed predecessor left in scratch space and control groups is
+    removed on construction. Limits that the host cannot enforce are named in `Outcome.sandbox`.
+    """
+
+    mounted_at: str
+    """Where commands see the input root when it is not the filesystem root."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        codec: TreeCodec,
+        options: ExecutorOptions,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` answers seconds since the epoch.
+
+        Raises SandboxUnavailable when scratch space cannot be used.
+        """
+        if sys.getfilesystemencoding() != "utf-8":
+            raise SandboxUnavailable(
+                f"file names would be {sys.getfilesystemencoding()}; start with LC_ALL=C.UTF-8"
+            )
+        self._store = store
+        self._options = options
+        self._clock = clock
+        self._threads = Threads(options.threads)
+        self._inputs = InputTrees(store, codec, options.trees, self._threads)
+        self._outputs = OutputCollector(store, codec, options.trees, self._threads)
+        self._scratch = Scratch(options.scratch)
+        try:
+            self._cgroups = self._open_cgroups()
+        except OSError as error:
+            self._scratch.close()
+            raise SandboxUnavailable(
+                f"clearing control groups of an earlier run: {error}; remove them by hand"
+            ) from error
+
+    def _open_cgroups(self) -> Cgroups:
+        name = hashlib.sha256(bytes(self._scratch.directory)).hexdigest()[:12]
+        cgroups = open_cgroups(f"armitage-{name}")
+        cgroups.clear()
+        return cgroups
+
+    async def close(self) -> None:
+        """Frees everything. No action may be running. Call it once."""
+        self._threads.close()
+        self._cgroups.close()
+        self._scratch.close()
+
+    async def execute(self, work: Work, progress: Progress) -> Outcome:
+        """Runs one action; see executor.ports.Executor."""
+        times = _Times(self._clock)
+        times.mark()
+        requests = _check(work, self._options)
+        group = self._cgroups.group(work.name) if self._cgroups.controllers else None
+        scratch = self._scratch.make(work.name)
+        try:
+            root = str(scratch / "root")
+            return await self._execute(
+                _Attempt(work, progress, requests, scratch, root, group, times)
+            )
+        except CasError as error:
+            raise WorkerFailure(f"running {work.name}: the store failed: {error}") from error
+        except OSError as error:
+            raise WorkerFailure(f"running {work.name}: {error}") from error
+        finally:
+            await self._threads(self._clean_up, scratch, group)
+
+    def _clean_up(self, scratch: Path, group: Group | None) -> None:
+        try:
+            try:
+                self._scratch.discard(scratch)
+            finally:
+                if group is not None:
+                    group.remove()
+        except OSError as error:
+            raise WorkerFailure(f"cleaning up after {scratch.name}: {error}") from error
+
+    async def _execute(self, attempt: _Attempt) -> Outcome:
+        work, root, group, times = attempt.work, attempt.root, attempt.group, attempt.times
+        is_root = self._is_root(work)
+        mounted_at = "/" if is_root else self._mount_point(attempt.scratch)
+        os.mkdir(root, 0o755)
+        times.mark()
+        layout = await self._inputs.plan(work)
+        await self._inputs.lay_out(layout, root)
+        cwd = await self._threads(_prepare, attempt, mounted_at, self._limits())
+        times.mark()
+        environment = dict(self._options.environment) | dict(work.environment)
+        job = Job(work, root, is_root, tuple(environment.items()), cwd, group)
+        captures = self._captures(attempt)
+        stdout, stderr = captures
+        try:
+            run = await self._run(job, attempt, captures)
+            times.mark()
+            times.mark()
+            usage = await self._threads(group.usage) if group else Usage(None, None, False)
+            out, err = await stdout.store(self._store), await stderr.store(self._store)
+            if run.timed_out:
+                raise TimedOut(_timeout(work, self._options), out, err)
+        finally:
+            for capture in captures:
+                capture.close()
+        found = await self._outputs.collect(
+            root, attempt.requests, mounted_at, work.digest_function
+        )
+        times.mark()
+        times.mark()
+        return Outcome(
+            exit_code=run.ending.exit_code,
+            stdout=out,
+            stderr=err,
+            timings=Timings(*times.marks),
+            resources=ResourceUse(run.wall_s, usage.cpu_s, usage.peak_memory_bytes),
+            files=found.files,
+            directories=found.directories,
+            symlinks=found.symlinks,
+            sandbox=self.sandbox(is_root=is_root),
+            message=self._message(run.ending, usage, captures),
+        )
+
+    def _captures(self, attempt: _Attempt) -> tuple[Capture, Capture]:
+        limit = self._options.output_limit_bytes
+        function, progress = attempt.work.digest_function, attempt.progress
+        return (
+            Capture(function, attempt.scratch / "stdout", limit, progress.stdout),
+            Capture(function, attempt.scratch / "stderr", limit, progress.stderr),
+        )
+
+    async def _run(self, job: Job, attempt: _Attempt, captures: tuple[Capture, Capture]) -> _Run:
+        stdout, stderr = captures
+        loop = asyncio.get_running_loop()
+        try:
+            process = self._launch(job, stdout.write_fd, stderr.write_fd)
+        finally:
+            for capture in captures:
+                capture.close_write_end()
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await process.release()
+            attempt.times.mark()
+            started = loop.time()
+            attempt.progress.executing()
+            timed_out = await self._watch(process.ended, _timeout(job.work, self._options))
+            wall_s = loop.time() - started
+        except TimeoutError:
+            raise WorkerFailure(
+                f"starting {job.work.name}: no sandbox after {_START_TIMEOUT_S:g} s"
+            ) from None
+        finally:
+            await process.kill()
+        await asyncio.wait([stdout.ended, stderr.ended], timeout=_DRAIN_TIMEOUT_S)
+        for capture in captures:
+            capture.stop()
+        if timed_out:
+            return _Run(Ending(128 + 9), wall_s, timed_out=True)
+        ending = process.ending(stderr.beginning())
+        if ending.stderr is not None:
+            stderr.replace(ending.stderr)
+        return _Run(ending, wall_s, timed_out=False)
+
+    async def _watch(self, ended: asyncio.Future[None], timeout_s: float) -> bool:
+        """Waits for the end; answers whether the timeout came first.
+
+        Raises WorkerFailure when the scratch filesystem is nearly full.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while not ended.done():
+            left = deadline - loop.time()
+            if left <= 0:
+                return True
+            await asyncio.wait([ended], timeout=min(left, _WATCH_INTERVAL_S))
+            if not ended.done() and self._scratch.free_bytes() < self._options.reserve_bytes:
+                raise WorkerFailure(
+                    f"killed: under {self._options.reserve_bytes >> 20} MiB are free in scratch"
+                    f" directory {self._scratch.directory}"
+                )
+        return False
+
+    def _limits(self) -> Limits:
+        return Limits(self._options.memory_bytes, self._options.processes, self._options.cpus)
+
+    def _rlimits(self) -> dict[int, int]:
+        """Answers the limits that each process of an action gets (setrlimit(2)).
+
+        Data memory and processes only where no control group limits them: memory is then counted
+        for each process alone, and the kernel exempts root from the other.
+        """
+        options = self._options
+        controllers = self._cgroups.controllers
+        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: options.open_files}
+        if options.file_bytes is not None:
+            limits[resource.RLIMIT_FSIZE] = options.file_bytes
+        if options.memory_bytes is not None and "memory" not in controllers:
+            limits[resource.RLIMIT_DATA] = options.memory_bytes
+        if options.processes is not None and "pids" not in controllers:
+            limits[resource.RLIMIT_NPROC] = options.processes
+        return limits
+
+    def _describe_limits(self) -> str:
+        wanted = {
+            "memory": self._options.memory_bytes,
+            "pids": self._options.processes,
+            "cpu": self._options.cpus,
+        }
+        asked = [name for name, value in wanted.items() if value is not None]
+        grouped = [name for name in asked if name in self._cgroups.controllers]
+        others = [name for name in asked if name not in grouped and name != "cpu"]
+        parts = []
+        if grouped:
+            parts.append(f"cgroup v{self._cgroups.version}: {' '.join(grouped)}")
+        if others:
+            parts.append(f"rlimit: {' '.join(others)}")
+        if "cpu" in asked and "cpu" not in grouped:
+            parts.append("not enforced: cpu")
+        return "; ".join(parts) or "none"
+
+    def _message(self, ending: Ending, usage: Usage, captures: tuple[Capture, Capture]) -> str:
+        notes = [ending.message] if ending.message else []
+        if usage.out_of_memory:
+            limit = (self._options.memory_bytes or 0) >> 20
+            notes.append(f"a process was killed: out of memory (the limit is {limit} MiB)")
+        for name, capture in zip(("stdout", "stderr"), captures, strict=True):
+            if capture.is_truncated:
+                notes.append(f"{name} was truncated at {self._options.output_limit_bytes} bytes")
+        return "; ".join(notes)
+
+    def _is_root(self, work: Work) -> bool:
+        return wants_input_root(self._options.filesystem_root, work)
+
+    @abstractmethod
+    def _mount_point(self, scratch: Path) -> str:
+        """Answers where a command sees its input root, when that is not the filesystem root."""
+
+    @abstractmethod
+    def _launch(self, job: Job, stdout_fd: int, stderr_fd: int) -> Process:
+        """Starts the command, held back. Raises InvalidInput, SandboxUnavailable, OSError."""
+
+    @abstractmethod
+    def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
+        """Answers the sandbox really applied to actions, as short facts."""
+
+
+def wants_input_root(policy: FilesystemRoot, work: Work) -> bool:
+    """Tells whether an action is to see its input root as `/`."""
+    if policy is not FilesystemRoot.REQUESTED:
+        return policy is FilesystemRoot.INPUTS
+    asked = dict(work.platform)
+    return asked.get("chroot-input-root", "").lower() == "true" or "unixUID" in asked
+
+
+def _timeout(work: Work, options: ExecutorOptions) -> float:
+    return options.max_timeout_s if work.timeout_s is None else work.timeout_s
+
+
+def _check(work: Work, options: ExecutorOptions) -> list[tuple[tuple[str, ...], OutputRequest]]:
+    """Checks all that needs no blob; answers the output requests. Raises InvalidInput."""
+    if not work.arguments or not work.arguments[0]:
+        raise InvalidInput("the command has no arguments; arguments[0] names what to run")
+    for argument in work.arguments:
+        if "\0" in argument:
+            raise InvalidInput(f"argument {argument[:100]!r} holds a NUL character")
+    for name, value in work.environment:
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidInput(f"environment variable {name[:100]!r} has a bad name or value")
+    if work.timeout_s is not None and not 0 <= work.timeout_s <= options.max_timeout_s:
+        raise InvalidInput(
+            f"timeout of {work.timeout_s:g} s: this worker allows up to {options.max_timeout_s:g} s"
+        )
+    return requests_of(work)
+
+
+def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, ...]:
+    """Finds the working directory, makes the parents of outputs and the control group.
+
+    Answers the working directory. Raises InvalidInput, OSError.
+    """
+    directory = attempt.work.working_directory
+    root_fd = os.open(attempt.root, DIRECTORY_FLAGS)
+    try:
+        cwd = join("", directory)
+        place = locate(root_fd, cwd, mounted_at, follow_last=True)
+        if place is None or place.status is None or not stat.S_ISDIR(place.status.st_mode):
+            raise InvalidInput(
+                f"working directory {directory[:200]!r} is not a directory of the input tree"
+            )
+        for parts, _ in attempt.requests:
+            make_parents(root_fd, parts[:-1], mounted_at)
+    finally:
+        os.close(root_fd)
+    if attempt.group is not None:
+        attempt.group.make(limits)
+    return cwd

@@ -1,0 +1,126 @@
+"""Scratch space: one directory for each running action, and nothing left of it afterwards."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import stat
+from pathlib import Path
+
+from executor.errors import SandboxUnavailable, WorkerFailure
+from executor.paths import DIRECTORY_FLAGS
+
+_DIRECTORY_MODE = stat.S_IRWXU
+
+
+class Scratch:
+    """The scratch directory of one executor. Locked, because whoever opens it removes what a
+    killed predecessor left there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Makes the directory where missing, locks it and empties it.
+
+        Raises SandboxUnavailable when it cannot be used or another process holds it.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.directory = directory.resolve()
+            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        except OSError as error:
+            raise SandboxUnavailable(
+                f"scratch directory {directory}: {error.strerror}; make it writable or configure"
+                " another"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._work = self.directory / "work"
+            self._trash = self.directory / "trash"
+            for place in (self._trash, self._work):
+                place.mkdir(mode=0o700, exist_ok=True)
+                for leftover in list(place.iterdir()):
+                    remove_tree(leftover, self._trash)
+        except OSError as error:
+            os.close(self._lock)
+            why = (
+                "another process uses it"
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+                else error.strerror
+            )
+            raise SandboxUnavailable(
+                f"scratch directory {directory}: {why}; configure another or stop that process"
+            ) from error
+
+    def make(self, name: str) -> Path:
+        """Makes the empty directory of one action. Raises WorkerFailure."""
+        if not name or "/" in name or name.startswith("."):
+            raise WorkerFailure(f"work name {name!r} cannot name a directory")
+        path = self._work / name
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise WorkerFailure(f"making scratch space {path}: {error.strerror}") from error
+        return path
+
+    def discard(self, path: Path) -> None:
+        """Removes the directory of one action, whatever is in it and whatever its modes.
+
+        Raises OSError.
+        """
+        remove_tree(path, self._trash)
+
+    def free_bytes(self) -> int:
+        """Answers how much more fits on the scratch filesystem."""
+        status = os.statvfs(self.directory)
+        return status.f_bavail * status.f_frsize
+
+    def close(self) -> None:
+        """Gives up the lock."""
+        os.close(self._lock)
+
+
+def remove_tree(path: Path, trash: Path) -> None:
+    """Removes a tree of any depth and any modes, with a bounded number of open files.
+
+    Each sub-directory is first moved up into `trash` (a directory on the same filesystem), so that
+    no path grows with the depth and no recursion is needed. Raises OSError.
+    """
+    prefix = os.urandom(12).hex()  # Unlike any name that an interrupted removal left there.
+    numbers = itertools.count()
+    pending = [str(path)]
+    while pending:
+        directory = pending.pop()
+        try:
+            fd = os.open(directory, DIRECTORY_FLAGS)
+        except PermissionError:
+            os.chmod(directory, _DIRECTORY_MODE)
+            fd = os.open(directory, DIRECTORY_FLAGS)
+        try:
+            if os.fstat(fd).st_mode & _DIRECTORY_MODE != _DIRECTORY_MODE:
+                os.fchmod(fd, _DIRECTORY_MODE)
+            for name, is_directory in _entries(fd):
+                if is_directory:
+                    moved = f"{trash}/{prefix}.{next(numbers)}"
+                    _move(name, fd, moved)
+                    pending.append(moved)
+                else:
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+        os.rmdir(directory)
+
+
+def _entries(fd: int) -> list[tuple[str, bool]]:
+    with os.scandir(fd) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
+def _move(name: str, fd: int, target: str) -> None:
+    try:
+        os.rename(name, target, src_dir_fd=fd)
+    except PermissionError:
+        # Moving a directory changes its `..`, which takes write permission on itself.
+        os.chmod(name, _DIRECTORY_MODE, dir_fd=fd)
+        os.rename(name, target, src_dir_fd=fd)

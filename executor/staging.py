@@ -1,0 +1,265 @@
+"""Input trees: read from the store, checked, and laid out as real files for one action.
+
+Everything is copied, never hard-linked: a command may overwrite or chmod its inputs, and neither
+the store nor the next action may notice (REAPI `Action.input_root_digest`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from cas.digest import Digest
+from cas.errors import BlobNotFound
+from cas.store import BlobExporter, BlobStore, FileExport
+from executor.concurrency import Threads, for_each
+from executor.errors import InputsMissing, InvalidInput
+from executor.ports import TreeCodec
+from executor.spec import Directory, Work
+
+FIXED_MTIME_S = 946_684_800
+"""2000-01-01T00:00:00Z: every input's modification time, so that runs are alike. Not the epoch:
+zip cannot say that.
+"""
+
+_CONCURRENT_READS = 32
+_BATCH = 2_000
+"""Files exported per call, so that cancelling a large stage takes effect in between."""
+_INLINE_DECODE_BYTES = 32 * 1024
+_REMEMBERED_NODES = 200_000
+_PATH_MAX = 4_095
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLimits:
+    """How large a tree of inputs or outputs may be; a small blob can describe a huge tree."""
+
+    max_entries: int = 2_000_000
+    """Files, directories and symlinks together, counted as often as they appear."""
+    max_depth: int = 1_200
+    """Directory levels below the root."""
+    max_directory_bytes: int = 64 << 20
+    """Size of one encoded Directory."""
+
+
+@dataclass(slots=True)
+class Layout:
+    """A whole input tree as flat lists of paths relative to its root, parents first."""
+
+    directories: list[str] = field(default_factory=list)
+    files: list[tuple[Digest, str, bool]] = field(default_factory=list)
+    """Digest, path, executable."""
+    symlinks: list[tuple[str, str]] = field(default_factory=list)
+    """Path, target."""
+
+    def __len__(self) -> int:
+        return len(self.directories) + len(self.files) + len(self.symlinks)
+
+
+class InputTrees:
+    """Reads input trees from a store and lays them out. Remembers decoded directories.
+
+    Owned by the event loop.
+    """
+
+    def __init__(
+        self, store: BlobStore, codec: TreeCodec, limits: TreeLimits, in_thread: Threads
+    ) -> None:
+        self._store = store
+        self._codec = codec
+        self._limits = limits
+        self._in_thread = in_thread
+        self._decoded: OrderedDict[Digest, Directory] = OrderedDict()
+        self._nodes = 0
+
+    async def plan(self, work: Work) -> Layout:
+        """Reads the whole tree, level by level.
+
+        Raises InputsMissing with every missing blob, files included, when a Directory is missing;
+        InvalidInput when the tree is malformed or over the limits.
+        """
+        layout = Layout()
+        tree: dict[Digest, Directory | None] = {}
+        level = [("", work.input_root)]
+        depth = 0
+        while level:
+            if depth > self._limits.max_depth:
+                raise InvalidInput(
+                    f"the input tree is over {self._limits.max_depth} directories deep"
+                )
+            new = dict.fromkeys(digest for _, digest in level if digest not in tree)
+            await self._load(list(new), work, tree)
+            level = self._expand(level, tree, layout)
+            depth += 1
+        missing = {digest: None for digest, directory in tree.items() if directory is None}
+        if missing:
+            files = dict.fromkeys(digest for digest, _, _ in layout.files)
+            missing.update(dict.fromkeys(await self._store.find_missing(files)))
+            raise InputsMissing(list(missing))
+        return layout
+
+    def _expand(
+        self,
+        level: Iterable[tuple[str, Digest]],
+        known: dict[Digest, Directory | None],
+        layout: Layout,
+    ) -> list[tuple[str, Digest]]:
+        below: list[tuple[str, Digest]] = []
+        for path, digest in level:
+            directory = known[digest]
+            if directory is None:
+                continue
+            prefix = f"{path}/" if path else ""
+            for node in directory.directories:
+                below.append((prefix + node.name, node.digest))
+                layout.directories.append(prefix + node.name)
+            layout.files.extend(
+                (file.digest, prefix + file.name, file.is_executable) for file in directory.files
+            )
+            for link in directory.symlinks:
+                if not link.target or "\0" in link.target:
+                    raise InvalidInput(f"symbolic link {prefix + link.name!r} has no valid target")
+                layout.symlinks.append((prefix + link.name, link.target))
+            if len(layout) > self._limits.max_entries:
+                raise InvalidInput(
+                    f"the input tree has over {self._limits.max_entries} files and directories"
+                )
+        return below
+
+    async def _load(
+        self, digests: Sequence[Digest], work: Work, tree: dict[Digest, Directory | None]
+    ) -> None:
+        """Adds each directory to the tree, or None for what is not stored.
+
+        What is remembered is still looked up, which renews its lease.
+        """
+        remembered = [digest for digest in digests if digest in self._decoded]
+        for digest in remembered:
+            self._decoded.move_to_end(digest)
+            tree[digest] = self._decoded[digest]
+        tree.update(dict.fromkeys(await self._store.find_missing(remembered)))
+
+        async def load(digest: Digest) -> None:
+            tree[digest] = await self._read(digest, work)
+
+        unknown = [digest for digest in digests if digest not in tree]
+        if len(unknown) == 1:
+            await load(unknown[0])
+        elif unknown:
+            await for_each(min(_CONCURRENT_READS, len(unknown)), load, unknown)
+
+    async def _read(self, digest: Digest, work: Work) -> Directory | None:
+        if digest.is_empty:
+            return Directory()
+        if digest.size_bytes > self._limits.max_directory_bytes:
+            raise InvalidInput(
+                f"directory {digest} is over {self._limits.max_directory_bytes} bytes"
+            )
+        try:
+            data = await self._store.get(digest)
+        except BlobNotFound:
+            return None
+        if len(data) <= _INLINE_DECODE_BYTES:
+            directory = self._codec.decode_directory(data, work)
+        else:
+            directory = await self._in_thread(self._codec.decode_directory, data, work)
+        self._remember(digest, directory)
+        return directory
+
+    def _remember(self, digest: Digest, directory: Directory) -> None:
+        if digest in self._decoded:
+            return
+        self._decoded[digest] = directory
+        self._nodes += _weight(directory)
+        while self._nodes > _REMEMBERED_NODES:
+            _, dropped = self._decoded.popitem(last=False)
+            self._nodes -= _weight(dropped)
+
+    async def lay_out(self, layout: Layout, root: str) -> None:
+        """Makes the tree below `root`, an empty directory.
+
+        Raises InputsMissing with every file that is not stored, InvalidInput when the tree cannot
+        exist on a filesystem (a path too long), OSError when the host fails.
+        """
+        _check_lengths(layout, root)
+        try:
+            missing = await self._fill(layout, root)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                raise InvalidInput(f"input {error.filename!r}: {error.strerror}") from error
+            raise
+        if missing:
+            raise InputsMissing(missing)
+        await self._in_thread(_set_times, layout, root)
+
+    async def _fill(self, layout: Layout, root: str) -> list[Digest]:
+        await self._in_thread(_make_skeleton, layout, root)
+        missing: dict[Digest, None] = {}
+        for start in range(0, len(layout.files), _BATCH):
+            files = [
+                FileExport(digest, f"{root}/{path}", 0o755 if executable else 0o644)
+                for digest, path, executable in layout.files[start : start + _BATCH]
+            ]
+            missing.update(dict.fromkeys(await self._export(files)))
+        return list(missing)
+
+    async def _export(self, files: Sequence[FileExport]) -> list[Digest]:
+        if hasattr(self._store, "export_files"):
+            return await cast("BlobExporter", self._store).export_files(files)
+        return await self._copy(files)
+
+    async def _copy(self, files: Sequence[FileExport]) -> list[Digest]:
+        missing: dict[Digest, None] = {}
+        for digest, path, mode in files:
+            try:
+                with open(path, "xb") as file:  # noqa: ASYNC230 (page cache, chunk by chunk)
+                    async for chunk in self._store.read(digest):
+                        file.write(chunk)
+                    os.fchmod(file.fileno(), mode)
+            except BlobNotFound:
+                missing[digest] = None
+        return list(missing)
+
+
+def _check_lengths(layout: Layout, root: str) -> None:
+    room = _PATH_MAX - len(os.fsencode(root)) - 1
+    for path in _paths(layout):
+        if len(path) > room // 4 and len(os.fsencode(path)) > room:
+            raise InvalidInput(
+                f"the input tree has a path of {len(os.fsencode(path))} bytes, {path[:60]!r}...;"
+                f" this worker has room for {room}"
+            )
+
+
+def _make_skeleton(layout: Layout, root: str) -> None:
+    for path in layout.directories:
+        os.mkdir(f"{root}/{path}", 0o755)
+    for path, target in layout.symlinks:
+        os.symlink(target, f"{root}/{path}")
+
+
+def _paths(layout: Layout) -> Iterable[str]:
+    yield from layout.directories
+    for _, path, _ in layout.files:
+        yield path
+    for path, _ in layout.symlinks:
+        yield path
+
+
+def _set_times(layout: Layout, root: str) -> None:
+    times = (FIXED_MTIME_S, FIXED_MTIME_S)
+    for _, path, _ in layout.files:
+        os.utime(f"{root}/{path}", times)
+    for path, _ in layout.symlinks:
+        os.utime(f"{root}/{path}", times, follow_symlinks=False)
+    for path in layout.directories:
+        os.utime(f"{root}/{path}", times)
+    os.utime(root, times)
+
+
+def _weight(directory: Directory) -> int:
+    return 1 + len(directory.files) + len(directory.directories) + len(directory.symlinks)
