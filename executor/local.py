@@ -14,13 +14,14 @@ How one action goes:
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
 import stat
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -219,6 +220,8 @@ class LocalExecutor(ABC):
         self._inputs = InputTrees(store, codec, options.trees, self._threads)
         self._outputs = OutputCollector(store, codec, options.trees, self._threads)
         self._scratch = Scratch(options.scratch)
+        place = hashlib.sha256(bytes(self._scratch.directory)).hexdigest()
+        self._identity = f"armitage-{place[:12]}"
         try:
             self._cgroups = self._open_cgroups()
         except OSError as error:
@@ -228,8 +231,7 @@ class LocalExecutor(ABC):
             ) from error
 
     def _open_cgroups(self) -> Cgroups:
-        name = hashlib.sha256(bytes(self._scratch.directory)).hexdigest()[:12]
-        cgroups = open_cgroups(f"armitage-{name}")
+        cgroups = open_cgroups(self._identity)
         cgroups.clear()
         return cgroups
 
@@ -484,3 +486,19 @@ def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, .
     if attempt.group is not None:
         attempt.group.make(limits)
     return cwd
+
+
+def apply_limits(pid: int, limits: Mapping[int, int]) -> None:
+    """Sets resource limits of another process, each at most what the host allows already."""
+    for which, wanted in limits.items():
+        _, hard = resource.prlimit(pid, which)
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.prlimit(pid, which, (limit, limit))
+
+
+def start_failure(error: OSError, arguments: Sequence[str]) -> Exception:
+    """Answers what it means that a command could not even be started."""
+    if error.errno == errno.E2BIG:
+        size = sum(len(os.fsencode(argument)) + 1 for argument in arguments)
+        return InvalidInput(f"the command line of {size} bytes is too long for this host")
+    return WorkerFailure(f"starting the command: {error}")

@@ -36,7 +36,6 @@ import functools
 import glob
 import json
 import os
-import resource
 import shutil
 import stat
 import subprocess
@@ -46,7 +45,15 @@ from pathlib import Path
 from cas.store import BlobStore
 from executor.concurrency import settle
 from executor.errors import InvalidInput, SandboxUnavailable, WorkerFailure
-from executor.local import Ending, ExecutorOptions, Job, LocalExecutor, Process
+from executor.local import (
+    Ending,
+    ExecutorOptions,
+    Job,
+    LocalExecutor,
+    Process,
+    apply_limits,
+    start_failure,
+)
 from executor.pidfd import PidWatch
 from executor.ports import TreeCodec
 from executor.spec import Work
@@ -246,7 +253,7 @@ class _Sandbox:
         except OSError as error:
             os.close(self._status)
             os.close(self._block)
-            raise _start_failure(error, work) from error
+            raise start_failure(error, work.arguments) from error
         finally:
             for fd in (options, status, block):
                 os.close(fd)
@@ -443,22 +450,7 @@ def _confine(job: Job, limits: Mapping[int, int], pid: int) -> None:
         apply_limits(pid, limits)
 
 
-def apply_limits(pid: int, limits: Mapping[int, int]) -> None:
-    """Sets resource limits of another process, each at most what the host allows already."""
-    for which, wanted in limits.items():
-        _, hard = resource.prlimit(pid, which)
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.prlimit(pid, which, (limit, limit))
-
-
 def _fill(fd: int, arguments: Sequence[str]) -> None:
     with os.fdopen(os.dup(fd), "wb") as file:
         file.write(b"".join(os.fsencode(argument) + b"\0" for argument in arguments))
     os.lseek(fd, 0, os.SEEK_SET)
-
-
-def _start_failure(error: OSError, work: Work) -> Exception:
-    if error.errno == errno.E2BIG:
-        size = sum(len(os.fsencode(argument)) + 1 for argument in work.arguments)
-        return InvalidInput(f"the command line of {size} bytes is too long for this host")
-    return WorkerFailure(f"starting the sandbox launcher: {error}")
