@@ -38,7 +38,7 @@ from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents
 from executor.ports import Progress, TreeCodec
 from executor.scratch import Scratch
 from executor.spec import Outcome, OutputRequest, ResourceUse, Timings, Work
-from executor.staging import InputTrees, TreeLimits
+from executor.staging import FIXED_MTIME_S, InputTrees, TreeLimits
 
 _START_TIMEOUT_S = 30.0
 _WATCH_INTERVAL_S = 0.5
@@ -480,7 +480,7 @@ def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, .
                 f"working directory {directory[:200]!r} is not a directory of the input tree"
             )
         for parts, _ in attempt.requests:
-            make_parents(root_fd, parts[:-1], mounted_at)
+            make_parents(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S)
     finally:
         os.close(root_fd)
     if attempt.group is not None:

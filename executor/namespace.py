@@ -168,11 +168,11 @@ class NamespaceExecutor(LocalExecutor):
                 *self._private(),
                 *("--remount-ro", "/"),
             ]
-        top = "/" if job.is_root else f"{BUILD_ROOT}/"
+        top = "" if job.is_root else BUILD_ROOT
         arguments = [
             *self._common(self._hardening, uid, gid),
             *view,
-            *("--chdir", top + "/".join(job.cwd)),
+            *("--chdir", "/".join((top, *job.cwd)) or "/"),
             *(word for pair in job.environment for word in ("--setenv", *pair)),
         ]
         limit = functools.partial(_confine, job, self._rlimits())

@@ -148,8 +148,8 @@ def open_readable(directory_fd: int, name: str, flags: int) -> int:
         return os.open(name, flags, dir_fd=directory_fd)
 
 
-def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str) -> None:
-    """Makes the missing directories of a path below the root.
+def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: int) -> None:
+    """Makes the missing directories of a path below the root, and dates what it touches.
 
     Does nothing where a file is in the way: that is the command's affair. Raises InvalidInput when
     links lead the path outside the root.
@@ -168,9 +168,11 @@ def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str) -> None:
     try:
         for part in place.parts[place.existing :]:
             os.mkdir(part, 0o755, dir_fd=fd)
+            os.utime(fd, (mtime_s, mtime_s))
             below = os.open(part, DIRECTORY_FLAGS, dir_fd=fd)
             os.close(fd)
             fd = below
+        os.utime(fd, (mtime_s, mtime_s))
     finally:
         os.close(fd)
 

@@ -149,6 +149,7 @@ class _Plain:
     def _kill_all(self) -> None:
         if self._job.group is not None:
             self._job.group.kill()
+            return
         known = {self._process.pid}
         for _ in range(_KILL_ROUNDS):
             found = self._family(known)
