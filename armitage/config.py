@@ -16,12 +16,20 @@ from typing import Any
 
 from armitage import settings
 from armitage.errors import ConfigError
+from armitage.observability.logs import LogOptions
+from armitage.observability.traces import TraceOptions
+from armitage.reapi.bytestream import ByteStreamOptions
+from armitage.reapi.execution import ExecutionOptions
 from armitage.reapi.instances import Instance
 from armitage.reapi.limits import Limits
+from armitage.reapi.logstream import LogLimits
+from armitage.scheduler.core import CoreOptions
+from armitage.scheduler.platforms import PlatformRules
 from armitage.transport.addresses import is_loopback
 from armitage.transport.grpcio import GrpcioOptions
 from cas.disk import DiskOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
+from executor.local import ExecutorOptions
 
 
 class StorageKind(StrEnum):
@@ -33,7 +41,7 @@ class StorageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InvocationOptions:
-    """How long what a build (RequestMetadata) refers to is kept for its sake, beyond every lease."""
+    """How long what a build (RequestMetadata) refers to is kept for its sake, beyond any lease."""
 
     idle_s: float = 1800.0
     """A build that is silent for so long counts as over."""
@@ -43,6 +51,28 @@ class InvocationOptions:
     def __post_init__(self) -> None:
         if self.max_invocations < 1:
             raise ValueError("max_invocations must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """The worker inside the daemon."""
+
+    enabled: bool = True
+    """Whether to execute at all; otherwise this is a cache."""
+    accept_unsandboxed: bool = False
+    """Where this host cannot sandbox, run actions with all rights of this user all the same."""
+    name: str = ""
+    """Shown in every result; empty: the host's name."""
+    slots: int = 0
+    """Actions at once; 0: one for each CPU."""
+    properties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the worker offers (REAPI `Platform`), beside and before what the host says of itself:
+    OSFamily and ISA.
+    """
+
+    def __post_init__(self) -> None:
+        if self.slots < 0:
+            raise ValueError("slots must be at least 1, or 0 for one for each CPU")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,15 @@ class Config:
     disk: DiskOptions = field(default_factory=DiskOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
+    bytestream: ByteStreamOptions = field(default_factory=ByteStreamOptions)
+    logstream: LogLimits = field(default_factory=LogLimits)
+    execute: ExecutionOptions = field(default_factory=ExecutionOptions)
+    scheduler: CoreOptions = field(default_factory=CoreOptions)
+    platform: PlatformRules = field(default_factory=PlatformRules)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    log: LogOptions = field(default_factory=LogOptions)
+    traces: TraceOptions = field(default_factory=TraceOptions)
 
 
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -2,30 +2,44 @@
 
 Start order: stores, execution, services, then the listeners, so that nobody is answered before all
 of it works. A failure on the way takes down what was started, in reverse order. Stop order: tell
-health checks, refuse new work, let running work end (both for `drain_s` together), close listeners,
-end execution, close stores.
+health checks, refuse new work, let running work end (for `drain_s`), close listeners, end
+execution, close stores.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import os
+import platform
+import secrets
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, check
-from armitage.errors import ConfigError
+from armitage.errors import ConfigError, Exhausted
 from armitage.reapi.action_cache import ActionCacheService
+from armitage.reapi.bytestream import ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
+from armitage.reapi.execution import ExecutionService
+from armitage.reapi.execution_job import OutputStream
 from armitage.reapi.gate import status_of
 from armitage.reapi.instances import Instances
 from armitage.reapi.invocations import Invocations
+from armitage.reapi.logstream import Log, LogStreams
+from armitage.reapi.operations import OperationsService
+from armitage.reapi.trees import DirectoryCodec
+from armitage.scheduler.service import Scheduler
+from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
 from armitage.transport.grpcio import GrpcioServer
 from armitage.transport.health import HealthService
 from armitage.transport.port import Method
@@ -34,13 +48,19 @@ from cas.action_cache import ActionCache
 from cas.disk import DiskStore
 from cas.memory import MemoryActionCache, MemoryStore
 from cas.store import BlobStore, Retention
+from executor.errors import SandboxUnavailable
+from executor.local import LocalExecutor
+from executor.namespace import NamespaceExecutor
+from executor.unsandboxed import UnsandboxedExecutor
 
 _log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 30.0
+_ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64le": "power-isa-le"}
+"""From uname's names to those of REAPI's platform lexicon."""
 
 
-class _Store(BlobStore, Retention, Protocol):
+class Store(BlobStore, Retention, Protocol):
     """What the daemon needs of a store."""
 
 
@@ -61,6 +81,17 @@ class Execution:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every service stands on."""
+
+    store: Store
+    cache: ActionCache
+    instances: Instances
+    invocations: Invocations
+    completeness: Completeness
+
+
 class Daemon:
     """One running server. An async context manager; start and stop are for the same task.
 
@@ -74,6 +105,7 @@ class Daemon:
         self._stack = AsyncExitStack()
         self._server: GrpcioServer | None = None
         self._health: HealthService | None = None
+        self._scheduler: Scheduler | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -112,8 +144,11 @@ class Daemon:
         """
         if self._health is not None:
             self._health.set_serving(serving=False)
-        if self._server is not None:
-            await self._server.drain(self._config.drain_s)
+        async with asyncio.TaskGroup() as group:
+            if self._scheduler is not None:
+                group.create_task(self._scheduler.drain(self._config.drain_s))
+            if self._server is not None:
+                group.create_task(self._server.drain(self._config.drain_s))
 
     async def stop(self) -> None:
         """Stops everything at once; whoever wants running work to end drains before.
@@ -124,7 +159,9 @@ class Daemon:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         config = self._config
+        codec = DirectoryCodec()
         store, cache = await self._open_stores(stack)
+        executor = await self._open_executor(stack, store, codec)
         instances = Instances(
             replace(instance, exec_enabled=instance.exec_enabled and self._execution.enabled)
             for instance in config.instances
@@ -136,17 +173,22 @@ class Daemon:
             max_invocations=config.invocations.max_invocations,
         )
         completeness = Completeness(store, limits=config.limits)
-        methods: list[Method] = [
-            *CapabilitiesService(instances, limits=config.limits).methods(),
-            *ContentService(store, instances, invocations, limits=config.limits).methods(),
-            *ActionCacheService(
-                cache, store, instances, invocations, completeness, limits=config.limits
-            ).methods(),
+        base = _Base(store, cache, instances, invocations, completeness)
+        logs = LogStreams(instances, self._clock.monotonic, limits=config.logstream)
+        streams = ByteStreamService(
+            store, instances, invocations, logs, self._clock.monotonic, options=config.bytestream
+        )
+        methods = [
+            *self._cache_methods(base),
+            *streams.methods(),
+            *logs.methods(),
+            *await self._execution_methods(stack, base, codec, executor, logs),
         ]
-        await stack.enter_async_context(_Periodic(_HOUSEKEEPING_S, [invocations.expire]))
+        chores = _Chores(_HOUSEKEEPING_S, [invocations.expire, logs.expire], [streams.expire])
+        await stack.enter_async_context(chores)
         await self._listen(stack, methods)
 
-    async def _open_stores(self, stack: AsyncExitStack) -> tuple[_Store, ActionCache]:
+    async def _open_stores(self, stack: AsyncExitStack) -> tuple[Store, ActionCache]:
         config = self._config
         if config.storage is StorageKind.MEMORY:
             memory = MemoryStore(config.memory, self._clock.monotonic)
@@ -155,7 +197,7 @@ class Daemon:
             stack.push_async_callback(cache.close)
             return memory, cache
         if config.data_dir is None:
-            raise ConfigError("data_dir: required with storage = disk; name a directory")
+            raise ConfigError('data_dir: required with storage = "disk"; name a directory')
         disk = await DiskStore.open(
             config.data_dir / "cas",
             config.disk,
@@ -166,6 +208,96 @@ class Daemon:
         results = MemoryActionCache(config.memory_action_cache)
         stack.push_async_callback(results.close)
         return disk, results
+
+    async def _open_executor(
+        self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
+    ) -> LocalExecutor | None:
+        worker = self._config.worker
+        if not worker.enabled:
+            self._execution = Execution(
+                enabled=False, sandboxed=False, reason="off (worker.enabled = false)"
+            )
+            return None
+        options = replace(
+            self._config.executor,
+            scratch=self._scratch(stack),
+            max_timeout_s=self._config.execute.actions.max_timeout_s,
+        )
+        executor: LocalExecutor
+        try:
+            executor = NamespaceExecutor(store, codec, options, self._clock.wall)
+            how = Execution(enabled=True, sandboxed=True, reason="")
+        except SandboxUnavailable as error:
+            if not worker.accept_unsandboxed:
+                self._execution = Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
+                _log.warning("actions are not executed: %s", error)
+                return None
+            executor = UnsandboxedExecutor(store, codec, options, self._clock.wall)
+            how = Execution(enabled=True, sandboxed=False, reason="")
+            _log.warning("actions run WITHOUT a sandbox, as accepted: %s", error)
+        stack.push_async_callback(executor.close)
+        self._execution = replace(how, reason=_describe(executor))
+        return executor
+
+    def _scratch(self, stack: AsyncExitStack) -> Path:
+        """Below the data directory where there is one; a relative path is meant from there."""
+        config = self._config
+        if config.data_dir is None and not config.executor.scratch.is_absolute():
+            made = tempfile.TemporaryDirectory(prefix="armitage-", ignore_cleanup_errors=True)
+            return Path(stack.enter_context(made)) / config.executor.scratch
+        return (config.data_dir or Path()) / config.executor.scratch
+
+    def _cache_methods(self, base: _Base) -> list[Method]:
+        limits, scheduler = self._config.limits, self._config.scheduler
+        priorities = (scheduler.priority_min, scheduler.priority_max)
+        shared = (base.instances, base.invocations)
+        return [
+            *CapabilitiesService(base.instances, limits=limits, priorities=priorities).methods(),
+            *ContentService(base.store, *shared, limits=limits).methods(),
+            *ActionCacheService(
+                base.cache, base.store, *shared, base.completeness, limits=limits
+            ).methods(),
+        ]
+
+    async def _execution_methods(
+        self,
+        stack: AsyncExitStack,
+        base: _Base,
+        codec: DirectoryCodec,
+        executor: LocalExecutor | None,
+        logs: LogStreams,
+    ) -> list[Method]:
+        config = self._config
+        workers = [] if executor is None else [EmbeddedWorker(executor, self._worker_options())]
+        scheduler = Scheduler(workers, self._clock, options=config.scheduler, rules=config.platform)
+        await scheduler.start()
+        stack.push_async_callback(scheduler.stop)
+        self._scheduler = scheduler
+        execution = ExecutionService(
+            scheduler=scheduler,
+            store=base.store,
+            retention=base.store,
+            action_cache=base.cache,
+            instances=base.instances,
+            invocations=base.invocations,
+            completeness=base.completeness,
+            codec=codec,
+            clock=self._clock,
+            new_id=lambda: secrets.token_hex(16),
+            options=config.execute,
+            limits=config.limits,
+            open_streams=_LiveOutput(logs).open,
+        )
+        operations = OperationsService(scheduler, base.store, limits=config.limits)
+        return [*execution.methods(), *operations.methods()]
+
+    def _worker_options(self) -> WorkerOptions:
+        worker = self._config.worker
+        return WorkerOptions(
+            name=worker.name or socket.gethostname() or "local",
+            slots=worker.slots or len(os.sched_getaffinity(0)),
+            properties={**_host_properties(), **worker.properties},
+        )
 
     async def _listen(self, stack: AsyncExitStack, methods: Sequence[Method]) -> None:
         config = self._config
@@ -180,12 +312,53 @@ class Daemon:
         self._addresses = Addresses(tuple(bound))
 
 
-class _Periodic:
-    """Calls functions every so often, in a task that ends with the context."""
+class _LiveOutput:
+    """Gives each operation a log for stdout and one for stderr (REAPI `LogStream`)."""
 
-    def __init__(self, period_s: float, functions: Sequence[Callable[[], None]]) -> None:
+    def __init__(self, logs: LogStreams) -> None:
+        self._logs = logs
+
+    def open(self, operation: str) -> tuple[OutputStream, OutputStream]:
+        """Opens stdout and stderr."""
+        instance = operation.rpartition("operations/")[0].removesuffix("/")
+        return self._one(instance), self._one(instance)
+
+    def _one(self, instance: str) -> OutputStream:
+        """Live output is a comfort: where there is no room for it, the action runs without."""
+        try:
+            return _OutputLog(self._logs.create(instance))
+        except Exhausted:
+            return _OutputLog(None)
+
+
+class _OutputLog:
+    """A log as an action writes it."""
+
+    def __init__(self, log: Log | None) -> None:
+        self._log = log
+        self.name = "" if log is None else log.name
+
+    def append(self, data: bytes) -> None:
+        if self._log is not None:
+            self._log.write(data)
+
+    def finish(self) -> None:
+        if self._log is not None:
+            self._log.finish()
+
+
+class _Chores:
+    """Does small things every so often, in a task that ends with the context."""
+
+    def __init__(
+        self,
+        period_s: float,
+        functions: Sequence[Callable[[], None]],
+        coroutines: Sequence[Callable[[], Awaitable[None]]],
+    ) -> None:
         self._period_s = period_s
         self._functions = functions
+        self._coroutines = coroutines
         self._group = asyncio.TaskGroup()
         self._task: asyncio.Task[None] | None = None
 
@@ -209,3 +382,21 @@ class _Periodic:
             await asyncio.sleep(self._period_s)
             for function in self._functions:
                 function()
+            for coroutine in self._coroutines:
+                await coroutine()
+
+
+def _host_properties() -> Mapping[str, tuple[str, ...]]:
+    machine = platform.machine()
+    return {
+        "OSFamily": (platform.system().lower(),),
+        "ISA": (_ISAS.get(machine, machine),),
+    }
+
+
+def _describe(executor: LocalExecutor) -> str:
+    sandbox = executor.sandbox()
+    limits = sandbox.get("limits", "")
+    if sandbox.get("sandbox") == "none":
+        return f"WITHOUT a sandbox, as accepted; limits: {limits}"
+    return f"in a sandbox ({sandbox['launcher']}; no network; limits: {limits})"

@@ -244,6 +244,8 @@ def _convert(kind: Any, value: object, path: str, name: str) -> Any:
     if origin in (tuple, frozenset):
         if not isinstance(value, list):
             raise ConfigError(f"{path}: expected a list, got {_kind_of(value)}")
+        if origin is tuple and arguments[-1] is not ... and len(value) != len(arguments):
+            raise ConfigError(f"{path}: expected {len(arguments)} values, got {len(value)}")
         items = (_convert(arguments[0], v, f"{path}[{i}]", name) for i, v in enumerate(value))
         return origin(items)
     if origin is not None and issubclass(origin, Mapping):

@@ -63,10 +63,10 @@ class FilesystemRoot(Enum):
 class ExecutorOptions:
     """How actions run on this machine."""
 
-    scratch: Path
+    scratch: Path = Path("scratch")
     """Directory for running actions' files. Emptied at the start; no two executors may share it."""
     bubblewrap: str | None = None
-    """Path of `bwrap`; None looks in /usr/local/bin, /usr/bin and /bin."""
+    """Path of `bwrap`; None looks for it where system programs are."""
     toolchain: tuple[str, ...] = (
         "/usr",
         "/bin",
@@ -87,8 +87,10 @@ class ExecutorOptions:
     gid: int = 1000
     """User and group that a sandboxed command sees itself as; on the host it is this process's."""
     hostname: str = "armitage"
-    max_timeout_s: float = 3600.0
-    """For actions that set no timeout, and the most that any may ask for."""
+    max_timeout_s: float = field(default=3600.0, metadata={"setting": False})
+    """For actions that set no timeout, and the most that any may ask for. Not a setting of its own:
+    whoever takes actions in has the limits, and sets it from them.
+    """
     output_limit_bytes: int = 64 << 20
     """Of stdout, and again of stderr, that is kept; the rest is dropped, and a line says so."""
     memory_bytes: int | None = 8 << 30

@@ -93,7 +93,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         ("grpc.tls.key", args.tls_key),
         ("grpc.tls.client_authority", args.tls_client_ca),
         ("accept_insecure_network", args.accept_insecure_network or None),
-        ("executor.accept_unsandboxed", args.accept_unsandboxed or None),
+        ("worker.accept_unsandboxed", args.accept_unsandboxed or None),
     ):
         if value is not None:
             _put(table, path, value)
