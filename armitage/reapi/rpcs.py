@@ -53,6 +53,18 @@ BATCH_READ_BLOBS = Rpc(
 GET_TREE = Rpc(_CAS + "GetTree", reapi.GetTreeRequest, reapi.GetTreeResponse, response_stream=True)
 SPLIT_BLOB = Rpc(_CAS + "SplitBlob", reapi.SplitBlobRequest, reapi.SplitBlobResponse)
 SPLICE_BLOB = Rpc(_CAS + "SpliceBlob", reapi.SpliceBlobRequest, reapi.SpliceBlobResponse)
+GET_CHUNK_MAPPING = Rpc(
+    _CAS + "GetChunkMapping",
+    reapi.GetChunkMappingRequest,
+    reapi.GetChunkMappingResponse,
+    response_stream=True,
+)
+REGISTER_CHUNK_MAPPING = Rpc(
+    _CAS + "RegisterChunkMapping",
+    reapi.RegisterChunkMappingRequest,
+    reapi.RegisterChunkMappingResponse,
+    request_stream=True,
+)
 
 GET_ACTION_RESULT = Rpc(
     _REAPI + "ActionCache/GetActionResult", reapi.GetActionResultRequest, reapi.ActionResult

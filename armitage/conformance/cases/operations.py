@@ -1,0 +1,289 @@
+"""Cases 95-102: operations: joining, leaving, cancelling, priorities, long streams, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+from google.longrunning import operations_pb2 as longrunning
+
+from armitage.client.channel import CallFailed, Channel
+from armitage.conformance import actions
+from armitage.conformance.actions import Prepared, Stage, Verdict
+from armitage.conformance.control import Variant
+from armitage.conformance.model import Failed, Level, Need, Skipped, case
+from armitage.conformance.session import Session, describe
+from armitage.reapi import rpcs
+from armitage.transport.port import Code
+
+_NEEDS = (Need.EXECUTION,)
+_RANDOM = "od -An -N16 -tx1 /dev/urandom"
+_PING_S = 10.0
+
+
+def _sleeper(s: Session, seconds: float, text: str = _RANDOM) -> Prepared:
+    return actions.prepare(s, ["/bin/sh", "-c", f"sleep {seconds}; {text}"])
+
+
+async def _begin(s: Session, prepared: Prepared) -> str:
+    """Executes, leaves the stream at its first message, and answers the operation's name."""
+    await s.put(*prepared.blobs)
+    request = actions.request_for(s, prepared.action_digest)
+    async with aclosing(actions.operations_of(s.channel, request, s)) as stream:
+        async for operation in stream:
+            name: str = operation.name
+            return name
+    raise Failed("the stream of operations ended without a message")
+
+
+@asynccontextmanager
+async def _running(s: Session, prepared: Prepared) -> AsyncIterator[asyncio.Task[Verdict]]:
+    """Enters while the action is EXECUTING; its task gives the verdict."""
+    await s.put(*prepared.blobs)
+    started = asyncio.Event()
+    request = actions.request_for(s, prepared.action_digest)
+
+    async def watched() -> AsyncIterator[longrunning.Operation]:
+        async with aclosing(actions.operations_of(s.channel, request, s)) as stream:
+            async for operation in stream:
+                metadata = actions.metadata_of(operation)
+                if operation.done or (metadata and metadata.stage == Stage.EXECUTING):
+                    started.set()
+                yield operation
+
+    async def verdict() -> Verdict:
+        try:
+            return await actions.follow(s, watched())
+        finally:
+            started.set()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(verdict())
+        await started.wait()
+        try:
+            yield task
+        finally:
+            if not task.done():
+                task.cancel()
+
+
+async def _last_word(s: Session, name: str) -> Verdict:
+    return await actions.follow(s, actions.wait_for(s, name))
+
+
+@case(
+    95,
+    "A worker killed in mid-run gives one final answer: run again, or an error of its own",
+    source="ExecutionStage: may go back to QUEUED; INTERNAL",
+    needs=_NEEDS,
+)
+async def killed_worker_is_survived(s: Session) -> None:
+    async with s.elsewhere(Variant.DISPOSABLE) as other:
+        prepared = _sleeper(other, 2)
+        async with _running(other, prepared) as task:
+            await other.control.kill_worker()
+            verdict = await task
+        fine = {Code.OK, Code.INTERNAL, Code.UNAVAILABLE}
+        s.check(verdict.code in fine, verdict.says())
+        done = [operation for operation in verdict.operations if operation.done]
+        s.check(len(done) == 1, f"{len(done)} final messages")
+        again = await actions.run_script(other, "echo alive")
+        again.expect_ok()
+
+
+@case(
+    96,
+    "WaitExecution: a running operation streams, a finished one is done, others NOT_FOUND",
+    source="WaitExecution",
+    needs=_NEEDS,
+)
+async def wait_execution_joins(s: Session) -> None:
+    prepared = _sleeper(s, 1.5)
+    name = await _begin(s, prepared)
+    first, last = await _first_and_last(s, name)
+    s.check(not first.done, "the first message of a running operation is already done")
+    s.check(last.done, "the stream ended before the operation was done")
+    s.check(first.name == name, f"the name is {first.name}, not {name}")
+    try:
+        finished = await _last_word(s, name)
+    except Failed as error:
+        s.fail(f"a finished operation: {error.seen}")
+    else:
+        gone = finished.at_rpc and finished.code == Code.NOT_FOUND
+        s.check(not gone, "a finished operation is forgotten at once", Level.SHOULD)
+        s.check(gone or finished.code == Code.OK, f"a finished operation: {finished.says()}")
+    unknown = await _last_word(s, f"{name}-no-such-operation")
+    s.check(unknown.at_rpc, "an unknown operation has a stream")
+    s.check(unknown.code == Code.NOT_FOUND, f"an unknown operation: {unknown.says()}")
+
+
+async def _first_and_last(
+    s: Session, name: str
+) -> tuple[longrunning.Operation, longrunning.Operation]:
+    seen = [operation async for operation in actions.wait_for(s, name)]
+    if not seen:
+        raise Failed("WaitExecution ended without a message")
+    return seen[0], seen[-1]
+
+
+@case(
+    97,
+    "A client that lost its stream gets the result by WaitExecution, of the same run",
+    source="Execute, WaitExecution; Bazel and BuildStream reconnect so",
+    needs=_NEEDS,
+)
+async def lost_stream_is_rejoined(s: Session) -> None:
+    prepared = _sleeper(s, 1.5)
+    name = await _begin(s, prepared)
+    await asyncio.sleep(0.3)
+    result = (await _last_word(s, name)).expect_ok()
+    verdict = await actions.execute(s, prepared.action_digest)
+    if verdict.response.cached_result:
+        one = await actions.stdout_of(s, result)
+        two = await actions.stdout_of(s, verdict.expect_ok())
+        s.check(one == two, "it ran twice", Level.SHOULD)
+
+
+@case(
+    98,
+    "A queued action whose watchers all left is dropped after a grace",
+    source="clients that vanished must not keep workers busy (Buck2 races local and remote)",
+    level=Level.INTEROP,
+    needs=_NEEDS,
+)
+async def abandoned_action_is_dropped(s: Session) -> None:
+    async with s.elsewhere(Variant.ONE_SLOT) as other:
+        blocker, abandoned = _sleeper(other, 4), _sleeper(other, 0)
+        async with _running(other, blocker) as task:
+            name = await _begin(other, abandoned)
+            (await task).expect_ok()
+        last = await _last_word(other, name)
+        dropped = last.code in {Code.NOT_FOUND, Code.CANCELLED}
+        s.check(dropped, f"the abandoned action: {last.says()}", Level.INTEROP)
+
+
+@case(
+    99,
+    "CancelOperation ends it as CANCELLED in the response, not in Operation.error",
+    source="Execute: CANCELLED; the server MUST NOT set Operation.error",
+    needs=(Need.EXECUTION, Need.OPERATIONS),
+)
+async def cancelled_operation_says_so(s: Session) -> None:
+    marker = f"8{secrets.randbelow(10**8):08d}"
+    prepared = actions.prepare(s, ["/bin/sh", "-c", f"sleep {marker}"])
+    async with _running(s, prepared) as task:
+        name = await _name_of(s, prepared)
+        request = longrunning.CancelOperationRequest(name=name)
+        for _ in range(2):
+            await s.channel.call(rpcs.CANCEL_OPERATION, request, timeout=s.options.call_timeout_s)
+        verdict = await task
+    s.check(verdict.code == Code.CANCELLED, verdict.says())
+    s.check(not verdict.at_rpc, "the RPC failed instead of ending with a done Operation")
+    get = longrunning.GetOperationRequest(name=name)
+    try:
+        operation = await s.channel.call(rpcs.GET_OPERATION, get, timeout=s.options.call_timeout_s)
+    except CallFailed as error:
+        s.check(error.code == Code.NOT_FOUND, f"GetOperation: {describe(error)}")
+    else:
+        s.check(operation.done, "GetOperation: it is not done")
+        s.check(operation.WhichOneof("result") != "error", "GetOperation: error is set")
+    unknown = longrunning.CancelOperationRequest(name=f"{name}-no-such-operation")
+    await s.rejected(
+        s.channel.call(rpcs.CANCEL_OPERATION, unknown, timeout=s.options.call_timeout_s),
+        {Code.NOT_FOUND, Code.INVALID_ARGUMENT},
+        "cancelling an unknown operation",
+        level=Level.SHOULD,
+    )
+    try:
+        alive = await s.control.is_running(marker)
+    except Skipped:
+        return
+    s.check(not alive, "its processes live on", Level.SHOULD)
+
+
+async def _name_of(s: Session, prepared: Prepared) -> str:
+    """Learns the name of a running action's operation by joining it with an equal request."""
+    return await _begin(s, prepared)
+
+
+@case(
+    100,
+    "Of two queued actions the one with the lower priority value runs first",
+    source="ExecutionPolicy.priority",
+    level=Level.SHOULD,
+    needs=_NEEDS,
+)
+async def lower_priority_value_runs_first(s: Session) -> None:
+    async with s.elsewhere(Variant.ONE_SLOT) as other:
+        late, soon = _sleeper(other, 0.2), _sleeper(other, 0.2)
+        await other.put(*late.blobs, *soon.blobs)
+        order: list[str] = []
+
+        async def queued(name: str, prepared: Prepared, priority: int) -> None:
+            verdict = await actions.execute(other, prepared.action_digest, priority=priority)
+            verdict.expect_ok()
+            order.append(name)
+
+        async with _running(other, _sleeper(other, 2)) as blocker, asyncio.TaskGroup() as group:
+            group.create_task(queued("5", late, 5))
+            await asyncio.sleep(0.5)
+            group.create_task(queued("-5", soon, -5))
+            await blocker
+        s.check(order == ["-5", "5"], f"they ended in the order {order}", Level.SHOULD)
+
+
+@case(
+    101,
+    "Many open Execute streams survive, with pings every 10 s",
+    source="Buck2 pings every 30 s, calls or none, and keeps hundreds of streams open",
+    level=Level.INTEROP,
+    needs=_NEEDS,
+    time_limit_s=150,
+)
+async def streams_survive_pings(s: Session) -> None:
+    per_connection, seconds = (100, 600.0) if s.options.full else (10, 45.0)
+    prepared = _sleeper(s, 5)
+    await s.put(*prepared.blobs)
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(s.another_connection(_PING_S)) for _ in range(4)
+        ]
+        await _execute_on_all(s, channels, prepared, per_connection)
+        # Without any call, pings alone must not make the server close the connection.
+        await asyncio.sleep(seconds - 10)
+        await _execute_on_all(s, channels, prepared, 1)
+
+
+async def _execute_on_all(
+    s: Session, channels: list[Channel], prepared: Prepared, each: int
+) -> None:
+    async def one(channel: Channel) -> None:
+        verdict = await actions.execute(s, prepared.action_digest, channel=channel)
+        s.check(verdict.code == Code.OK, verdict.says(), Level.INTEROP)
+
+    async with asyncio.TaskGroup() as group:
+        for channel in channels:
+            for _ in range(each):
+                group.create_task(one(channel))
+
+
+@case(
+    102,
+    "A draining server refuses new actions with UNAVAILABLE and finishes running ones",
+    source="Execute: UNAVAILABLE, the client should retry",
+    level=Level.SHOULD,
+    needs=_NEEDS,
+)
+async def draining_server_finishes(s: Session) -> None:
+    async with s.elsewhere(Variant.DISPOSABLE) as other:
+        late = _sleeper(other, 0)
+        await other.put(*late.blobs)
+        async with _running(other, _sleeper(other, 3)) as task:
+            await other.control.drain()
+            await asyncio.sleep(0.5)
+            refused = await actions.execute(other, late.action_digest)
+            wanted = refused.code == Code.UNAVAILABLE
+            s.check(wanted, f"a new action: {refused.says()}", Level.SHOULD)
+            (await task).expect_ok()
