@@ -119,6 +119,15 @@ Interceptor = Callable[[Method], Method]
 """Wraps a method (metrics, logs, traces, authorisation) without knowing the transport."""
 
 
+async def close_stream(stream: AsyncIterator[bytes]) -> None:
+    """Ends a stream that is not read to its end, so that its `finally` runs now and not whenever
+    the garbage collector comes by.
+    """
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()
+
+
 def wrap(methods: Sequence[Method], interceptors: Sequence[Interceptor]) -> list[Method]:
     """Applies interceptors to each method, the first outermost."""
     wrapped = []

@@ -1,0 +1,153 @@
+"""Figures that other parts keep (stores, caches, the scheduler), as metrics: read when scraped, and
+costing nothing otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+
+_log = logging.getLogger(__name__)
+
+
+class Kind(Enum):
+    """How a figure moves."""
+
+    GAUGE = "gauge"
+    """Up and down."""
+    COUNTER = "counter"
+    """Up only, from 0 when the daemon starts; its name gets `_total`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric without labels."""
+
+    name: str
+    kind: Kind
+    help: str
+
+
+def _gauge(name: str, text: str) -> Figure:
+    return Figure(f"armitage_{name}", Kind.GAUGE, text)
+
+
+def _counter(name: str, text: str) -> Figure:
+    return Figure(f"armitage_{name}", Kind.COUNTER, text)
+
+
+STORE: Mapping[str, Figure] = {
+    "blobs": _gauge("cas_blobs", "Stored blobs."),
+    "bytes": _gauge("cas_bytes", "Bytes of stored blobs, without those being written."),
+    "max_bytes": _gauge("cas_max_bytes", "The size that eviction keeps the store under."),
+    "reserved_bytes": _gauge("cas_reserved_bytes", "Set aside for blobs being written."),
+    "holders": _gauge("cas_holders", "Live invocations and operations that keep blobs."),
+    "held": _gauge("cas_held_digests", "Digests that some holder keeps, stored or not."),
+    "evicted_blobs": _counter("cas_evicted_blobs", "Blobs dropped to make room."),
+    "evicted_bytes": _counter("cas_evicted_bytes", "Bytes dropped to make room."),
+    "damaged_blobs": _counter("cas_damaged_blobs", "Blobs found damaged or gone, and dropped."),
+}
+"""The fields of `cas.store.StoreStats`."""
+
+CACHE: Mapping[str, Figure] = {
+    "results": _gauge("ac_results", "Action results in the cache."),
+    "bytes": _gauge("ac_bytes", "Bytes of action results."),
+    "max_bytes": _gauge("ac_max_bytes", "The size that eviction keeps the cache under."),
+    "evicted_results": _counter("ac_evicted_results", "Results dropped to make room."),
+    "damaged_results": _counter("ac_damaged_results", "Results found damaged, and dropped."),
+}
+"""The fields of `cas.action_cache.CacheStats`."""
+
+SCHEDULER: Mapping[str, Figure] = {
+    "is_draining": _gauge("scheduler_draining", "1 while new work is refused."),
+    "workers": _gauge("scheduler_workers", "Connected workers."),
+    "slots": _gauge("scheduler_slots", "Actions that the workers can run at once."),
+    "busy_slots": _gauge("scheduler_busy_slots", "Slots that run an action."),
+    "operations_queued": _gauge("scheduler_operations_queued", "Operations that wait."),
+    "operations_executing": _gauge("scheduler_operations_executing", "Operations that run."),
+    "operations_finished_kept": _gauge(
+        "scheduler_operations_kept", "Finished operations that can still be asked for."
+    ),
+    "tasks": _gauge("scheduler_tasks", "Distinct actions, queued or running."),
+    "clients_waiting": _gauge("scheduler_clients_waiting", "Clients with queued actions."),
+    "oldest_queued_s": _gauge(
+        "scheduler_oldest_queued_seconds", "How long the oldest queued action has waited."
+    ),
+    "submitted": _counter("scheduler_submitted", "Execute requests."),
+    "shared": _counter("scheduler_shared", "Requests that joined an equal action in flight."),
+    "refused": _counter("scheduler_refused", "Requests refused: queue full, no worker, drain."),
+    "from_cache": _counter("scheduler_from_cache", "Requests answered from the action cache."),
+    "concluded": _counter("scheduler_concluded", "Operations that came to an end."),
+    "failed": _counter("scheduler_failed", "Operations ended by an error of the scheduler's own."),
+    "cancelled": _counter("scheduler_cancelled", "Operations that somebody cancelled."),
+    "dropped": _counter("scheduler_dropped", "Operations dropped since nobody waited any more."),
+    "retried": _counter("scheduler_retried", "Runs repeated after a worker was lost."),
+}
+"""The fields of `armitage.scheduler.core.SchedulerStats`."""
+
+
+class FiguresCollector(Collector):
+    """The figures of one object, an attribute each, read anew for each scrape.
+
+    What `read` raises is logged and leaves the figures out of that scrape: the rest of the metrics
+    must stay visible when something is broken.
+    """
+
+    def __init__(self, figures: Mapping[str, Figure], read: Callable[[], object]) -> None:
+        self._figures = figures
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Answers the names, without reading anything."""
+        return [_family(figure) for figure in self._figures.values()]
+
+    def collect(self) -> Iterable[Metric]:
+        """Answers the figures, as prometheus_client asks for them."""
+        try:
+            state = self._read()
+            values = {name: float(getattr(state, name)) for name in self._figures}
+        except Exception:  # noqa: BLE001 (one part's fault must not hide the others' metrics)
+            _log.exception("reading figures failed")
+            return []
+        families = []
+        for name, figure in self._figures.items():
+            family = _family(figure)
+            family.add_metric([], values[name])
+            families.append(family)
+        return families
+
+
+class _BuildInfo(Collector):
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def collect(self) -> Iterable[Metric]:
+        return [InfoMetricFamily("armitage_build", "This server.", {"version": self._version})]
+
+
+def open_registry(version: str) -> CollectorRegistry:
+    """A registry with the figures of the process itself, for others to register with."""
+    registry = CollectorRegistry(auto_describe=True)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(_BuildInfo(version))
+    return registry
+
+
+def _family(figure: Figure) -> GaugeMetricFamily | CounterMetricFamily:
+    kind = GaugeMetricFamily if figure.kind is Kind.GAUGE else CounterMetricFamily
+    return kind(figure.name, figure.help, labels=[])
