@@ -27,7 +27,10 @@ from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
 from armitage.transport.addresses import is_loopback
 from armitage.transport.grpcio import GrpcioOptions
+from armitage.transport.tls import TlsFiles
+from armitage.web.server import WebOptions
 from cas.disk import DiskOptions
+from cas.disk_action_cache import DiskCacheOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
 from executor.local import ExecutorOptions
 
@@ -90,9 +93,11 @@ class Config:
     """How long running calls may take to end after SIGTERM."""
     instances: tuple[Instance, ...] = (Instance(),)
     grpc: GrpcioOptions = field(default_factory=GrpcioOptions)
+    web: WebOptions = field(default_factory=WebOptions)
     limits: Limits = field(default_factory=Limits)
     invocations: InvocationOptions = field(default_factory=InvocationOptions)
     disk: DiskOptions = field(default_factory=DiskOptions)
+    disk_action_cache: DiskCacheOptions = field(default_factory=DiskCacheOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
     bytestream: ByteStreamOptions = field(default_factory=ByteStreamOptions)
@@ -132,16 +137,21 @@ def _check_reach(config: Config) -> None:
     """Beyond loopback, everybody must be encrypted and known, or the risk explicitly accepted."""
     if config.accept_insecure_network:
         return
-    tls = config.grpc.tls
-    for address in config.grpc.addresses:
-        if is_loopback(address) or (tls is not None and tls.client_authority is not None):
-            continue
-        lacking = "TLS" if tls is None else "client certificates"
-        raise ConfigError(
-            f"grpc.addresses: {address} reaches beyond this host without {lacking}; set grpc.tls"
-            " with certificate, key and client_authority, listen on 127.0.0.1, or accept the risk"
-            " with accept_insecure_network = true (--accept-insecure-network)"
-        )
+    listeners: tuple[tuple[str, tuple[str, ...], TlsFiles | None], ...] = (
+        ("grpc", config.grpc.addresses, config.grpc.tls),
+        ("web", config.web.addresses, config.web.tls),
+    )
+    for section, addresses, tls in listeners:
+        for address in addresses:
+            if is_loopback(address) or (tls is not None and tls.client_authority is not None):
+                continue
+            lacking = "TLS" if tls is None else "client certificates"
+            raise ConfigError(
+                f"{section}.addresses: {address} reaches beyond this host without {lacking}; set"
+                f" {section}.tls with certificate, key and client_authority, listen on 127.0.0.1,"
+                " or accept the risk with accept_insecure_network = true"
+                " (--accept-insecure-network)"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,6 +25,15 @@ from typing import Protocol, Self
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, check
 from armitage.errors import ConfigError, Exhausted
+from armitage.observability.calls import CallObserver
+from armitage.observability.figures import (
+    CACHE,
+    SCHEDULER,
+    STORE,
+    FiguresCollector,
+    open_registry,
+)
+from armitage.observability.traces import open_tracing
 from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.bytestream import ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
@@ -32,7 +41,7 @@ from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
 from armitage.reapi.execution import ExecutionService
 from armitage.reapi.execution_job import OutputStream
-from armitage.reapi.gate import status_of
+from armitage.reapi.gate import code_of, status_of
 from armitage.reapi.instances import Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.logstream import Log, LogStreams
@@ -42,12 +51,16 @@ from armitage.scheduler.service import Scheduler
 from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
 from armitage.transport.grpcio import GrpcioServer
 from armitage.transport.health import HealthService
-from armitage.transport.port import Method
+from armitage.transport.port import Interceptor, Method, wrap
 from armitage.transport.reflection import ReflectionService, services_of
-from cas.action_cache import ActionCache
+from armitage.version import version
+from armitage.web.readiness import store_refuses_writes
+from armitage.web.server import WebServer
+from cas.action_cache import ActionCache, CacheStats
 from cas.disk import DiskStore
+from cas.disk_action_cache import DiskActionCache
 from cas.memory import MemoryActionCache, MemoryStore
-from cas.store import BlobStore, Retention
+from cas.store import BlobStore, Measured, Retention
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
 from executor.namespace import NamespaceExecutor
@@ -60,8 +73,15 @@ _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64l
 """From uname's names to those of REAPI's platform lexicon."""
 
 
-class Store(BlobStore, Retention, Protocol):
+class Store(BlobStore, Retention, Measured, Protocol):
     """What the daemon needs of a store."""
+
+
+class Results(ActionCache, Protocol):
+    """What the daemon needs of an action cache."""
+
+    def stats(self) -> CacheStats:
+        """Answers the figures of this moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +106,7 @@ class _Base:
     """What every service stands on."""
 
     store: Store
-    cache: ActionCache
+    cache: Results
     instances: Instances
     invocations: Invocations
     completeness: Completeness
@@ -186,9 +206,9 @@ class Daemon:
         ]
         chores = _Chores(_HOUSEKEEPING_S, [invocations.expire, logs.expire], [streams.expire])
         await stack.enter_async_context(chores)
-        await self._listen(stack, methods)
+        await self._listen(stack, base, methods)
 
-    async def _open_stores(self, stack: AsyncExitStack) -> tuple[Store, ActionCache]:
+    async def _open_stores(self, stack: AsyncExitStack) -> tuple[Store, Results]:
         config = self._config
         if config.storage is StorageKind.MEMORY:
             memory = MemoryStore(config.memory, self._clock.monotonic)
@@ -205,7 +225,9 @@ class Daemon:
             wall=self._clock.wall,
         )
         stack.push_async_callback(disk.close)
-        results = MemoryActionCache(config.memory_action_cache)
+        results = await DiskActionCache.open(
+            config.data_dir / "action-cache", config.disk_action_cache
+        )
         stack.push_async_callback(results.close)
         return disk, results
 
@@ -299,17 +321,61 @@ class Daemon:
             properties={**_host_properties(), **worker.properties},
         )
 
-    async def _listen(self, stack: AsyncExitStack, methods: Sequence[Method]) -> None:
+    async def _listen(self, stack: AsyncExitStack, base: _Base, methods: Sequence[Method]) -> None:
         config = self._config
         health = HealthService(services_of(methods))
         served = [*methods, *health.methods()]
         served += ReflectionService(services_of(served)).methods()
+        observer = CallObserver(code_of, self._clock.monotonic)
+        interceptors: list[Interceptor] = [observer.interceptor]
+        tracing = open_tracing(config.traces, version(), code_of)
+        if tracing is not None:
+            stack.push_async_callback(tracing.close)
+            interceptors.append(tracing.interceptor)
         options = replace(config.grpc, plaintext_beyond_loopback=config.accept_insecure_network)
-        server = GrpcioServer(served, status_of, options)
-        bound = await server.start()
-        stack.push_async_callback(server.drain, 0)
+        server = GrpcioServer(wrap(served, interceptors), status_of, options)
         self._health, self._server = health, server
-        self._addresses = Addresses(tuple(bound))
+        grpc = await server.start()
+        stack.push_async_callback(server.drain, 0)
+        web = self._web(base, observer)
+        self._addresses = Addresses(tuple(grpc), tuple(await web.start()))
+        stack.push_async_callback(web.stop)
+
+    def _web(self, base: _Base, observer: CallObserver) -> WebServer:
+        config, scheduler = self._config, self._scheduler
+        assert scheduler is not None
+        registry = open_registry(version())
+        registry.register(observer)
+        registry.register(FiguresCollector(STORE, base.store.stats))
+        registry.register(FiguresCollector(CACHE, base.cache.stats))
+        registry.register(FiguresCollector(SCHEDULER, scheduler.stats))
+        started = self._clock.monotonic()
+
+        def status() -> Mapping[str, object]:
+            return {
+                "version": version(),
+                "uptime_s": round(self._clock.monotonic() - started, 1),
+                "addresses": self._addresses,
+                "instances": [instance.name for instance in base.instances],
+                "execution": self._execution,
+                "storage": config.storage.value,
+                "data_dir": "" if config.data_dir is None else str(config.data_dir),
+                "live_invocations": len(base.invocations),
+                "cas": base.store.stats(),
+                "action_cache": base.cache.stats(),
+                "scheduler": scheduler.stats(),
+            }
+
+        async def drains() -> str | None:
+            draining = self._server is not None and self._server.draining
+            return "the daemon is shutting down" if draining else None
+
+        return WebServer(
+            replace(config.web, plaintext_beyond_loopback=config.accept_insecure_network),
+            registry,
+            status,
+            [drains, lambda: store_refuses_writes(base.store)],
+        )
 
 
 class _LiveOutput:

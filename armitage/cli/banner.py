@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from armitage.cli.version import version
+from armitage.version import version
 
 if TYPE_CHECKING:
     from armitage.config import Config

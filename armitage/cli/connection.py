@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from armitage.cli.version import version
 from armitage.client.channel import Channel, Tls
 from armitage.client.errors import UsageError
 from armitage.client.remote import Remote, connect, invocation_metadata, parse_address
+from armitage.version import version
 from cas.digest import Digest, DigestFunction
 from cas.errors import InvalidDigest
 

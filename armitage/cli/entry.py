@@ -16,6 +16,7 @@ from armitage.cli import (
     cas,
     config,
     conformance,
+    doctor,
     ops,
     run,
     serve,
@@ -24,7 +25,7 @@ from armitage.cli import (
 from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
-COMMANDS = (serve, config, run, cas, ac, ops, status, conformance)
+COMMANDS = (serve, config, run, cas, ac, ops, status, doctor, conformance)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +80,7 @@ def _report(error: Exception, args: argparse.Namespace) -> int:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from armitage.cli.version import version
+        from armitage.version import version
 
         print(f"armitage {version()}")
         parser.exit(0)

@@ -87,7 +87,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         ("data_dir", args.data_dir),
         ("storage", args.storage),
         ("grpc.addresses", args.listen),
-        ("http.addresses", [args.http_listen] if args.http_listen else None),
+        ("web.addresses", [args.http_listen] if args.http_listen else None),
         ("instances", args.instance and [{"name": name} for name in args.instance]),
         ("grpc.tls.certificate", args.tls_cert),
         ("grpc.tls.key", args.tls_key),

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class _Serving:
     async def run(self) -> int:
         """Answers the exit code. Raises NotStarted."""
         self._starting = asyncio.current_task()
+        self._open_logs()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -73,6 +75,12 @@ class _Serving:
             if self._args.ready_file is not None:
                 self._args.ready_file.unlink(missing_ok=True)
         return 128 + self._signal if self._urged.is_set() else Exit.OK
+
+    def _open_logs(self) -> None:
+        from armitage.observability.logs import open_logs
+        from armitage.observability.redaction import Redactor
+
+        open_logs(self._config.log, sys.stderr, Redactor())
 
     def _on_signal(self, number: int) -> None:
         self._signal = number

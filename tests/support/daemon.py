@@ -27,11 +27,19 @@ def memory_config() -> Config:
 def disk_config(data_dir: Path) -> Config:
     """All defaults, on free ports of loopback, in a directory; without waiting for the disk."""
     config = on_free_ports(Config(data_dir=data_dir))
-    return replace(config, disk=replace(config.disk, sync=False))
+    return replace(
+        config,
+        disk=replace(config.disk, sync=False),
+        disk_action_cache=replace(config.disk_action_cache, sync=False),
+    )
 
 
 def on_free_ports(config: Config) -> Config:
-    return replace(config, grpc=replace(config.grpc, addresses=("127.0.0.1:0",)))
+    return replace(
+        config,
+        grpc=replace(config.grpc, addresses=("127.0.0.1:0",)),
+        web=replace(config.web, addresses=("127.0.0.1:0",)),
+    )
 
 
 @asynccontextmanager
@@ -96,6 +104,8 @@ def daemon_process(
     defaults = ["--data-dir", str(directory / "data"), "--ready-file", str(ready)]
     if "--listen" not in flags:
         defaults += ["--listen", "127.0.0.1:0"]
+    if "--http-listen" not in flags:
+        defaults += ["--http-listen", "127.0.0.1:0"]
     ready.unlink(missing_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(

@@ -1,0 +1,43 @@
+"""`armitage doctor`: what this host can do, and what to change where it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from armitage.cli import options
+from armitage.cli.exits import Exit
+from armitage.cli.output import emit
+
+
+def add(commands: options.Commands) -> None:
+    """Adds the command."""
+    parser = options.add_command(
+        commands,
+        "doctor",
+        _doctor,
+        "say what this host can do for actions, and what to install",
+        "Tries what sandboxed actions need on this host, and says what to change where it fails."
+        " Exit code 1 when actions cannot be sandboxed.",
+    )
+    parser.add_argument("--bubblewrap", metavar="FILE", help="bwrap to try (default: the system's)")
+
+
+def _doctor(args: argparse.Namespace) -> Exit:
+    from executor.probe import probe
+
+    report = probe(args.bubblewrap)
+    value = {
+        "can_sandbox": report.can_sandbox,
+        "remedies": list(report.remedies),
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+    }
+    lines = [*report.lines(), "", "Actions can be sandboxed on this host."]
+    if not report.can_sandbox:
+        lines[-1] = (
+            "Actions cannot be sandboxed on this host, and are not executed. To change that:"
+        )
+        lines += [f"  {remedy}" for remedy in report.remedies]
+        lines.append("  or accept the risk: armitage serve --accept-unsandboxed")
+    emit(args, value, lines)
+    return Exit.OK if report.can_sandbox else Exit.NO
