@@ -1,0 +1,77 @@
+"""What the benchmarks share: servers as processes, CPU and memory of a process, tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from support.serving import ServedDaemon  # noqa: E402 (it lives among the tests' helpers)
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def daemon(settings: str = "") -> Iterator[ServedDaemon]:
+    """`armitage serve` with defaults and fresh data, gone afterwards with all its data."""
+    with (
+        tempfile.TemporaryDirectory(prefix="armitage-bench-") as directory,
+        ServedDaemon(Path(directory), settings=settings) as served,
+    ):
+        yield served
+
+
+@contextmanager
+def bare_server(*arguments: str) -> Iterator[tuple[str, int]]:
+    """benchmarks/bare_server.py; gives its address and process id."""
+    command = [sys.executable, str(HERE / "bare_server.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip(), process.pid
+        finally:
+            process.terminate()
+
+
+def cpu_s(pid: int) -> float:
+    """User and system CPU seconds of a process and all its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def resident_bytes(pid: int, field: str = "VmRSS") -> int:
+    """Resident memory of a process; VmHWM is the most it ever was."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)
+
+
+def reset_peak(pid: int) -> None:
+    """Starts VmHWM anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a Markdown table whose columns line up."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in cells
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    print(f"\n{title} ({machine()})\n")
+    print("\n".join([lines[0], rule, *lines[1:]]))
+
+
+def machine() -> str:
+    """The class of machine, as a figure's reader needs it."""
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}, Linux {platform.release()}"
