@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from cas.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a cache holds and has been through since it was opened."""
+
+    results: int
+    bytes: int
+    max_bytes: int
+    evicted_results: int
+    damaged_results: int
 
 
 class ActionCache(Protocol):

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from cas.digest import Buffer, Digest, DigestFunction
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store holds and has been through since it was opened."""
+
+    blobs: int
+    bytes: int
+    """Of stored blobs, without what is being written."""
+    max_bytes: int
+    reserved_bytes: int
+    """Set aside for blobs that are being written."""
+    holders: int
+    held: int
+    """Digests that some holder keeps, stored or not."""
+    evicted_blobs: int
+    evicted_bytes: int
+    damaged_blobs: int
+    """Found damaged or vanished, and dropped."""
 
 
 class BlobWriter(Protocol):
@@ -97,6 +117,13 @@ class Retention(Protocol):
 
         Unknown holders are ignored.
         """
+
+
+class Measured(Protocol):
+    """A store that tells how it fares."""
+
+    def stats(self) -> StoreStats:
+        """Answers the figures of this moment. Synchronous and cheap."""
 
 
 class FileExport(NamedTuple):

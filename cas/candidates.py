@@ -1,0 +1,57 @@
+"""Digests of which a blob must have one: what writers are given (see cas.store.BlobStore)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cas.digest import Buffer, Digest
+from cas.errors import BlobTooLarge, DigestMismatch
+
+
+class Candidates:
+    """The digests that one blob on its way in may turn out to have, with a hash running for each.
+
+    Raises BlobTooLarge when their size is over the limit.
+    """
+
+    def __init__(self, digests: Sequence[Digest], limit_bytes: int | None) -> None:
+        self.digests = tuple(digests)
+        self.size_bytes = self.digests[0].size_bytes
+        assert all(digest.size_bytes == self.size_bytes for digest in self.digests)
+        if limit_bytes is not None and self.size_bytes > limit_bytes:
+            raise BlobTooLarge(self.digests[0], limit_bytes)
+        self._hashers = [digest.function.hasher() for digest in self.digests]
+        self._hashed_bytes = 0
+
+    def update(self, data: Buffer) -> None:
+        """Feeds more bytes."""
+        self._hashed_bytes += len(data)
+        for hasher in self._hashers:
+            hasher.update(data)
+
+    def match(self) -> Digest:
+        """Answers the candidate that all bytes fed so far have. Raises DigestMismatch."""
+        self.check_size(self._hashed_bytes, final=True)
+        actual = [
+            Digest(digest.function, hasher.hexdigest(), self._hashed_bytes)
+            for digest, hasher in zip(self.digests, self._hashers, strict=True)
+        ]
+        for digest in actual:
+            if digest in self.digests:
+                return digest
+        raise DigestMismatch(self.digests, "it is " + " or ".join(str(digest) for digest in actual))
+
+    def check_size(self, received_bytes: int, *, final: bool = False) -> None:
+        """Raises DigestMismatch when that many bytes are too many, or, at the end, too few."""
+        if received_bytes > self.size_bytes:
+            raise DigestMismatch(self.digests, f"it has {received_bytes} bytes or more")
+        if final and received_bytes < self.size_bytes:
+            raise DigestMismatch(self.digests, f"it ended after {received_bytes} bytes")
+
+
+def match(digests: Sequence[Digest], data: Buffer, limit_bytes: int | None) -> Digest:
+    """Answers the candidate that names these bytes. Raises BlobTooLarge, DigestMismatch."""
+    candidates = Candidates(digests, limit_bytes)
+    candidates.check_size(len(data), final=True)
+    candidates.update(data)
+    return candidates.match()
