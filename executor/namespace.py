@@ -56,12 +56,11 @@ from executor.local import (
 )
 from executor.pidfd import PidWatch
 from executor.ports import TreeCodec
+from executor.probe import explain, find_bubblewrap, probe
 from executor.spec import Work
 
 BUILD_ROOT = "/build"
 """Where an action sees its input root, unless that is the filesystem root."""
-BUBBLEWRAP_PATH = "/usr/local/bin:/usr/bin:/bin"
-ACCEPT_RISK_HINT = "or accept the risk of running actions without a sandbox (--accept-unsandboxed)"
 
 _NAMESPACES = ("user", "ipc", "pid", "net", "uts")
 _HARDENING: tuple[tuple[str, ...], ...] = (
@@ -105,10 +104,7 @@ class NamespaceExecutor(LocalExecutor):
             failure = self._try(hardening)
             if not failure:
                 return hardening
-        raise SandboxUnavailable(
-            f"this host cannot sandbox actions: {failure}; `armitage doctor` says what to change,"
-            f" {ACCEPT_RISK_HINT}"
-        )
+        raise SandboxUnavailable(explain(failure, probe(self._bubblewrap)))
 
     def _try(self, hardening: Sequence[str]) -> str:
         """Answers what a trial run complained of; empty when it went well."""
@@ -346,17 +342,6 @@ class _Sandbox:
         if code < 0:
             raise WorkerFailure(f"the sandbox launcher was killed by signal {-code}")
         raise WorkerFailure(f"the sandbox could not be made: {printed or f'bwrap gave {code}'}")
-
-
-def find_bubblewrap(configured: str | None) -> str:
-    """Answers the path of bubblewrap. Raises SandboxUnavailable."""
-    found = shutil.which(configured or "bwrap", path=BUBBLEWRAP_PATH)
-    if found is None:
-        raise SandboxUnavailable(
-            f"{configured or 'bubblewrap'} is not installed: apt-get install bubblewrap,"
-            f" {ACCEPT_RISK_HINT}"
-        )
-    return found
 
 
 def toolchain_arguments(options: ExecutorOptions, scratch: Path) -> list[str]:

@@ -1,0 +1,281 @@
+"""What this host can do for actions: tried, not guessed, and what to change where it cannot."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from executor.cgroup import open_cgroups
+from executor.errors import SandboxUnavailable
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where system programs are looked for; the environment's PATH may be anything."""
+ACCEPT_RISK_HINT = "or accept the risk of running actions without a sandbox (--accept-unsandboxed)"
+OLDEST_BUBBLEWRAP = (0, 8)
+
+_NAMESPACES = ("user", "mount", "pid", "ipc", "uts", "net", "cgroup")
+_TIMEOUT_S = 20
+_FEW_FILES = 4096
+_SETTINGS = (
+    (
+        "/proc/sys/user/max_user_namespaces",
+        "0",
+        "sysctl -w user.max_user_namespaces=15000",
+    ),
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        "sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or an AppArmor profile for bwrap)",
+    ),
+)
+_CONTAINER_REMEDY = (
+    "in a container: allow it to make namespaces and mount proc (docker run --privileged, or"
+    " --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+    " --security-opt systempaths=unconfined)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried."""
+
+    name: str
+    is_there: bool
+    detail: str
+    """What was found, or what failed."""
+    remedy: str = ""
+    """What to change; empty when it is there or nothing needs it."""
+    is_needed: bool = False
+    """Whether sandboxed actions cannot do without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was tried."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def can_sandbox(self) -> bool:
+        """Whether actions can be sandboxed on this host."""
+        return all(finding.is_there for finding in self.findings if finding.is_needed)
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What to change for sandboxing to work, each once."""
+        return tuple(
+            dict.fromkeys(
+                finding.remedy
+                for finding in self.findings
+                if finding.is_needed and not finding.is_there and finding.remedy
+            )
+        )
+
+    def lines(self) -> list[str]:
+        """Answers one line for each finding, for people."""
+        width = max(len(finding.name) for finding in self.findings)
+        return [
+            f"{'yes' if finding.is_there else 'NO ' if finding.is_needed else 'no '} "
+            f"{finding.name:<{width}}  {finding.detail}"
+            + (f"  -> {finding.remedy}" if finding.remedy and not finding.is_there else "")
+            for finding in self.findings
+        ]
+
+
+def probe(
+    bubblewrap: str | None = None,
+    *,
+    path: str = SYSTEM_PATH,
+    run: Callable[[Sequence[str]], str] | None = None,
+) -> Report:
+    """Tries everything. Blocks for up to a second.
+
+    `bubblewrap` is a configured path of `bwrap`, `path` where programs are looked for; `run` runs a
+    program and answers its complaint (empty when it went well), and is there for tests.
+    """
+    run = run or _run
+    launcher = _probe_bubblewrap(bubblewrap, path)
+    findings = [launcher, *(_probe_namespace(kind, run) for kind in _NAMESPACES)]
+    if launcher.is_there:
+        findings.append(_probe_sandbox(find_bubblewrap(bubblewrap, path), run))
+    findings += [
+        _probe_cgroups(),
+        _probe_files(),
+        _probe_overlay(run),
+        _probe_kvm(),
+        _probe_wasmtime(),
+        _probe_gpu(),
+    ]
+    return Report(tuple(findings))
+
+
+def find_bubblewrap(configured: str | None, path: str = SYSTEM_PATH) -> str:
+    """Answers the path of bubblewrap. Raises SandboxUnavailable."""
+    found = shutil.which(configured or "bwrap", path=path)
+    if found is None:
+        raise SandboxUnavailable(
+            f"{configured or 'bubblewrap'} is not installed: apt-get install bubblewrap,"
+            f" {ACCEPT_RISK_HINT}"
+        )
+    return found
+
+
+def explain(complaint: str, report: Report) -> str:
+    """Answers what to tell somebody whose host cannot sandbox."""
+    remedies = "; ".join(report.remedies) or _CONTAINER_REMEDY
+    return f"this host cannot sandbox actions: {complaint}. Try: {remedies}; {ACCEPT_RISK_HINT}"
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            env={"PATH": SYSTEM_PATH},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    return done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+
+
+def _probe_bubblewrap(configured: str | None, path: str) -> Finding:
+    remedy = "apt-get install bubblewrap"
+    try:
+        program = find_bubblewrap(configured, path)
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, timeout=_TIMEOUT_S, check=True, env={}
+        )
+    except SandboxUnavailable:
+        return Finding("bubblewrap", False, "not installed", remedy, is_needed=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("bubblewrap", False, str(error), remedy, is_needed=True)
+    version = re.search(rb"(\d+)\.(\d+)", done.stdout)
+    is_new = version is not None and (int(version[1]), int(version[2])) >= OLDEST_BUBBLEWRAP
+    wanted = ".".join(str(part) for part in OLDEST_BUBBLEWRAP)
+    return Finding(
+        "bubblewrap",
+        is_new,
+        f"{program} {done.stdout.decode(errors='replace').strip()}",
+        f"install bubblewrap {wanted} or newer",
+        is_needed=True,
+    )
+
+
+def _probe_namespace(kind: str, run: Callable[[Sequence[str]], str]) -> Finding:
+    """Tries one kind of namespace, in a user namespace of its own as bubblewrap does."""
+    extra = [f"--{kind}"] if kind != "user" else []
+    extra += ["--fork"] if kind == "pid" else []
+    complaint = run(["unshare", "--user", "--map-root-user", *extra, "true"])
+    return Finding(
+        f"{kind} namespaces",
+        not complaint,
+        complaint.splitlines()[-1] if complaint else "work",
+        _namespace_remedy() if complaint else "",
+        is_needed=kind != "cgroup",
+    )
+
+
+def _namespace_remedy() -> str:
+    wrong = [
+        remedy for path, value, remedy in _SETTINGS if _text(path) == value and not _is_exempt(path)
+    ]
+    return "; ".join(wrong) or _CONTAINER_REMEDY
+
+
+def _is_exempt(path: str) -> bool:
+    return "unprivileged" in path and os.geteuid() == 0
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _probe_sandbox(bubblewrap: str, run: Callable[[Sequence[str]], str]) -> Finding:
+    view = ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    complaint = run([bubblewrap, "--unshare-all", "--unshare-user", *view, "true"])
+    return Finding(
+        "sandbox",
+        not complaint,
+        complaint or "a trial with all namespaces went well",
+        _namespace_remedy() if complaint else "",
+        is_needed=True,
+    )
+
+
+def _probe_cgroups() -> Finding:
+    remedy = (
+        "run as root, or as a systemd service with Delegate=yes; without, limits are by process"
+        " (setrlimit)"
+    )
+    try:
+        cgroups = open_cgroups(f"armitage-probe-{os.getpid()}")
+        detail, found = cgroups.describe(), cgroups.controllers
+        cgroups.close()
+    except OSError as error:
+        return Finding("control groups", False, str(error), remedy)
+    wanted = {"memory", "pids", "cpu"}
+    lacking = ", ".join(sorted(wanted - set(found)))
+    return Finding(
+        "control groups",
+        bool(found),
+        detail + (f" (not: {lacking})" if found and lacking else ""),
+        remedy,
+    )
+
+
+def _probe_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Finding(
+        "open files",
+        min(soft, hard) >= _FEW_FILES,
+        f"limit {soft}, at most {hard}",
+        f"ulimit -n {_FEW_FILES} or more (LimitNOFILE= in a systemd unit)",
+    )
+
+
+def _probe_overlay(run: Callable[[Sequence[str]], str]) -> Finding:
+    script = (
+        "mount -t tmpfs none /tmp && cd /tmp && mkdir l u w m"
+        " && mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w m"
+    )
+    complaint = run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script])
+    return Finding("overlayfs", not complaint, complaint.splitlines()[-1] if complaint else "works")
+
+
+def _probe_kvm() -> Finding:
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Finding("/dev/kvm", False, error.strerror or str(error))
+    return Finding("/dev/kvm", True, "opens")
+
+
+def _probe_wasmtime() -> Finding:
+    found = importlib.util.find_spec("wasmtime") is not None
+    return Finding("wasmtime", found, "importable" if found else "not installed")
+
+
+def _probe_gpu() -> Finding:
+    devices = sorted(glob.glob("/dev/nvidia[0-9]*") + glob.glob("/dev/dri/renderD*"))
+    return Finding("GPU", bool(devices), ", ".join(devices) or "no device")
