@@ -97,8 +97,7 @@ def _segments(name: str) -> list[str]:
 
 def _blob(name: str, segments: list[str], index: int, instance: str) -> tuple[BlobName, list[str]]:
     """Reads from `blobs` or `compressed-blobs` on; answers the blob and what follows its size."""
-    if instance.startswith("/") or "//" in instance or (not instance and name.startswith("/")):
-        raise _malformed(name, "no segment may be empty, and there is no leading slash")
+    _check_prefix(name, segments[:index])
     rest = segments[index + 1 :]
     codec = None
     if segments[index] == "compressed-blobs":
@@ -116,7 +115,13 @@ def _blob(name: str, segments: list[str], index: int, instance: str) -> tuple[Bl
     return BlobName(instance, rest[0], int(rest[1]), function, codec), rest[2:]
 
 
+def _check_prefix(name: str, segments: list[str]) -> None:
+    if "" in segments:
+        raise _malformed(name, "no segment may be empty, and there is no leading slash")
+
+
 def _log(name: str, segments: list[str], index: int) -> LogName:
+    _check_prefix(name, segments[:index])
     parent, rest = "/".join(segments[:index]), segments[index + 1 :]
     if len(rest) not in (1, 2) or not all(rest):
         raise _malformed(name, "`logstreams` wants an id, and a secret to write")

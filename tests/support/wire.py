@@ -1,0 +1,220 @@
+"""The REAPI services over a memory store, called in this process by their wire messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
+from armitage.reapi import rpcs
+from armitage.reapi.action_cache import ActionCacheService
+from armitage.reapi.bytestream import ByteStreamOptions, ByteStreamService
+from armitage.reapi.capabilities import CapabilitiesService
+from armitage.reapi.completeness import Completeness
+from armitage.reapi.content import ContentService
+from armitage.reapi.gate import status_of
+from armitage.reapi.instances import Instance, Instances
+from armitage.reapi.invocations import Invocations
+from armitage.reapi.limits import Limits
+from armitage.reapi.logstream import LogLimits, LogStreams
+from armitage.reapi.rpcs import Rpc
+from armitage.transport.port import (
+    Call,
+    ClientStream,
+    Code,
+    Method,
+    ServerStream,
+    Status,
+    Unary,
+)
+from cas.digest import Digest, DigestFunction
+from cas.memory import MemoryActionCache, MemoryStore
+
+Req = TypeVar("Req", bound=Message)
+Resp = TypeVar("Resp", bound=Message)
+Metadata = Mapping[str, str | bytes]
+
+SHA256 = DigestFunction.SHA256
+BLAKE3 = DigestFunction.BLAKE3
+
+
+class Failed(Exception):
+    """A call that ended with a status other than OK."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(f"{status.code.name}: {status.message}")
+        self.code = status.code
+        self.message = status.message
+        self.status = status
+
+
+class FakeTime:
+    """A monotonic clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Services:
+    """All of them, wired as the daemon does."""
+
+    instances: list[Instance] = field(default_factory=lambda: [Instance()])
+    limits: Limits = field(default_factory=Limits)
+    options: ByteStreamOptions = field(
+        default_factory=lambda: replace(ByteStreamOptions(), half_close_s=0.05)
+    )
+    log_limits: LogLimits = field(default_factory=LogLimits)
+    require_action: bool = False
+    store: MemoryStore = field(default_factory=MemoryStore)
+
+    def __post_init__(self) -> None:
+        self.time = FakeTime()
+        self.cache = MemoryActionCache()
+        named = Instances(self.instances)
+        self.invocations = Invocations(self.store, self.time)
+        self.completeness = Completeness(self.store, limits=self.limits)
+        self.logs = LogStreams(named, self.time, limits=self.log_limits)
+        self.content = ContentService(self.store, named, self.invocations, limits=self.limits)
+        self.bytestream = ByteStreamService(
+            self.store, named, self.invocations, self.logs, self.time, options=self.options
+        )
+        self.action_cache = ActionCacheService(
+            self.cache,
+            self.store,
+            named,
+            self.invocations,
+            self.completeness,
+            limits=self.limits,
+            require_action=self.require_action,
+        )
+        self.capabilities = CapabilitiesService(named, limits=self.limits)
+        methods: list[Method] = [
+            *self.content.methods(),
+            *self.bytestream.methods(),
+            *self.action_cache.methods(),
+            *self.capabilities.methods(),
+            *self.logs.methods(),
+        ]
+        self.methods = {method.path: method for method in methods}
+
+    async def call(
+        self, rpc: Rpc[Req, Resp], request: Req, metadata: Metadata | None = None
+    ) -> Resp:
+        method = self.methods[rpc.path]
+        assert isinstance(method, Unary)
+        try:
+            answer = await method.handler(
+                request.SerializeToString(), Call(rpc.path, metadata or {})
+            )
+        except Exception as error:
+            raise Failed(status_of(error)) from error
+        return rpc.response.FromString(answer)
+
+    async def stream(
+        self, rpc: Rpc[Req, Resp], request: Req, metadata: Metadata | None = None
+    ) -> AsyncIterator[Resp]:
+        method = self.methods[rpc.path]
+        assert isinstance(method, ServerStream)
+        try:
+            async for answer in method.handler(
+                request.SerializeToString(), Call(rpc.path, metadata or {})
+            ):
+                yield rpc.response.FromString(answer)
+        except Exception as error:
+            raise Failed(status_of(error)) from error
+
+    async def send(
+        self,
+        rpc: Rpc[Req, Resp],
+        requests: AsyncIterator[Req] | Iterable[Req],
+        metadata: Metadata | None = None,
+    ) -> Resp:
+        method = self.methods[rpc.path]
+        assert isinstance(method, ClientStream)
+        try:
+            answer = await method.handler(_encoded(requests), Call(rpc.path, metadata or {}))
+        except Exception as error:
+            raise Failed(status_of(error)) from error
+        return rpc.response.FromString(answer)
+
+    async def read(self, name: str, offset: int = 0, limit: int = 0) -> bytes:
+        request = bytestream.ReadRequest(resource_name=name, read_offset=offset, read_limit=limit)
+        return b"".join([answer.data async for answer in self.stream(rpcs.READ, request)])
+
+    async def write(
+        self, name: str, data: bytes, *, piece: int = 1 << 20, offset: int = 0, finish: bool = True
+    ) -> int:
+        messages = write_messages(name, data, piece=piece, offset=offset, finish=finish)
+        return (await self.send(rpcs.WRITE, messages)).committed_size
+
+    async def write_status(self, name: str) -> tuple[int, bool]:
+        status = await self.call(
+            rpcs.QUERY_WRITE_STATUS, bytestream.QueryWriteStatusRequest(resource_name=name)
+        )
+        return status.committed_size, status.complete
+
+    async def missing(self, *digests: Digest) -> list[reapi.Digest]:
+        request = reapi.FindMissingBlobsRequest(blob_digests=[wire(digest) for digest in digests])
+        return list((await self.call(rpcs.FIND_MISSING_BLOBS, request)).missing_blob_digests)
+
+    async def put(self, data: bytes, function: DigestFunction = SHA256) -> Digest:
+        return await self.store.put([function.digest(data)], data)
+
+
+def write_messages(
+    name: str, data: bytes, *, piece: int = 1 << 20, offset: int = 0, finish: bool = True
+) -> list[bytestream.WriteRequest]:
+    """The messages of a Write, the name only on the first."""
+    pieces = [data[at : at + piece] for at in range(0, len(data), piece)] or [b""]
+    messages = []
+    for index, part in enumerate(pieces):
+        messages.append(
+            bytestream.WriteRequest(
+                resource_name="" if index else name,
+                write_offset=offset,
+                data=part,
+                finish_write=finish and index == len(pieces) - 1,
+            )
+        )
+        offset += len(part)
+    return messages
+
+
+def wire(digest: Digest) -> reapi.Digest:
+    return reapi.Digest(hash=digest.hash, size_bytes=digest.size_bytes)
+
+
+def upload_name(digest: Digest, uuid: str = "u1", *, instance: str = "", codec: str = "") -> str:
+    prefix = f"{instance}/" if instance else ""
+    kind = f"compressed-blobs/{codec}" if codec else "blobs"
+    return f"{prefix}uploads/{uuid}/{kind}/{digest.hash}/{digest.size_bytes}"
+
+
+async def _encoded(requests: AsyncIterator[Req] | Iterable[Req]) -> AsyncIterator[bytes]:
+    if isinstance(requests, AsyncIterator):
+        async for request in requests:
+            yield request.SerializeToString()
+    else:
+        for request in requests:
+            yield request.SerializeToString()
+
+
+async def code_of(awaitable: object) -> Code:
+    """The code that a call ends with."""
+    try:
+        if hasattr(awaitable, "__anext__"):
+            async for _ in awaitable:
+                pass
+        else:
+            await awaitable  # type: ignore[misc]
+    except Failed as failed:
+        return failed.code
+    return Code.OK
