@@ -8,25 +8,23 @@ from collections.abc import Sequence
 
 from armitage.conformance.model import Case, Outcome, Result
 
-_TITLE_WIDTH = 62
-
 
 def table(results: Sequence[Result]) -> str:
     """Renders fixed columns, one line a case, and the counts at the end."""
-    lines = [f"{'case':>4}  {'level':<7}  {'result':<13}  {'title':<{_TITLE_WIDTH}}  seen"]
-    lines += [line(result) for result in results]
-    lines += ["", summary(results)]
-    return "\n".join(lines)
+    rows = [("case", "level", "result", "title", "seen"), *(_row(result) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{number:>{widths[0]}}  {level:<{widths[1]}}  {outcome:<{widths[2]}}  "
+        f"{title:<{widths[3]}}  {seen}".rstrip()
+        for number, level, outcome, title, seen in rows
+    ]
+    return "\n".join([*lines, "", summary(results)])
 
 
-def line(result: Result) -> str:
-    """Renders one result as one line of the table."""
+def _row(result: Result) -> tuple[str, str, str, str, str]:
     level = result.case.level if result.level is None else result.level
-    title = _fit(result.case.title, _TITLE_WIDTH)
-    return (
-        f"{result.case.number:>4}  {level.name.lower():<7}  {result.outcome:<13}  "
-        f"{title:<{_TITLE_WIDTH}}  {result.seen}"
-    ).rstrip()
+    case = result.case
+    return (str(case.number), level.name.lower(), result.outcome, case.title, result.seen)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -87,7 +85,3 @@ def _case(case: Case) -> dict[str, object]:
         "source": case.source,
         "needs": list(case.needs),
     }
-
-
-def _fit(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

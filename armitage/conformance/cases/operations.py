@@ -38,32 +38,45 @@ async def _begin(s: Session, prepared: Prepared) -> str:
     raise Failed("the stream of operations ended without a message")
 
 
-@asynccontextmanager
-async def _running(s: Session, prepared: Prepared) -> AsyncIterator[asyncio.Task[Verdict]]:
-    """Enters while the action is EXECUTING; its task gives the verdict."""
-    await s.put(*prepared.blobs)
-    started = asyncio.Event()
-    request = actions.request_for(s, prepared.action_digest)
+class _Running:
+    """An execution under way."""
 
-    async def watched() -> AsyncIterator[longrunning.Operation]:
+    def __init__(self) -> None:
+        self.name = ""
+        self.started = asyncio.Event()
+
+    async def follow(self, s: Session, prepared: Prepared) -> Verdict:
+        """Executes to the end, telling when it is EXECUTING (or already over)."""
+        try:
+            return await actions.follow(s, self._watched(s, prepared))
+        finally:
+            self.started.set()
+
+    async def _watched(
+        self, s: Session, prepared: Prepared
+    ) -> AsyncIterator[longrunning.Operation]:
+        request = actions.request_for(s, prepared.action_digest)
         async with aclosing(actions.operations_of(s.channel, request, s)) as stream:
             async for operation in stream:
+                self.name = operation.name
                 metadata = actions.metadata_of(operation)
                 if operation.done or (metadata and metadata.stage == Stage.EXECUTING):
-                    started.set()
+                    self.started.set()
                 yield operation
 
-    async def verdict() -> Verdict:
-        try:
-            return await actions.follow(s, watched())
-        finally:
-            started.set()
 
+@asynccontextmanager
+async def _running(
+    s: Session, prepared: Prepared
+) -> AsyncIterator[tuple[str, asyncio.Task[Verdict]]]:
+    """Enters while the action is EXECUTING; gives the operation's name and the verdict to await."""
+    await s.put(*prepared.blobs)
+    running = _Running()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(verdict())
-        await started.wait()
+        task = group.create_task(running.follow(s, prepared))
+        await running.started.wait()
         try:
-            yield task
+            yield running.name, task
         finally:
             if not task.done():
                 task.cancel()
@@ -82,7 +95,7 @@ async def _last_word(s: Session, name: str) -> Verdict:
 async def killed_worker_is_survived(s: Session) -> None:
     async with s.elsewhere(Variant.DISPOSABLE) as other:
         prepared = _sleeper(other, 2)
-        async with _running(other, prepared) as task:
+        async with _running(other, prepared) as (_, task):
             await other.control.kill_worker()
             verdict = await task
         fine = {Code.OK, Code.INTERNAL, Code.UNAVAILABLE}
@@ -156,7 +169,7 @@ async def lost_stream_is_rejoined(s: Session) -> None:
 async def abandoned_action_is_dropped(s: Session) -> None:
     async with s.elsewhere(Variant.ONE_SLOT) as other:
         blocker, abandoned = _sleeper(other, 4), _sleeper(other, 0)
-        async with _running(other, blocker) as task:
+        async with _running(other, blocker) as (_, task):
             name = await _begin(other, abandoned)
             (await task).expect_ok()
         last = await _last_word(other, name)
@@ -173,8 +186,7 @@ async def abandoned_action_is_dropped(s: Session) -> None:
 async def cancelled_operation_says_so(s: Session) -> None:
     marker = f"8{secrets.randbelow(10**8):08d}"
     prepared = actions.prepare(s, ["/bin/sh", "-c", f"sleep {marker}"])
-    async with _running(s, prepared) as task:
-        name = await _name_of(s, prepared)
+    async with _running(s, prepared) as (name, task):
         request = longrunning.CancelOperationRequest(name=name)
         for _ in range(2):
             await s.channel.call(rpcs.CANCEL_OPERATION, request, timeout=s.options.call_timeout_s)
@@ -203,11 +215,6 @@ async def cancelled_operation_says_so(s: Session) -> None:
     s.check(not alive, "its processes live on", Level.SHOULD)
 
 
-async def _name_of(s: Session, prepared: Prepared) -> str:
-    """Learns the name of a running action's operation by joining it with an equal request."""
-    return await _begin(s, prepared)
-
-
 @case(
     100,
     "Of two queued actions the one with the lower priority value runs first",
@@ -226,11 +233,12 @@ async def lower_priority_value_runs_first(s: Session) -> None:
             verdict.expect_ok()
             order.append(name)
 
-        async with _running(other, _sleeper(other, 2)) as blocker, asyncio.TaskGroup() as group:
+        blocker = _sleeper(other, 2)
+        async with _running(other, blocker) as (_, blocking), asyncio.TaskGroup() as group:
             group.create_task(queued("5", late, 5))
             await asyncio.sleep(0.5)
             group.create_task(queued("-5", soon, -5))
-            await blocker
+            await blocking
         s.check(order == ["-5", "5"], f"they ended in the order {order}", Level.SHOULD)
 
 
@@ -280,7 +288,7 @@ async def draining_server_finishes(s: Session) -> None:
     async with s.elsewhere(Variant.DISPOSABLE) as other:
         late = _sleeper(other, 0)
         await other.put(*late.blobs)
-        async with _running(other, _sleeper(other, 3)) as task:
+        async with _running(other, _sleeper(other, 3)) as (_, task):
             await other.control.drain()
             await asyncio.sleep(0.5)
             refused = await actions.execute(other, late.action_digest)
