@@ -249,7 +249,8 @@ async def batch_limit_is_exact(s: Session) -> None:
         s.batch_update([(s.digest(half), half), (s.digest(more), more)]),
         {Code.INVALID_ARGUMENT},
         f"{limit + 1} bytes, one over the limit",
-        level=Level.SHOULD,
+        level=Level.INTEROP,
+        code_level=Level.SHOULD,
     )
 
 
@@ -391,7 +392,8 @@ async def batch_read_limit_is_kept(s: Session) -> None:
         s.batch_read(digests),
         {Code.INVALID_ARGUMENT},
         f"{quarter * 4} bytes over a limit of {limit}",
-        level=Level.SHOULD,
+        level=Level.INTEROP,
+        code_level=Level.SHOULD,
     )
 
 
