@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import re
 import types
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 REDACTED = "(redacted)"
 OFF = "off"
+_EXACT_INTEGERS = 2**53
 _SECRET = re.compile(r"(^|_)(key|token|password|secret)$")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB|TB|TiB)")
 _SIZE_UNITS = {
@@ -167,11 +169,13 @@ def toml_value(value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case float() if value.is_integer() and abs(value) < _EXACT_INTEGERS:
+            return str(int(value))
         case int() | float():
-            return f"{value:g}" if isinstance(value, float) and value.is_integer() else repr(value)
+            return repr(value)
         case str():
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-            return f'"{escaped}"'
+            # TOML's basic strings are JSON's, but for DEL, which they do not take as it is.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case Mapping():
             inner = ", ".join(f"{toml_key(k)} = {toml_value(v)}" for k, v in value.items())
             return f"{{{inner}}}"

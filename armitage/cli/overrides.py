@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,8 @@ def effective_config(args: argparse.Namespace) -> Config:
     if loaded.data_dir is None and loaded.storage is config.StorageKind.DISK:
         table = settings.merge(overrides(args), {"data_dir": str(default_data_dir())})
         loaded = config.load(args.config, table)
+    if loaded.data_dir is not None:
+        loaded = replace(loaded, data_dir=loaded.data_dir.absolute())
     return loaded
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
@@ -31,7 +31,7 @@ class ActionLimits:
     max_message_bytes: int = 16 * 2**20
     """For an Action or Command blob."""
     max_outputs: int = 100_000
-    node_properties: frozenset[str] = frozenset()
+    node_properties: frozenset[str] = field(default=frozenset(), metadata={"setting": False})
     """Names that `Command.output_node_properties` may hold: those that Capabilities advertises."""
 
     def __post_init__(self) -> None:
