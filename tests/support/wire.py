@@ -12,6 +12,7 @@ from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
 from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.reapi import rpcs
 from armitage.reapi.action_cache import ActionCacheService
+from armitage.reapi.asset import AssetService
 from armitage.reapi.bytestream import ByteStreamOptions, ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
 from armitage.reapi.completeness import Completeness
@@ -53,13 +54,15 @@ class Failed(Exception):
 
 
 class FakeTime:
-    """A monotonic clock that tests move."""
+    """A clock that tests move."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
         return self.now
+
+    wall = monotonic = __call__
 
 
 @dataclass
@@ -74,10 +77,10 @@ class Services:
     log_limits: LogLimits = field(default_factory=LogLimits)
     require_action: bool = False
     store: MemoryStore = field(default_factory=MemoryStore)
+    cache: MemoryActionCache = field(default_factory=MemoryActionCache)
 
     def __post_init__(self) -> None:
         self.time = FakeTime()
-        self.cache = MemoryActionCache()
         named = Instances(self.instances)
         self.invocations = Invocations(self.store, self.time)
         self.completeness = Completeness(self.store, limits=self.limits)
@@ -96,7 +99,17 @@ class Services:
             require_action=self.require_action,
         )
         self.capabilities = CapabilitiesService(named, limits=self.limits)
+        self.asset = AssetService(
+            self.cache,
+            self.store,
+            self.store,
+            named,
+            self.invocations,
+            clock=self.time,
+            limits=self.limits,
+        )
         methods: list[Method] = [
+            *self.asset.methods(),
             *self.content.methods(),
             *self.bytestream.methods(),
             *self.action_cache.methods(),
