@@ -15,6 +15,12 @@ IGNORED = frozenset({"persistentWorkerKey"})
 """Properties that promise speed, not meaning: an action runs the same without them."""
 
 
+EXECUTOR_OBEYS = frozenset({"chroot-input-root", "unixGID", "unixUID"})
+"""Properties that say how to run an action, which every executor obeys or refuses by itself; they
+choose no worker.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class PlatformRules:
     """How the properties of an action are held against those of a worker.
@@ -33,8 +39,9 @@ class PlatformRules:
     """
 
     def platform(self, pairs: Iterable[tuple[str, str]]) -> Platform:
-        """Drops what does not matter, so that equal needs share a queue and an execution."""
-        return frozenset(pair for pair in pairs if pair[0] not in self.ignore)
+        """Drops what chooses no worker, so that equal needs share a queue and an execution."""
+        dropped = self.ignore | EXECUTOR_OBEYS
+        return frozenset(pair for pair in pairs if pair[0] not in dropped)
 
     def matches(self, platform: Platform, offer: Properties) -> bool:
         """Tells whether a worker with this offer may run an action of this platform."""

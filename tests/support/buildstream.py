@@ -58,7 +58,7 @@ class BuildStream:
             "    push: true",
         ]
         if execute:
-            services = ("execution-service", "action-cache-service")
+            services = ("execution-service", "storage-service", "action-cache-service")
             lines += ["remote-execution:", *(f"  {s}:\n    url: {url}" for s in services)]
         self._config.write_text("\n".join(lines) + "\n")
 

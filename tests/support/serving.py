@@ -49,6 +49,7 @@ class ServedDaemon:
             f'data_dir = "{self._directory / "data"}"\n'
             f"{self._settings}\n"
             f'[grpc]\naddresses = ["{self.address}"]\n'
+            '[web]\naddresses = ["127.0.0.1:0"]\n'
         )
         self._ready.unlink(missing_ok=True)
         command = [sys.executable, "-m", "armitage", "serve"]

@@ -20,6 +20,7 @@ OFFER = {"OSFamily": ["linux"], "ISA": ["x86-64", "x86-64-avx2"], "Pool": ["big"
         ([("Pool", "big")], True),
         ([("container-image", "docker://x")], False),
         ([("persistentWorkerKey", "whatever")], True),
+        ([("unixUID", "0"), ("unixGID", "0"), ("chroot-input-root", "true")], True),
     ],
 )
 def test_every_pair_asked_for_must_be_offered(pairs: list[tuple[str, str]], matches: bool) -> None:
