@@ -456,6 +456,9 @@ class _Requests:
         message = await self._call.read()
         if message is _EOF:
             self.ended = True
+            # grpc ends the stream of a client that left like that of one that is done; the
+            # cancellation that tells them apart is usually due right now.
+            await asyncio.sleep(0)
             raise StopAsyncIteration
         request: bytes = message
         return request
@@ -560,6 +563,8 @@ def channel_arguments(options: GrpcioOptions) -> list[tuple[str, int]]:
         arguments += [
             ("grpc.keepalive_time_ms", _ms(options.keepalive_s)),
             ("grpc.keepalive_timeout_ms", _ms(options.keepalive_timeout_s)),
+            # grpc waits for the longer of the two, and this one is a minute by default.
+            ("grpc.http2.ping_timeout_ms", _ms(options.keepalive_timeout_s)),
         ]
     for name, seconds in (
         ("grpc.max_connection_idle_ms", options.connection_idle_s),

@@ -5,6 +5,10 @@ handler, and turns whatever the
 handler raises into a `Status` by the gate: no handler ever sets a status itself. When the client
 goes away or its deadline
 passes, the handler is cancelled (asyncio.CancelledError at its next await), whatever it is doing.
+The end of a request stream is no proof that the client meant to end it there: a transport may learn
+only afterwards that the client left. Where that matters the protocol must say so
+(`WriteRequest.finish_write`).
+Each call runs in a context (contextvars) of its own.
 """
 
 from __future__ import annotations

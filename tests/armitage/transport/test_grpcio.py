@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -270,6 +270,132 @@ async def test_vanished_client_leaves_no_handler() -> None:
             await waiting.began.wait()
         await asyncio.wait_for(ended.wait(), 5)
         await subject.settled()
+
+
+class Relay:
+    """A TCP relay in front of a server, for networks that fail."""
+
+    def __init__(self, address: str) -> None:
+        self._target = address.split(":")
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server
+        self.address = ""
+        self.silent = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Resets every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream = await asyncio.open_connection(self._target[0], int(self._target[1]))
+        self._writers += [writer, upstream[1]]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._pump(reader, upstream[1]))
+            group.create_task(self._pump(upstream[0], writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if not self.silent:
+                    writer.write(data)
+                    await writer.drain()
+
+
+@asynccontextmanager
+async def open_streams(address: str, count: int) -> AsyncIterator[list[Any]]:
+    """Client streams that have each sent a message and stay open."""
+    async with grpc.aio.insecure_channel(address, options=UNLIMITED) as channel:
+        calls = [channel.stream_unary("/s/Consume")() for _ in range(count)]
+        for call in calls:
+            await call.write(b"some")
+        yield calls
+
+
+async def test_cut_connections_leave_no_handler() -> None:
+    running = 0
+    all_running = asyncio.Event()
+
+    async def consume(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        nonlocal running
+        async for _ in requests:
+            running += 1
+            if running == 20:
+                all_running.set()
+        return b""
+
+    async with (
+        serving(ClientStream("/s/Consume", consume)) as subject,
+        Relay(subject.address) as relay,
+        open_streams(relay.address, 20) as calls,
+    ):
+        await all_running.wait()
+        assert subject.server.open_calls == 20
+        relay.cut()
+        await subject.settled()
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+
+
+@pytest.mark.slow
+async def test_client_behind_a_dead_network_is_noticed_by_pings() -> None:
+    began = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def consume(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        try:
+            async for _ in requests:
+                began.set()
+        finally:
+            ended.set()
+        return b""
+
+    async with (
+        serving(
+            ClientStream("/s/Consume", consume), keepalive_s=0.2, keepalive_timeout_s=0.2
+        ) as subject,
+        Relay(subject.address) as relay,
+        open_streams(relay.address, 1) as [call],
+    ):
+        await began.wait()
+        relay.silent = True
+        await asyncio.wait_for(ended.wait(), 20)
+        await subject.settled()
+        call.cancel()
+
+
+async def test_upload_cut_short_is_cancelled_and_not_ended() -> None:
+    endings: list[str] = []
+
+    async def consume(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        try:
+            async for _ in requests:
+                pass
+            endings.append("ended")
+        except asyncio.CancelledError:
+            endings.append("cancelled")
+            raise
+        return b""
+
+    async with serving(ClientStream("/s/Consume", consume)) as subject:
+        for _ in range(20):
+            async with open_streams(subject.address, 1) as [call]:
+                call.cancel()
+        async with asyncio.timeout(5):
+            while len(endings) < 20:  # noqa: ASYNC110 (each of them ends in its own time)
+                await asyncio.sleep(0.005)
+
+    assert endings.count("cancelled") >= 18
 
 
 async def test_client_that_stops_reading_holds_back_the_stream() -> None:
