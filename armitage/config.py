@@ -18,6 +18,7 @@ from armitage import settings
 from armitage.errors import ConfigError
 from armitage.observability.logs import LogOptions
 from armitage.observability.traces import TraceOptions
+from armitage.reapi.asset import AssetOptions
 from armitage.reapi.bytestream import ByteStreamOptions
 from armitage.reapi.execution import ExecutionOptions
 from armitage.reapi.instances import Instance
@@ -102,6 +103,7 @@ class Config:
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
     bytestream: ByteStreamOptions = field(default_factory=ByteStreamOptions)
     logstream: LogLimits = field(default_factory=LogLimits)
+    asset: AssetOptions = field(default_factory=AssetOptions)
     execute: ExecutionOptions = field(default_factory=ExecutionOptions)
     scheduler: CoreOptions = field(default_factory=CoreOptions)
     platform: PlatformRules = field(default_factory=PlatformRules)

@@ -15,16 +15,17 @@ import platform
 import secrets
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, check
-from armitage.errors import ConfigError, Exhausted
+from armitage.errors import ConfigError
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
@@ -35,16 +36,17 @@ from armitage.observability.figures import (
 )
 from armitage.observability.traces import open_tracing
 from armitage.reapi.action_cache import ActionCacheService
+from armitage.reapi.asset import AssetService
 from armitage.reapi.bytestream import ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
 from armitage.reapi.execution import ExecutionService
-from armitage.reapi.execution_job import OutputStream
 from armitage.reapi.gate import code_of, status_of
-from armitage.reapi.instances import Instances
+from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
-from armitage.reapi.logstream import Log, LogStreams
+from armitage.reapi.live_output import LiveOutput
+from armitage.reapi.logstream import LogStreams
 from armitage.reapi.operations import OperationsService
 from armitage.reapi.trees import DirectoryCodec
 from armitage.scheduler.service import Scheduler
@@ -182,10 +184,7 @@ class Daemon:
         codec = DirectoryCodec()
         store, cache = await self._open_stores(stack)
         executor = await self._open_executor(stack, store, codec)
-        instances = Instances(
-            replace(instance, exec_enabled=instance.exec_enabled and self._execution.enabled)
-            for instance in config.instances
-        )
+        instances = Instances(self._effective(instance) for instance in config.instances)
         invocations = Invocations(
             store,
             self._clock.monotonic,
@@ -198,15 +197,41 @@ class Daemon:
         streams = ByteStreamService(
             store, instances, invocations, logs, self._clock.monotonic, options=config.bytestream
         )
+        assets = AssetService(
+            cache,
+            store,
+            store,
+            instances,
+            invocations,
+            clock=self._clock,
+            limits=config.limits,
+            options=config.asset,
+        )
+        await assets.restore()
         methods = [
             *self._cache_methods(base),
+            *assets.methods(),
             *streams.methods(),
             *logs.methods(),
             *await self._execution_methods(stack, base, codec, executor, logs),
         ]
-        chores = _Chores(_HOUSEKEEPING_S, [invocations.expire, logs.expire], [streams.expire])
+        chores = Chores(
+            _HOUSEKEEPING_S, [invocations.expire, logs.expire, assets.expire], [streams.expire]
+        )
         await stack.enter_async_context(chores)
         await self._listen(stack, base, methods)
+
+    def _effective(self, instance: Instance) -> Instance:
+        """The instance with what this host and its store do not have left out."""
+        config = self._config
+        disk = config.storage is StorageKind.DISK
+        store_limit = (config.disk if disk else config.memory).max_blob_bytes or 0
+        limits = [limit for limit in (instance.max_blob_size_bytes, store_limit) if limit]
+        return replace(
+            instance,
+            exec_enabled=instance.exec_enabled and self._execution.enabled,
+            max_blob_size_bytes=min(limits, default=0),
+        )
 
     async def _open_stores(self, stack: AsyncExitStack) -> tuple[Store, Results]:
         config = self._config
@@ -308,7 +333,7 @@ class Daemon:
             new_id=lambda: secrets.token_hex(16),
             options=config.execute,
             limits=config.limits,
-            open_streams=_LiveOutput(logs).open,
+            open_streams=LiveOutput(logs).open,
         )
         operations = OperationsService(scheduler, base.store, limits=config.limits)
         return [*execution.methods(), *operations.methods()]
@@ -376,80 +401,6 @@ class Daemon:
             status,
             [drains, lambda: store_refuses_writes(base.store)],
         )
-
-
-class _LiveOutput:
-    """Gives each operation a log for stdout and one for stderr (REAPI `LogStream`)."""
-
-    def __init__(self, logs: LogStreams) -> None:
-        self._logs = logs
-
-    def open(self, operation: str) -> tuple[OutputStream, OutputStream]:
-        """Opens stdout and stderr."""
-        instance = operation.rpartition("operations/")[0].removesuffix("/")
-        return self._one(instance), self._one(instance)
-
-    def _one(self, instance: str) -> OutputStream:
-        """Live output is a comfort: where there is no room for it, the action runs without."""
-        try:
-            return _OutputLog(self._logs.create(instance))
-        except Exhausted:
-            return _OutputLog(None)
-
-
-class _OutputLog:
-    """A log as an action writes it."""
-
-    def __init__(self, log: Log | None) -> None:
-        self._log = log
-        self.name = "" if log is None else log.name
-
-    def append(self, data: bytes) -> None:
-        if self._log is not None:
-            self._log.write(data)
-
-    def finish(self) -> None:
-        if self._log is not None:
-            self._log.finish()
-
-
-class _Chores:
-    """Does small things every so often, in a task that ends with the context."""
-
-    def __init__(
-        self,
-        period_s: float,
-        functions: Sequence[Callable[[], None]],
-        coroutines: Sequence[Callable[[], Awaitable[None]]],
-    ) -> None:
-        self._period_s = period_s
-        self._functions = functions
-        self._coroutines = coroutines
-        self._group = asyncio.TaskGroup()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._group.__aenter__()
-        self._task = self._group.create_task(self._run())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await self._group.__aexit__(None, None, None)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._period_s)
-            for function in self._functions:
-                function()
-            for coroutine in self._coroutines:
-                await coroutine()
 
 
 def _host_properties() -> Mapping[str, tuple[str, ...]]:
