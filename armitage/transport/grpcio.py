@@ -26,6 +26,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from armitage import errors
 from armitage.transport.addresses import (
@@ -55,6 +57,8 @@ _MIB = 1 << 20
 
 _TRAILER_BYTES = 5 * 1024
 """Clients refuse trailers over 8 KiB (gRPC's default); base64 makes this much of them about 7."""
+
+_MESSAGE_BYTES = 1024
 
 _FAREWELL_S = 2.0
 """How long the last responses may take to leave once every handler has ended."""
@@ -494,13 +498,39 @@ class _Lookup(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
 
 def _trailers(message: str, details: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
     encoded = message.encode("utf-8", "replace")
-    if len(encoded) > _TRAILER_BYTES // 2:
-        message = encoded[: _TRAILER_BYTES // 2].decode("utf-8", "ignore") + "..."
-    if not details:
-        return message, ()
-    if len(details) > _TRAILER_BYTES - min(len(encoded), _TRAILER_BYTES // 2):
-        return f"{message} (the details, {len(details)} bytes, are too long to send)", ()
-    return message, (("grpc-status-details-bin", details),)
+    if len(encoded) > _MESSAGE_BYTES:
+        message = encoded[:_MESSAGE_BYTES].decode("utf-8", "ignore") + "..."
+    if details and len(details) + len(encoded) > _TRAILER_BYTES:
+        details = _shortened(details, message)
+    return message, (("grpc-status-details-bin", details),) if details else ()
+
+
+def _shortened(details: bytes, message: str) -> bytes:
+    """Drops violations until the rest fits, and everything if that does not help. A client that
+    mends the ones it is told of learns of the others when it tries again.
+    """
+    status = status_pb2.Status.FromString(details)
+    status.message = message  # Clients check that it is the one of the other trailer.
+    shorter = status.SerializeToString()
+    while len(shorter) + len(message.encode()) > _TRAILER_BYTES:
+        before = len(shorter)
+        for packed in status.details:
+            _halve(packed)
+        shorter = status.SerializeToString()
+        if len(shorter) == before:
+            return b""
+    return shorter
+
+
+def _halve(packed: any_pb2.Any) -> None:
+    for detail, field_name in (
+        (error_details_pb2.PreconditionFailure(), "violations"),
+        (error_details_pb2.BadRequest(), "field_violations"),
+    ):
+        if packed.Unpack(detail):
+            violations = getattr(detail, field_name)
+            del violations[max(1, len(violations) // 2) :]
+            packed.Pack(detail)
 
 
 def _identity(context: Any) -> str | None:
