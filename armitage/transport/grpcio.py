@@ -511,7 +511,7 @@ def _shortened(details: bytes, message: str) -> bytes:
     """
     status = status_pb2.Status.FromString(details)
     status.message = message  # Clients check that it is the one of the other trailer.
-    shorter = status.SerializeToString()
+    shorter: bytes = status.SerializeToString()
     while len(shorter) + len(message.encode()) > _TRAILER_BYTES:
         before = len(shorter)
         for packed in status.details:
