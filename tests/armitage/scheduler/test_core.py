@@ -225,6 +225,46 @@ def test_conclusion_that_failed_is_the_operations_error() -> None:
     assert play.core.is_idle
 
 
+def test_idle_worker_that_does_not_match_keeps_no_other_from_work() -> None:
+    play = Play(slots=0)
+    play.tell(WorkerJoined(0.0, "plan9", 8, {"OSFamily": ["plan9"]}))
+    play.join("linux")
+
+    play.submit("op", platform=LINUX)
+
+    assert play.only(Assign, play.commands).worker == "linux"
+
+
+def test_second_conclusion_of_a_task_changes_nothing() -> None:
+    play = Play(slots=0)
+    play.join("w")
+    play.submit("op")
+    task = play.only(Conclude, play.succeed(play.lease_of("op"))).task
+    play.conclude(task, "first")
+
+    assert play.conclude(task, "second") == []
+    assert play.state("op").answer == "first"
+
+
+def test_conclusion_of_a_task_that_still_runs_is_ignored() -> None:
+    play = Play()
+    play.submit("op")
+
+    for task in range(10):
+        play.conclude(task)
+
+    assert play.stage("op") is Stage.EXECUTING
+
+
+def test_key_is_free_again_after_the_end() -> None:
+    play = Play()
+    for name in ("one", "two"):
+        play.submit(name, "k")
+        play.run(name)
+
+    assert play.started() == ["one", "two"]
+
+
 # Sharing.
 
 
@@ -473,7 +513,7 @@ def test_silent_worker_is_lost() -> None:
     play.pass_time(8)
     play.tell(LeasesRenewed(play.at, "w", frozenset({lease})))
     play.pass_time(9)
-    assert play.stage("op") is Stage.EXECUTING
+    assert play.lease_of("op") == lease
 
     play.pass_time(2)
 
