@@ -26,6 +26,8 @@ class Variant(StrEnum):
     """UpdateActionResult is forbidden to this client."""
     NO_COMPRESSION = "no-compression"
     """Advertises no compressor."""
+    SHORT_RESUME = "short-resume"
+    """Keeps broken uploads to be resumed for at most a second, or not at all."""
     BLOB_LIMIT = "blob-limit"
     """`max_cas_blob_size_bytes` is 1 MiB."""
     INSTANCES = "instances"

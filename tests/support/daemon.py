@@ -92,12 +92,15 @@ def serve_command(*flags: str) -> list[str]:
 
 @contextmanager
 def daemon_process(
-    directory: Path, *flags: str, env: dict[str, str] | None = None
+    directory: Path,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[DaemonProcess]:
     """Starts `armitage serve` on free ports with its data in `directory/data`, waits until it
     serves, and stops it in the end.
 
-    Flags come after these, so that they win.
+    Flags come after these, so that they win. `wrapper` is a command that executes the daemon's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     ready, log = directory / "ready.json", directory / "daemon.log"
@@ -109,7 +112,7 @@ def daemon_process(
     ready.unlink(missing_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            serve_command(*defaults, *flags),
+            [*wrapper, *serve_command(*defaults, *flags)],
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,

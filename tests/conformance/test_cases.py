@@ -1,0 +1,55 @@
+"""Our own daemon, listening on a real socket, under the conformance suite (docs/conformance.md).
+
+All selected cases run together, once, since many of them wait more than they work; each test then
+looks at the result of its own.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+import pytest
+from support.conformance import INSTANCE, DaemonControl, conformance_daemon
+from support.executing import sandbox_missing
+
+from armitage.conformance import CASES, Case, Outcome, Result, run
+from armitage.conformance.model import Need
+
+CONCURRENCY = 6
+PARAMETER = "case"
+MISSING_SANDBOX = sandbox_missing()
+NOT_SUPPORTED = {
+    54: "blobs are not split yet, and that is what the capabilities say",
+    55: "blobs are not split yet, and that is what the capabilities say",
+    56: "blobs are not spliced yet, and that is what the capabilities say",
+    57: "blobs are not split yet, and that is what the capabilities say",
+}
+
+
+@pytest.fixture(scope="module")
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[int, Result]]:
+    numbers = {
+        item.callspec.params[PARAMETER].number
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.module is request.module
+        and PARAMETER in getattr(getattr(item, "callspec", None), "params", {})
+    }
+    directory = tmp_path_factory.mktemp("conformance") / "shared"
+    with conformance_daemon(directory) as daemon:
+        control = DaemonControl(daemon, directory, INSTANCE)
+        work = run(daemon.target, INSTANCE, numbers, control=control, concurrency=CONCURRENCY)
+        yield {result.case.number: result for result in asyncio.run(work)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(PARAMETER, CASES, ids=[case.name for case in CASES])
+def test_case(case: Case, results: Mapping[int, Result]) -> None:
+    if Need.EXECUTION in case.needs and MISSING_SANDBOX:
+        pytest.skip(MISSING_SANDBOX)
+
+    result = results[case.number]
+
+    expected = Outcome.NOT_SUPPORTED if case.number in NOT_SUPPORTED else Outcome.PASS
+    assert result.outcome == expected, result.seen
