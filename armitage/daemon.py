@@ -1,9 +1,9 @@
 """The daemon: the one place where everything is built and wired together.
 
 Start order: stores, execution, services, then the listeners, so that nobody is answered before all
-of it works. A failure on the way takes down what was started, in reverse order. Stop order: tell
-health checks, refuse new work, let running work end (for `drain_s`), close listeners, end
-execution, close stores.
+of it works. A failure on the way takes down what was started, in reverse order. Drain order: tell
+health checks, refuse new actions and let accepted ones end, then refuse all new calls and let
+running ones end; `drain_s` is for all of that together.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ from executor.unsandboxed import UnsandboxedExecutor
 _log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 30.0
+_FETCH_S = 2.0
+"""While draining, how long clients have to begin to fetch what the last action left."""
 _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64le": "power-isa-le"}
 """From uname's names to those of REAPI's platform lexicon."""
 
@@ -128,6 +130,7 @@ class Daemon:
         self._server: GrpcioServer | None = None
         self._health: HealthService | None = None
         self._scheduler: Scheduler | None = None
+        self._is_draining = False
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -162,15 +165,20 @@ class Daemon:
     async def drain(self) -> None:
         """Refuses new work and waits for what runs, up to the configured time.
 
-        May be cancelled (then stop cuts short what is left), and is for any task.
+        Executions end first, with all else still served: whoever waited for one fetches its
+        outputs next. May be cancelled (then stop cuts short what is left), and is for any task.
         """
-        if self._health is not None:
-            self._health.set_serving(serving=False)
-        async with asyncio.TaskGroup() as group:
-            if self._scheduler is not None:
-                group.create_task(self._scheduler.drain(self._config.drain_s))
-            if self._server is not None:
-                group.create_task(self._server.drain(self._config.drain_s))
+        assert self._health is not None
+        assert self._scheduler is not None
+        assert self._server is not None
+        deadline = self._clock.monotonic() + self._config.drain_s
+        self._is_draining = True
+        self._health.set_serving(serving=False)
+        figures = self._scheduler.stats()
+        if figures.operations_queued or figures.operations_executing:
+            await self._scheduler.drain(self._config.drain_s)
+            await asyncio.sleep(min(_FETCH_S, max(0.0, deadline - self._clock.monotonic())))
+        await self._server.drain(max(0.0, deadline - self._clock.monotonic()))
 
     async def stop(self) -> None:
         """Stops everything at once; whoever wants running work to end drains before.
@@ -392,8 +400,7 @@ class Daemon:
             }
 
         async def drains() -> str | None:
-            draining = self._server is not None and self._server.draining
-            return "the daemon is shutting down" if draining else None
+            return "the daemon is shutting down" if self._is_draining else None
 
         return WebServer(
             replace(config.web, plaintext_beyond_loopback=config.accept_insecure_network),

@@ -1,0 +1,364 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.daemon import (
+    STOP_S,
+    DaemonProcess,
+    daemon_process,
+    disk_config,
+    memory_config,
+    running_daemon,
+    serve_command,
+)
+
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage.client.blobs import find_missing, read, upload
+from armitage.client.channel import CallFailed, Channel
+from armitage.client.execution import Update, execute
+from armitage.client.remote import Remote, connect
+from armitage.client.runs import Run, pack
+from armitage.clock import SystemClock
+from armitage.config import Config
+from armitage.daemon import Daemon
+from armitage.errors import ConfigError
+from armitage.reapi.instances import Instance
+from armitage.transport.port import Code
+from cas.digest import Digest, DigestFunction
+from cas.errors import StoreUnavailable
+
+EXECUTING = reapi.ExecutionStage.EXECUTING
+BLOB = b"kept over every end" * 100
+DIGEST = DigestFunction.SHA256.digest(BLOB)
+
+
+@asynccontextmanager
+async def remote_at(target: str, instance: str = "") -> AsyncIterator[Remote]:
+    async with Channel(target) as channel:
+        yield await connect(channel, instance)
+
+
+def remote_of(daemon: Daemon) -> AbstractAsyncContextManager[Remote]:
+    return remote_at(daemon.addresses.grpc[0])
+
+
+async def updates(remote: Remote, *arguments: str) -> AsyncIterator[Update]:
+    packed = pack(Run(arguments), remote.function)
+    await upload(remote, packed.blobs)
+    async for update in execute(remote, packed.action, monotonic=SystemClock().monotonic):
+        yield update
+
+
+async def ending(remote: Remote, update: Update) -> tuple[Code, int, bytes]:
+    assert update.response is not None
+    result = update.response.result
+    stdout = Digest(remote.function, result.stdout_digest.hash, result.stdout_digest.size_bytes)
+    return Code(update.response.status.code), result.exit_code, await read(remote, stdout)
+
+
+async def run_to_end(remote: Remote, *arguments: str) -> tuple[Code, int, bytes]:
+    *_, last = [update async for update in updates(remote, *arguments)]
+    return await ending(remote, last)
+
+
+def open_files() -> set[str]:
+    """What this process has open, but for what libraries open once and keep."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(os.readlink(descriptor))
+        except OSError:
+            continue
+    return {name for name in found if name.startswith(("/", "socket:"))}
+
+
+async def test_a_started_daemon_answers_and_a_stopped_one_is_gone() -> None:
+    async with running_daemon() as daemon, remote_of(daemon) as remote:
+        target = daemon.addresses.grpc[0]
+        await upload(remote, {DIGEST: BLOB})
+        assert await read(remote, DIGEST) == BLOB
+
+    with pytest.raises(CallFailed) as caught:
+        async with remote_at(target):
+            pass
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_instances_share_blobs_and_unknown_ones_are_refused() -> None:
+    config = replace(memory_config(), instances=(Instance("a"), Instance("b/c")))
+    async with running_daemon(config) as daemon:
+        target = daemon.addresses.grpc[0]
+        async with remote_at(target, "a") as remote:
+            await upload(remote, {DIGEST: BLOB})
+        async with remote_at(target, "b/c") as remote:
+            assert await find_missing(remote, [DIGEST]) == []
+        with pytest.raises(CallFailed, match="NOT_FOUND"):
+            async with remote_at(target, "other"):
+                pass
+
+
+async def test_stopping_twice_does_no_harm() -> None:
+    daemon = Daemon(memory_config())
+    await daemon.start()
+
+    await daemon.stop()
+    await daemon.stop()
+
+
+async def test_blobs_outlive_the_daemon_on_disk(tmp_path: Path) -> None:
+    for missing_before in (True, False):
+        async with running_daemon(disk_config(tmp_path)) as daemon, remote_of(daemon) as remote:
+            assert (await find_missing(remote, [DIGEST]) == [DIGEST]) is missing_before
+            await upload(remote, {DIGEST: BLOB})
+
+
+async def test_two_daemons_cannot_share_a_data_directory(tmp_path: Path) -> None:
+    async with running_daemon(disk_config(tmp_path)):
+        with pytest.raises(StoreUnavailable, match=rf"in use by process {os.getpid()}; stop that"):
+            await Daemon(disk_config(tmp_path)).start()
+
+
+@pytest.mark.parametrize("listener", ["grpc", "web"])
+async def test_a_port_in_use_is_named_and_nothing_is_left_open(
+    tmp_path: Path, listener: str
+) -> None:
+    async with running_daemon(disk_config(tmp_path / "warm-up")):
+        pass
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = disk_config(tmp_path / "data")
+        config = replace(
+            config, **{listener: replace(getattr(config, listener), addresses=(address,))}
+        )
+        before = open_files()
+
+        with pytest.raises(ConfigError, match=rf"{address}: is already in use"):
+            await Daemon(config).start()
+
+        assert open_files() == before
+    async with running_daemon(config):
+        pass  # The data directory was let go, too.
+
+
+async def test_disk_storage_needs_a_directory() -> None:
+    config = replace(disk_config(Path("/nowhere")), data_dir=None)
+
+    with pytest.raises(ConfigError, match="data_dir: required"):
+        await Daemon(config).start()
+
+
+async def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+
+    with pytest.raises(StoreUnavailable, match=r"cannot keep data in .*/data/cas"):
+        await Daemon(disk_config(tmp_path / "data")).start()
+
+
+@pytest.mark.sandbox
+async def test_actions_run_in_a_sandbox_where_the_host_can() -> None:
+    async with running_daemon() as daemon:
+        if not daemon.execution.enabled:
+            pytest.skip(daemon.execution.reason)
+        async with remote_of(daemon) as remote:
+            assert remote.exec_enabled
+            ran = await run_to_end(remote, "/bin/sh", "-c", "echo hello; ls /home; exit 3")
+
+    assert daemon.execution.sandboxed
+    assert ran == (Code.OK, 3, b"hello\n")
+
+
+def without_a_sandbox(config: Config) -> Config:
+    return replace(config, executor=replace(config.executor, bubblewrap="/nonexistent/bwrap"))
+
+
+async def test_a_host_that_cannot_sandbox_serves_caches_and_refuses_to_execute() -> None:
+    config = without_a_sandbox(memory_config())
+
+    async with running_daemon(config) as daemon, remote_of(daemon) as remote:
+        assert not remote.exec_enabled
+        await upload(remote, {DIGEST: BLOB})
+        with pytest.raises(CallFailed) as caught:
+            await run_to_end(remote, "/bin/true")
+
+    assert caught.value.code in {Code.UNIMPLEMENTED, Code.FAILED_PRECONDITION}
+    assert not daemon.execution.enabled
+    assert "--accept-unsandboxed" in daemon.execution.reason
+
+
+async def test_only_the_accepted_risk_runs_actions_without_a_sandbox() -> None:
+    config = without_a_sandbox(memory_config())
+    config = replace(config, worker=replace(config.worker, accept_unsandboxed=True))
+
+    async with running_daemon(config) as daemon, remote_of(daemon) as remote:
+        ran = await run_to_end(remote, "/bin/sh", "-c", "echo hello")
+
+    assert ran == (Code.OK, 0, b"hello\n")
+    assert not daemon.execution.sandboxed
+    assert "WITHOUT" in daemon.execution.reason
+
+
+async def test_a_worker_that_is_switched_off_leaves_a_cache() -> None:
+    config = memory_config()
+    config = replace(config, worker=replace(config.worker, enabled=False))
+
+    async with running_daemon(config) as daemon, remote_of(daemon) as remote:
+        assert not remote.exec_enabled
+
+
+async def test_the_http_port_tells_status_metrics_and_readiness() -> None:
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as response:
+            return str(response.read().decode())
+
+    async with running_daemon() as daemon:
+        address = daemon.addresses.http[0]
+        async with remote_of(daemon) as remote:
+            await upload(remote, {DIGEST: BLOB})
+        status = json.loads(await asyncio.to_thread(get, "/status"))
+        metrics = await asyncio.to_thread(get, "/metrics")
+
+        assert await asyncio.to_thread(get, "/readyz") == "ready\n"
+    assert status["ready"] is True
+    assert status["addresses"]["grpc"] == list(daemon.addresses.grpc)
+    assert status["cas"]["blobs"] == 1
+    assert "armitage_cas_blobs 1.0" in metrics
+    assert 'service="build.bazel.remote.execution.v2.ContentAddressableStorage"' in metrics
+
+
+def blob_is_there(daemon: DaemonProcess) -> bool:
+    async def ask() -> bool:
+        async with remote_at(daemon.target) as remote:
+            return await read(remote, DIGEST) == BLOB
+
+    return asyncio.run(ask())
+
+
+def put_blob(daemon: DaemonProcess) -> None:
+    async def put() -> None:
+        async with remote_at(daemon.target) as remote:
+            await upload(remote, {DIGEST: BLOB})
+
+    asyncio.run(put())
+
+
+@pytest.mark.slow
+def test_blobs_outlive_kill_9(tmp_path: Path) -> None:
+    with daemon_process(tmp_path) as daemon:
+        put_blob(daemon)
+        daemon.kill()
+
+    with daemon_process(tmp_path) as daemon:
+        assert blob_is_there(daemon)
+
+
+@pytest.mark.slow
+def test_sigterm_lets_a_running_action_end_and_exits_0(tmp_path: Path) -> None:
+    async def run() -> tuple[Code, int, bytes]:
+        signalled = False
+        async with remote_at(daemon.target) as remote:
+            async for update in updates(remote, "/bin/sh", "-c", "sleep 1; echo late"):
+                if update.metadata.stage == EXECUTING and not signalled:
+                    daemon.process.send_signal(signal.SIGTERM)
+                    signalled = True
+            return await ending(remote, update)
+
+    with daemon_process(tmp_path, "--accept-unsandboxed") as daemon:
+        assert asyncio.run(run()) == (Code.OK, 0, b"late\n")
+        assert daemon.process.wait(STOP_S) == 0
+    assert not (tmp_path / "ready.json").exists()
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+    async def start() -> None:
+        async with remote_at(daemon.target) as remote:
+            async for update in updates(remote, "/bin/sleep", "1234.5678"):
+                if update.metadata.stage == EXECUTING:
+                    daemon.process.send_signal(signal.SIGTERM)
+                    await asyncio.to_thread(wait_for_text, daemon.log, "draining")
+                    daemon.process.send_signal(signal.SIGTERM)
+                    return
+
+    with daemon_process(tmp_path, "--accept-unsandboxed") as daemon:
+        asyncio.run(start())
+        assert daemon.process.wait(20) == 128 + signal.SIGTERM
+    assert "1234.5678" not in processes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["--data-dir", "--listen"])
+def test_a_daemon_that_cannot_start_says_why_in_one_line(tmp_path: Path, second: str) -> None:
+    with daemon_process(tmp_path) as daemon:
+        flags = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+        if second == "--data-dir":
+            flags += ["--data-dir", str(daemon.facts["data_dir"])]
+            reason = f"{daemon.facts['data_dir']}/cas is in use by process {daemon.process.pid}; "
+        else:
+            flags[1] = daemon.target
+            flags += ["--storage", "memory"]
+            reason = f"listen address {daemon.target}: is already in use; "
+        done = subprocess.run(serve_command(*flags), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 6
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"armitage: cannot start: {reason}")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_data_directory_is_named(tmp_path: Path) -> None:
+    assert_read_only_is_named(tmp_path, serve_command())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    mount = f'mount -t tmpfs -o ro none {data} && exec "$@"'
+    assert_read_only_is_named(
+        tmp_path, ["unshare", "--mount", "sh", "-c", mount, "sh", *serve_command()]
+    )
+
+
+def assert_read_only_is_named(tmp_path: Path, command: list[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir(exist_ok=True)
+    data.chmod(0o500)
+    flags = ["--data-dir", str(data), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 6
+    assert done.stderr.splitlines()[-1].startswith(
+        f"armitage: cannot start: cannot keep data in {data}/cas: "
+    )
+
+
+def wait_for_text(file: Path, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in file.read_text():
+        assert time.monotonic() < deadline, file.read_text()
+        time.sleep(0.01)
+
+
+def processes() -> str:
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(cmdline.read_text())
+        except OSError:
+            continue
+    return "\n".join(found)
