@@ -141,7 +141,7 @@ class DiskStore:
         used, or another process uses it.
         """
         shelf = await asyncio.to_thread(
-            Shelf, directory, _folders(), sync=options.sync, threads=options.threads
+            Shelf, directory, "blobs", sync=options.sync, threads=options.threads
         )
         try:
             blobs = await shelf.run(_scan, shelf)
@@ -633,10 +633,6 @@ class _StoreTime:
             os.rename(f"{self._path}.new", self._path)
         except OSError as error:
             _log.warning("cannot save the time for the next start: %s", error)
-
-
-def _folders() -> list[str]:
-    return [f"blobs/{function}/{shard:x}" for function in DigestFunction for shard in range(16)]
 
 
 def _name(digest: Digest) -> str:

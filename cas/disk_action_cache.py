@@ -67,9 +67,8 @@ class DiskActionCache:
 
         Raises StoreUnavailable when it cannot be used, or another process uses it.
         """
-        folders = [f"results/{shard:x}" for shard in range(16)]
         shelf = await asyncio.to_thread(
-            Shelf, directory, folders, sync=options.sync, threads=options.threads
+            Shelf, directory, "results", sync=options.sync, threads=options.threads
         )
         try:
             return cls(shelf, options, await shelf.run(lambda: list(shelf.scan())))

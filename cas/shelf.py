@@ -19,7 +19,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 _BATCH = 256
 _QUARANTINED_FILES = 16
+_OTHER_NAMES = {"lock", "clock", "clock.new", "drafts", "damaged", "lost+found"}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -105,10 +106,10 @@ class _Change:
 
 
 class Shelf:
-    """A directory of files by relative name (`FOLDER/NAME`, the folders fixed at the start)."""
+    """A directory of files by name. Names are relative paths in the folder `top`."""
 
-    def __init__(self, root: Path, folders: Iterable[str], *, sync: bool, threads: int) -> None:
-        """Takes the directory over, waiting on the disk: run it in a thread.
+    def __init__(self, root: Path, top: str, *, sync: bool, threads: int) -> None:
+        """Takes the directory over, making it where it is not there. Run it in a thread.
 
         Raises StoreUnavailable when the directory is used by another process, is something else
         than a shelf, or cannot be written.
@@ -116,7 +117,7 @@ class Shelf:
         self._root = str(root)
         self._drafts = f"{root}/drafts"
         self._sync = sync
-        self._folders = tuple(folders)
+        self._top = top
         self._names = itertools.count()
         self._folder_fds: dict[str, int] = {}
         self._lock_fd = -1
@@ -138,28 +139,17 @@ class Shelf:
 
     def _take_over(self) -> None:
         os.makedirs(self._root, mode=0o700, exist_ok=True)
-        strange = set(os.listdir(self._root)) - {
-            "lock",
-            "clock",
-            "clock.new",
-            "drafts",
-            "damaged",
-            "lost+found",
-        }
-        strange -= {folder.partition("/")[0] for folder in self._folders}
+        strange = set(os.listdir(self._root)) - {self._top, *_OTHER_NAMES}
         if strange:
             raise StoreUnavailable(
                 f"cannot keep data in {self._root}: it holds {min(strange)!r}, which is not"
                 " Armitage's; choose an empty directory"
             )
         self._lock()
-        shutil.rmtree(self._drafts, ignore_errors=True)
-        for folder in ("drafts", "damaged", *self._folders):
-            os.makedirs(f"{self._root}/{folder}", mode=0o700, exist_ok=True)
-        for folder in self._folders:
-            self._folder_fds[folder] = os.open(
-                f"{self._root}/{folder}", os.O_RDONLY | os.O_DIRECTORY
-            )
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._drafts)
+        for folder in (self._drafts, f"{self._root}/damaged", f"{self._root}/{self._top}"):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
 
     def _lock(self) -> None:
         self._lock_fd = os.open(f"{self._root}/lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -184,12 +174,17 @@ class Shelf:
 
     def scan(self) -> Iterator[Found]:
         """Answers every file on the shelf. Runs in a thread."""
-        for folder in self._folders:
+        folders = [self._top]
+        while folders:
+            folder = folders.pop()
             with os.scandir(f"{self._root}/{folder}") as entries:
                 for entry in entries:
-                    stat = entry.stat(follow_symlinks=False)
                     name = f"{folder}/{entry.name}"
-                    yield Found(name, stat.st_size, stat.st_mtime, stat.st_ino)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(name)
+                    else:
+                        stat = entry.stat(follow_symlinks=False)
+                        yield Found(name, stat.st_size, stat.st_mtime, stat.st_ino)
 
     def path(self, name: str) -> str:
         """Where the file of that name is."""
@@ -220,7 +215,8 @@ class Shelf:
 
     def make_draft(self) -> Draft:
         """Starts a file that is to be put later. Runs in a thread."""
-        path = f"{self._drafts}/{next(self._names)}"
+        # No other shelf's name, not even that of the next one on this directory.
+        path = f"{self._drafts}/{id(self):x}-{next(self._names)}"
         return Draft(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), path)
 
     def sync_draft(self, draft: Draft) -> None:
@@ -322,8 +318,29 @@ class Shelf:
         if self._sync and change.data is not None and change.draft is not None:
             os.fdatasync(change.draft.fd)
 
+    def _open_folder(self, folder: str) -> int:
+        """Answers a descriptor of a folder that is there to stay, made where it was not."""
+        fd = self._folder_fds.get(folder)
+        if fd is None:
+            path = f"{self._root}/{folder}"
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            self._sync_path_of(folder)
+            fd = self._folder_fds[folder] = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return fd
+
+    def _sync_path_of(self, folder: str) -> None:
+        parent = folder
+        while self._sync and parent:
+            parent = parent.rpartition("/")[0]
+            fd = os.open(f"{self._root}/{parent}", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
     def _rename(self, change: _Change) -> None:
         if change.draft is not None:
+            self._open_folder(change.name.rpartition("/")[0])
             os.rename(change.draft.path, self.path(change.name))
             change.file_id = FileId.of(os.fstat(change.draft.fd))
 
