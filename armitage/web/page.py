@@ -33,13 +33,11 @@ h2 { margin: 0 0 10px; font-size: 15px; font-weight: 650; }
 .state { margin-left: auto; padding: 3px 12px; border-radius: 999px; font-weight: 600; }
 .good { color: var(--good); background: var(--good-back); }
 .bad { color: var(--bad); background: var(--bad-back); }
-.reasons { margin: 0 0 16px; padding: 12px 20px 12px 36px; border-radius: 10px; }
-main { display: grid; gap: 16px; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); }
+main { columns: 3 310px; column-gap: 16px; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 16px 20px; overflow-x: auto; }
-section.wide { grid-column: 1 / -1; }
-dl { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 4px 16px; margin: 0; }
+  padding: 16px 20px; margin: 0 0 16px; overflow-x: auto; break-inside: avoid; }
+section.wide { column-span: all; }
+dl { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 4px 16px; margin: 0; }
 dt { color: var(--soft); }
 dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 ul { margin: 0; padding-left: 18px; }
@@ -66,7 +64,6 @@ CONTENT_SECURITY_POLICY = (
 
 _ABBREVIATIONS = {
     "ac": "AC",
-    "bytes": "size",
     "cas": "CAS",
     "cpu": "CPU",
     "grpc": "gRPC",
@@ -104,10 +101,11 @@ def render_page(status: Mapping[str, Plain], reasons: Sequence[str]) -> str:
 def label(name: str) -> str:
     """A field's name in words, without its unit: `oldest_queued_s` is "Oldest queued"."""
     words = [_ABBREVIATIONS.get(word, word) for word in name.split("_") if word]
+    words = ["size" if word == "bytes" else word for word in words]
     if len(words) > 1 and words[-1] in {"s", "seconds"}:
         words.pop()
     text = " ".join(words) or name
-    return text[:1].upper() + text[1:]
+    return text if words and words[0] in _ABBREVIATIONS.values() else text[:1].upper() + text[1:]
 
 
 def value_text(name: str, value: Plain) -> str:
@@ -122,7 +120,7 @@ def value_text(name: str, value: Plain) -> str:
         if name.endswith(("_s", "_seconds")):
             return duration_text(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-    return str(value)
+    return str(value) or "(empty)"
 
 
 def size_text(size_bytes: float) -> str:
@@ -172,7 +170,7 @@ def _body(name: str, value: Plain) -> str:
         if rows and len(rows) == len(value):
             return _table(rows)
         items = "".join(f"<li>{_body(name, item)}</li>" for item in value)
-        return f'<ul class="plain">{items}</ul>' if value else "none"
+        return f'<ul class="plain">{items}</ul>' if items else "none"
     return _text(value_text(name, value))
 
 

@@ -105,6 +105,7 @@ def test_policy_allows_the_pages_own_style_and_nothing_else() -> None:
         ("bytes", "Size"),
         ("oldest_queued_s", "Oldest queued"),
         ("cas", "CAS"),
+        ("grpc", "gRPC"),
         ("action_cache", "Action cache"),
     ],
 )
@@ -122,3 +123,4 @@ def test_values_carry_their_unit() -> None:
     assert value_text("blobs", 1234567) == "1,234,567"
     assert value_text("is_draining", value=True) == "yes"
     assert value_text("load", 0.5) == "0.50"
+    assert value_text("name", "") == "(empty)"
