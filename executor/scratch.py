@@ -7,12 +7,17 @@ import fcntl
 import itertools
 import os
 import stat
+import struct
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
 from executor.paths import DIRECTORY_FLAGS
 
 _DIRECTORY_MODE = stat.S_IRWXU
+_GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16
+_SET_FLAGS = 0x40006602 | struct.calcsize("l") << 16
+"""FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (ioctl_iflags(2))."""
+_TOPDIR_FLAG = 0x00020000
 
 
 class Scratch:
@@ -38,6 +43,8 @@ class Scratch:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._work = self.directory / "work"
             self._trash = self.directory / "trash"
+            self._work.mkdir(mode=0o700, exist_ok=True)
+            _spread(self._work)
             for place in (self._trash, self._work):
                 place.mkdir(mode=0o700, exist_ok=True)
                 for leftover in list(place.iterdir()):
@@ -79,6 +86,25 @@ class Scratch:
     def close(self) -> None:
         """Gives up the lock."""
         os.close(self._lock)
+
+
+def _spread(directory: Path) -> None:
+    """Asks ext4 to put each directory made in this one into a block group of its own.
+
+    ext4 does not use an inode again for minutes after its file was deleted, and looks at all such
+    inodes of a group for each new file: actions that make and delete thousands of files in the same
+    group would take a millisecond for each. Other filesystems refuse or ignore the flag.
+    """
+    fd = os.open(directory, DIRECTORY_FLAGS)
+    try:
+        flags = bytearray(struct.calcsize("l"))
+        fcntl.ioctl(fd, _GET_FLAGS, flags)
+        value = struct.unpack("l", flags)[0] | _TOPDIR_FLAG
+        fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", value))
+    except OSError:
+        return  # No such flags here, and no need of them.
+    finally:
+        os.close(fd)
 
 
 def remove_tree(path: Path, trash: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -30,6 +30,7 @@ _CONCURRENT_READS = 32
 _BATCH = 2_000
 """Files exported per call, so that cancelling a large stage takes effect in between."""
 _INLINE_DECODE_BYTES = 32 * 1024
+_INLINE_ENTRIES = 1_000
 _REMEMBERED_NODES = 200_000
 _PATH_MAX = 4_095
 
@@ -56,9 +57,6 @@ class Layout:
     symlinks: list[tuple[str, str]] = field(default_factory=list)
     """Path, target."""
 
-    def __len__(self) -> int:
-        return len(self.directories) + len(self.files) + len(self.symlinks)
-
 
 class InputTrees:
     """Reads input trees from a store and lays them out. Remembers decoded directories.
@@ -77,58 +75,38 @@ class InputTrees:
         self._nodes = 0
 
     async def plan(self, work: Work) -> Layout:
-        """Reads the whole tree, level by level.
+        """Reads the whole tree, level by level, each distinct directory once.
 
         Raises InputsMissing with every missing blob, files included, when a Directory is missing;
         InvalidInput when the tree is malformed or over the limits.
         """
-        layout = Layout()
         tree: dict[Digest, Directory | None] = {}
-        level = [("", work.input_root)]
-        depth = 0
+        level = {work.input_root: 1}
+        entries = depth = 0
         while level:
             if depth > self._limits.max_depth:
                 raise InvalidInput(
                     f"the input tree is over {self._limits.max_depth} directories deep"
                 )
-            new = dict.fromkeys(digest for _, digest in level if digest not in tree)
-            await self._load(list(new), work, tree)
-            level = self._expand(level, tree, layout)
-            depth += 1
-        missing = {digest: None for digest, directory in tree.items() if directory is None}
-        if missing:
-            files = dict.fromkeys(digest for digest, _, _ in layout.files)
-            missing.update(dict.fromkeys(await self._store.find_missing(files)))
-            raise InputsMissing(list(missing))
-        return layout
-
-    def _expand(
-        self,
-        level: Iterable[tuple[str, Digest]],
-        known: dict[Digest, Directory | None],
-        layout: Layout,
-    ) -> list[tuple[str, Digest]]:
-        below: list[tuple[str, Digest]] = []
-        for path, digest in level:
-            directory = known[digest]
-            if directory is None:
-                continue
-            prefix = f"{path}/" if path else ""
-            for node in directory.directories:
-                below.append((prefix + node.name, node.digest))
-                layout.directories.append(prefix + node.name)
-            layout.files.extend(
-                (file.digest, prefix + file.name, file.is_executable) for file in directory.files
-            )
-            for link in directory.symlinks:
-                if not link.target or "\0" in link.target:
-                    raise InvalidInput(f"symbolic link {prefix + link.name!r} has no valid target")
-                layout.symlinks.append((prefix + link.name, link.target))
-            if len(layout) > self._limits.max_entries:
+            await self._load([digest for digest in level if digest not in tree], work, tree)
+            added, level = _next_level(level, tree)
+            entries += added
+            # Checked before anything grows with it: 40 small directories can hold 2**40.
+            if entries > self._limits.max_entries:
                 raise InvalidInput(
                     f"the input tree has over {self._limits.max_entries} files and directories"
                 )
-        return below
+            depth += 1
+        missing = {digest: None for digest, directory in tree.items() if directory is None}
+        if missing:
+            files = dict.fromkeys(
+                file.digest for directory in tree.values() if directory for file in directory.files
+            )
+            missing.update(dict.fromkeys(await self._store.find_missing(files)))
+            raise InputsMissing(list(missing))
+        if entries <= _INLINE_ENTRIES:
+            return _expand(work.input_root, tree)
+        return await self._in_thread(_expand, work.input_root, tree)
 
     async def _load(
         self, digests: Sequence[Digest], work: Work, tree: dict[Digest, Directory | None]
@@ -223,6 +201,44 @@ class InputTrees:
             except BlobNotFound:
                 missing[digest] = None
         return list(missing)
+
+
+def _next_level(
+    level: Mapping[Digest, int], tree: Mapping[Digest, Directory | None]
+) -> tuple[int, dict[Digest, int]]:
+    """Answers how many entries one level of a tree has, and the directories of the next.
+
+    A level says how often each distinct directory is found at one depth.
+    """
+    entries = 0
+    below: dict[Digest, int] = {}
+    for digest, times in level.items():
+        directory = tree[digest]
+        if directory is not None:
+            entries += times * (_weight(directory) - 1)
+            for node in directory.directories:
+                below[node.digest] = below.get(node.digest, 0) + times
+    return entries, below
+
+
+def _expand(root: Digest, tree: Mapping[Digest, Directory | None]) -> Layout:
+    """Writes out a whole tree of known directories. Raises InvalidInput."""
+    layout = Layout()
+    pending = [("", root)]
+    for prefix, digest in pending:
+        directory = tree[digest]
+        assert directory is not None
+        for node in directory.directories:
+            layout.directories.append(prefix + node.name)
+            pending.append((f"{prefix}{node.name}/", node.digest))
+        layout.files.extend(
+            (file.digest, prefix + file.name, file.is_executable) for file in directory.files
+        )
+        for link in directory.symlinks:
+            if not link.target or "\0" in link.target:
+                raise InvalidInput(f"symbolic link {prefix + link.name!r} has no valid target")
+            layout.symlinks.append((prefix + link.name, link.target))
+    return layout
 
 
 def _check_lengths(layout: Layout, root: str) -> None:

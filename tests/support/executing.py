@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,6 @@ class Bench:
     scratch: Path
     mounted_at: str | None
     """Where commands see the input root; None where that is the scratch space itself."""
-    runs: int = 0
 
     async def run(
         self,
@@ -184,9 +184,8 @@ class Bench:
     ) -> Outcome:
         if input_root is None:
             input_root = await put_tree(self.store, tree or {}, function)
-        self.runs += 1
         work = Work(
-            name=f"action-{self.runs}",
+            name=str(uuid.uuid4()),
             digest_function=function,
             input_root=input_root,
             arguments=arguments,
