@@ -102,6 +102,8 @@ class Bazel:
             "--nosandbox_debug",
             # One configuration: tools that the build itself runs need no second, optimised build.
             "--distinct_host_configuration=false",
+            # One object for each source, whatever it is linked into.
+            "--force_pic",
             "--curses=no",
             "--color=no",
             "--show_progress_rate_limit=1",
