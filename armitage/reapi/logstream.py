@@ -157,7 +157,8 @@ class LogStreams:
 
     def create(self, parent: str) -> Log:
         """Starts a log. Raises Exhausted when there are too many unfinished ones."""
-        self.expire()
+        if len(self._logs) >= self._limits.max_logs:
+            self.expire()  # Only now: it looks at every log, and each action makes two.
         if len(self._logs) >= self._limits.max_logs and not self._drop_oldest_finished():
             raise Exhausted(f"there are {len(self._logs)} unfinished logs already")
         log_id = self._new_secret()

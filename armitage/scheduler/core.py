@@ -172,14 +172,6 @@ class LeasesRenewed:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandStarted:
-    """The inputs are in place and the command runs."""
-
-    at: float
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
 class LeaseSucceeded:
     """A worker ran the action to its end; `outcome` goes to the conclusion."""
 
@@ -246,7 +238,6 @@ Event = (
     | WorkerJoined
     | WorkerLost
     | LeasesRenewed
-    | CommandStarted
     | LeaseSucceeded
     | LeaseFailed
     | Concluded
@@ -340,7 +331,6 @@ class OperationState:
     """The worker of the latest lease, or empty."""
     attempt: int
     """How many leases there were."""
-    is_command_started: bool
     answer: object
     """The final answer, or None."""
     error: Exception | None
@@ -401,7 +391,6 @@ class _Task:
     worker: str = ""
     leased_at: float = 0.0
     lease: int | None = None
-    is_command_started: bool = False
 
 
 @dataclass(slots=True)
@@ -500,7 +489,6 @@ class SchedulerCore:
             WorkerJoined: self._join_worker,
             WorkerLost: lambda event: self._lose_worker(event.worker),
             LeasesRenewed: self._renew,
-            CommandStarted: self._start_command,
             LeaseSucceeded: self._lease_succeeded,
             LeaseFailed: self._lease_failed,
             Concluded: self._concluded,
@@ -807,7 +795,6 @@ class SchedulerCore:
     def _requeue(self, task: _Task, error: Exception) -> None:
         """Gives a task whose lease failed another try, at the front of its lines."""
         task.lease = None
-        task.is_command_started = False
         if not task.operations:
             self._end(task, Ending.DROPPED)
         elif task.attempt >= self._options.max_attempts:
@@ -869,12 +856,6 @@ class SchedulerCore:
             lease = worker.leases.get(number)
             if lease is not None:
                 lease.renewed_at = self._now
-
-    def _start_command(self, event: CommandStarted) -> None:
-        lease = self._leases.get(event.lease)
-        if lease is not None and lease.task is not None:
-            lease.task.is_command_started = True
-            self._notify(lease.task)
 
     def _lease_succeeded(self, event: LeaseSucceeded) -> None:
         lease = self._leases.get(event.lease)
@@ -1012,7 +993,6 @@ class SchedulerCore:
             priority=operation.priority,
             worker=source.worker,
             attempt=source.attempt,
-            is_command_started=task is not None and task.is_command_started,
             answer=operation.answer,
             error=operation.error,
             age_s=max(0.0, self._now - operation.submitted_at),

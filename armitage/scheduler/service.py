@@ -115,17 +115,15 @@ class Watch:
                 continue
 
 
-class _LeaseProgress:
-    """Hears of a running action for its job and the scheduler."""
+class _JobProgress:
+    """Passes live output to the job."""
 
-    def __init__(self, scheduler: Scheduler, lease: int, job: Job) -> None:
-        self._scheduler = scheduler
-        self._lease = lease
+    def __init__(self, job: Job) -> None:
         self.stdout = job.stdout
         self.stderr = job.stderr
 
     def executing(self) -> None:
-        self._scheduler.command_started(self._lease)
+        """Staging counts as executing (REAPI `ExecutionStage`), so nothing changes for watchers."""
 
 
 class Scheduler:
@@ -283,7 +281,7 @@ class Scheduler:
         """Counts what there is."""
         return self._core.stats(self._now())
 
-    # For workers (Reports) and their progress.
+    # For workers (see worker.Reports).
 
     def succeeded(self, lease: int, outcome: Outcome) -> None:
         """A worker's report."""
@@ -294,10 +292,6 @@ class Scheduler:
         if is_retryable:
             _log.warning("lease %d failed and is tried again: %s", lease, error)
         self._take(core.LeaseFailed(self._now(), lease, error, is_retryable))
-
-    def command_started(self, lease: int) -> None:
-        """The command of a lease runs."""
-        self._take(core.CommandStarted(self._now(), lease))
 
     # The shell proper.
 
@@ -318,9 +312,9 @@ class Scheduler:
                 if event is not None:
                     event.set()
             case core.Assign(worker, lease, job, attempt):
-                progress = _LeaseProgress(self, lease, _job(job))
-                work = _job(job).work(attempt)
-                self._workers[worker].assign(lease, work, progress, _job(job).context)
+                own = _job(job)
+                progress = _JobProgress(own)
+                self._workers[worker].assign(lease, own.work(attempt), progress, own.context)
             case core.Revoke(worker, lease):
                 self._workers[worker].revoke(lease)
             case core.Conclude():

@@ -21,7 +21,6 @@ from armitage.scheduler.core import (
     Assign,
     CancelRequested,
     Command,
-    CommandStarted,
     Conclude,
     Concluded,
     CoreOptions,
@@ -189,17 +188,6 @@ def test_queued_time_is_told_to_the_conclusion() -> None:
     conclude = play.only(Conclude, play.succeed(play.lease_of("two")))
 
     assert conclude.queued_s == 7.0
-
-
-def test_command_start_is_shown() -> None:
-    play = Play()
-    play.submit("op")
-    assert not play.state("op").is_command_started
-
-    commands = play.tell(CommandStarted(1.0, play.lease_of("op")))
-
-    assert commands == [Notify("op")]
-    assert play.state("op").is_command_started
 
 
 def test_emptiest_worker_is_chosen() -> None:
