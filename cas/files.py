@@ -62,12 +62,9 @@ def copy_to_new(source: int, size_bytes: int, path: str, mode: int, stop: thread
     """Makes a new file with an open file's first bytes; leaves it half done when told to stop."""
     fd = create(path, mode)
     try:
-        if size_bytes <= _SMALL:
-            write_all(fd, [read_all(source, 0, size_bytes)])
-            return
         done_bytes = 0
         while done_bytes < size_bytes and not stop.is_set():
-            copied = _copy_range(source, fd, done_bytes, min(_SLICE, size_bytes - done_bytes))
+            copied = _copy_range(source, fd, done_bytes, size_bytes - done_bytes)
             if not copied:
                 raise OSError(errno.EIO, "the stored file was cut short")
             done_bytes += copied
@@ -78,11 +75,12 @@ def copy_to_new(source: int, size_bytes: int, path: str, mode: int, stop: thread
 
 
 def _copy_range(source: int, target: int, offset: int, size_bytes: int) -> int:
-    try:
-        return os.copy_file_range(source, target, size_bytes, offset, offset)
-    except OSError as error:
-        if error.errno not in _CANNOT_COPY_RANGE:
-            raise
+    if size_bytes > _SMALL:  # Below, the kernel's way costs more than it saves.
+        try:
+            return os.copy_file_range(source, target, min(_SLICE, size_bytes), offset, offset)
+        except OSError as error:
+            if error.errno not in _CANNOT_COPY_RANGE:
+                raise
     return os.pwrite(target, os.pread(source, min(size_bytes, _PIECE), offset), offset)
 
 
