@@ -101,12 +101,14 @@ class DaemonControl(NoControl):
 
     async def kill_worker(self) -> None:
         """The embedded worker is the daemon's own; what can be lost is an action's sandbox."""
-        children = [
-            pid for pid in _processes_with("bwrap") if self._daemon.process.pid in _ancestors(pid)
-        ]
-        if not children:
+        for _ in range(100):
+            sandboxes = _sandboxes_below(self._daemon.process.pid)
+            if sandboxes:
+                break
+            await asyncio.sleep(0.02)
+        else:
             raise Skipped("no sandbox runs below the daemon")
-        for pid in children:
+        for pid in sandboxes:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -176,6 +178,10 @@ def _processes_with(text: str) -> list[int]:
                 if text.encode() in (folder / "cmdline").read_bytes():
                     found.append(int(folder.name))
     return found
+
+
+def _sandboxes_below(daemon: int) -> list[int]:
+    return [pid for pid in _processes_with("bwrap") if daemon in _ancestors(pid)]
 
 
 def _ancestors(pid: int) -> list[int]:

@@ -100,6 +100,9 @@ async def killed_worker_is_survived(s: Session) -> None:
             verdict = await task
         fine = {Code.OK, Code.INTERNAL, Code.UNAVAILABLE}
         s.check(verdict.code in fine, verdict.says())
+        exit_code = verdict.result.exit_code
+        seen = f"it looks like a failure of the command (exit code {exit_code})"
+        s.check(verdict.code != Code.OK or exit_code == 0, seen, Level.SHOULD)
         done = [operation for operation in verdict.operations if operation.done]
         s.check(len(done) == 1, f"{len(done)} final messages")
         again = await actions.run_script(other, "echo alive")
