@@ -99,6 +99,10 @@ class GrpcioOptions:
     discard_limit_bytes: int = 256 * _MIB
     """How much of an upload is read and thrown away after an early answer (see `ClientStream`)."""
     discard_limit_s: float = 120.0
+    discard_idle_s: float = 1.0
+    """How long such a client may be silent before it gets its answer all the same: one that waits
+    for the answer before it sends more must not wait for `discard_limit_s`.
+    """
 
     drain_retry_after_s: float = 1.0
     """What calls that come while draining are told (RetryInfo)."""
@@ -419,8 +423,12 @@ class _ClientStreamCall(_OpenCall):
         options = self._server.options
         left = options.discard_limit_bytes
         with suppress(TimeoutError):
-            async with asyncio.timeout(options.discard_limit_s):
+            async with (
+                asyncio.timeout(options.discard_limit_s),
+                asyncio.timeout(options.discard_idle_s) as idle,
+            ):
                 async for message in requests:
+                    idle.reschedule(self._server.now() + options.discard_idle_s)
                     left -= len(message)
                     if left < 0:
                         return
