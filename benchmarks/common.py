@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+# This checkout itself first: tests/ has directories named like the packages that they test.
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 from support.serving import ServedDaemon  # noqa: E402 (it lives among the tests' helpers)
 
