@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +117,21 @@ async def _run(args: argparse.Namespace) -> int:
             return await session.run()
 
 
+class _Live:
+    """What has been printed while the command ran."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._hasher = hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+        self._hasher.update(data)
+
+    def digest(self) -> bytes:
+        return self._hasher.digest()
+
+
 class _Session:
     """One run: upload, execute, output, and once more if the server lost blobs meanwhile."""
 
@@ -131,7 +148,7 @@ class _Session:
         self._packed = packed
         self._outputs = outputs
         self._line = line
-        self._printed = {"stdout": 0, "stderr": 0}
+        self._live = {"stdout": _Live(), "stderr": _Live()}
         self._tailed: set[str] = set()
         self._operation = ""
 
@@ -215,31 +232,46 @@ class _Session:
         from armitage.client.execution import tail_log
 
         seen = 0
+        live = self._live[kind]
         try:
             async for data in tail_log(self._remote, name):
-                fresh = data[max(0, self._printed[kind] - seen) :]
+                fresh = data[max(0, live.size_bytes - seen) :]
                 seen += len(data)
-                self._print(kind, fresh)
+                live.add(fresh)
+                self._line.above(fresh, to_stderr=kind == "stderr")
         except CallFailed:
             return
 
-    def _print(self, kind: str, data: bytes) -> None:
-        self._printed[kind] += len(data)
-        self._line.above(data, to_stderr=kind == "stderr")
-
     async def _print_rest(self, kind: str, inline: bytes, wire: reapi.Digest) -> None:
-        if self._args.json:
+        """Prints what was not printed live; all of it if something else was (a lagging reader loses
+        the middle of a log, an earlier attempt may have printed other things).
+        """
+        if self._args.json or await self._continue(kind, self._chunks(inline, wire)):
             return
-        if inline or not wire.size_bytes:
-            self._print(kind, inline[self._printed[kind] :])
-            return
+        note(f"the live {kind} was not all of it; here it is again, whole")
+        self._live[kind] = _Live()
+        await self._continue(kind, self._chunks(inline, wire))
+
+    async def _continue(self, kind: str, chunks: AsyncIterator[bytes]) -> bool:
+        """Prints what follows on the live output; answers whether they fit together."""
+        live, head = self._live[kind], _Live()
+        async for chunk in chunks:
+            known = chunk[: live.size_bytes - head.size_bytes]
+            head.add(known)
+            if head.size_bytes == live.size_bytes:
+                if head.digest() != live.digest():
+                    return False
+                self._line.above(chunk[len(known) :], to_stderr=kind == "stderr")
+        return head.size_bytes == live.size_bytes
+
+    async def _chunks(self, inline: bytes, wire: reapi.Digest) -> AsyncIterator[bytes]:
         from armitage.client.blobs import stream
 
-        position = 0
-        async for chunk in stream(self._remote, self._digest(wire)):
-            start, position = position, position + len(chunk)
-            if position > self._printed[kind]:
-                self._print(kind, chunk[self._printed[kind] - start :])
+        if inline:
+            yield inline
+        elif wire.size_bytes:
+            async for chunk in stream(self._remote, self._digest(wire)):
+                yield chunk
 
     async def _bring_back(self, result: reapi.ActionResult) -> None:
         from armitage.client.download import write
@@ -283,12 +315,8 @@ class _Session:
         }
 
     async def _text(self, inline: bytes, wire: reapi.Digest) -> str:
-        from armitage.client.blobs import read
-
-        data = inline
-        if not inline and wire.size_bytes:
-            data = await read(self._remote, self._digest(wire))
-        return data.decode("utf-8", "replace")
+        chunks = [chunk async for chunk in self._chunks(inline, wire)]
+        return b"".join(chunks).decode("utf-8", "replace")
 
     def _digest(self, wire: reapi.Digest) -> Digest:
         from cas.digest import Digest

@@ -104,7 +104,22 @@ async def upload(
 async def upload_stream(remote: Remote, digest: Digest, source: Source) -> None:
     """Writes one blob by ByteStream. Raises CallFailed, UsageError, UntrustworthyAnswer."""
     name = remote.write_name(digest, str(uuid.uuid4()))
-    answer = await remote.channel.send(rpcs.WRITE, _write_requests(name, digest, source))
+    failures: list[Exception] = []
+
+    async def requests() -> AsyncIterator[bytestream.WriteRequest]:
+        # grpc.aio drops what a request iterator raises, and cancels the call instead.
+        try:
+            async for request in _write_requests(name, digest, source):
+                yield request
+        except (UsageError, OSError) as error:
+            failures.append(error)
+
+    try:
+        answer = await remote.channel.send(rpcs.WRITE, requests())
+    except CallFailed as error:
+        raise failures[0] if failures else error from None
+    if failures:
+        raise failures[0]
     if answer.committed_size not in (digest.size_bytes, -1):
         raise UntrustworthyAnswer(
             f"Write of {digest.hash}/{digest.size_bytes} committed {answer.committed_size} bytes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -127,6 +128,13 @@ class Channel:
             response: Resp = await call
         except grpc.aio.AioRpcError as error:
             raise _failure(rpc.path, error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not we were cancelled but the call was: its request iterator raised.
+            message = "the requests could not be made"
+            raise CallFailed(rpc.path, Code.CANCELLED, message, status_pb2.Status()) from None
         return response
 
 

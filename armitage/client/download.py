@@ -36,7 +36,7 @@ from executor.spec import Directory
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_ENTRIES = 5_000_000
+MAX_ENTRIES = 5_000_000
 """A small tree can name itself into any number of paths (each level twice the one below)."""
 
 
@@ -84,7 +84,7 @@ def split_path(path: str) -> tuple[str, ...]:
     return parts
 
 
-def plan_tree(tree: RemoteTree, at: tuple[str, ...] = ()) -> Plan:
+def plan_tree(tree: RemoteTree, at: tuple[str, ...] = (), *, limit: int = MAX_ENTRIES) -> Plan:
     """Lays a tree out below `at`. Raises UntrustworthyAnswer for one that is absurdly large."""
     directories, files, links = [], [], []
     pending = [(at, tree.root)]
@@ -95,8 +95,8 @@ def plan_tree(tree: RemoteTree, at: tuple[str, ...] = ()) -> Plan:
         files += [FileToWrite((*here, f.name), f.digest, f.is_executable) for f in directory.files]
         links += [LinkToWrite((*here, link.name), link.target) for link in directory.symlinks]
         pending += [((*here, child.name), child.digest) for child in directory.directories]
-        if len(directories) + len(files) + len(links) + len(pending) > _MAX_ENTRIES:
-            raise UntrustworthyAnswer(f"tree {tree.root.hash} has over {_MAX_ENTRIES} entries")
+        if len(directories) + len(files) + len(links) + len(pending) > limit:
+            raise UntrustworthyAnswer(f"tree {tree.root.hash} has over {limit} entries")
     return Plan(tuple(directories), tuple(files), tuple(links))
 
 
