@@ -71,6 +71,8 @@ def parse_read_name(name: str) -> BlobName | LogName:
             return blob
         if segment == "logstreams":
             return _log(name, segments, index)
+        if segment == "uploads":
+            raise _malformed(name, "`uploads` is the beginning of a name to write")
     raise _malformed(name, "it has none of `blobs`, `compressed-blobs`, `logstreams`")
 
 
@@ -86,6 +88,8 @@ def parse_write_name(name: str) -> UploadName | LogName:
             return UploadName(segments[index + 1], blob)
         if segment == "logstreams":
             return _log(name, segments, index)
+        if segment in ("blobs", "compressed-blobs"):
+            raise _malformed(name, f"`{segment}` without `uploads` is the beginning of one to read")
     raise _malformed(name, "it has neither `uploads` nor `logstreams`")
 
 

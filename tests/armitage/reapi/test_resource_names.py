@@ -82,6 +82,7 @@ def test_any_text_is_a_name_or_an_invalid_request(name: str) -> None:
         "blobs/ab/9223372036854775808",
         "blobs/ab/1/",
         "blobs/ab/1/more",
+        "a/uploads/u/blobs/ab/1",
         "blobs/sha256/ab/1",
         "compressed-blobs/ab/1",
         "compressed-blobs/identity/ab/1",
@@ -99,7 +100,15 @@ def test_malformed_read_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["uploads", "uploads/u", "uploads//blobs/ab/1", "uploads/u/ab/1", "blobs/ab/1"]
+    "name",
+    [
+        "uploads",
+        "uploads/u",
+        "uploads//blobs/ab/1",
+        "uploads/u/ab/1",
+        "blobs/ab/1",
+        "blobs/ab/uploads/u/blobs/c/1",
+    ],
 )
 def test_malformed_write_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="malformed"):
