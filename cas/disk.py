@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import re
 import threading
@@ -52,7 +53,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
-_INLINE_HASH = 64 * 1024
+_SMALL = 64 * 1024
+"""What is hashed or copied on the event loop, sooner than hop to a thread for it."""
 _INLINE_TOUCHES = 4
 _EXPORT_FILES = 256
 _IMPORT_BYTES = 4 * _CHUNK
@@ -104,13 +106,15 @@ class DiskStore:
         self,
         shelf: Shelf,
         options: DiskOptions,
-        blobs: Iterable[tuple[Digest, float]],
+        found: _Scanned,
         time: _StoreTime,
     ) -> None:
         """Use open."""
         self._shelf = shelf
         self._min_free_bytes = options.min_free_bytes
-        self._blob_limit = min(options.max_blob_bytes or options.max_bytes, options.max_bytes)
+        self._blob_limit = options.max_bytes
+        if options.max_blob_bytes is not None:
+            self._blob_limit = min(options.max_blob_bytes, options.max_bytes)
         self._time = time
         self._index = Index(options.max_bytes, options.min_lease_s)
         self._verified: dict[Digest, FileId] = {}
@@ -120,9 +124,9 @@ class DiskStore:
         self._nowait = True
         self._evicted_blobs = 0
         self._evicted_bytes = 0
-        self._damaged_blobs = 0
+        self._damaged_blobs = found.damaged
         self._closed = False
-        for digest, touched in sorted(blobs, key=lambda blob: blob[1]):
+        for digest, touched in sorted(found.blobs, key=lambda blob: blob[1]):
             self._index.add(digest, min(touched, time.now()))
         self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
@@ -144,9 +148,9 @@ class DiskStore:
             Shelf, directory, "blobs", sync=options.sync, threads=options.threads
         )
         try:
-            blobs = await shelf.run(_scan, shelf)
+            found = await shelf.run(_scan, shelf)
             time = _StoreTime(shelf.path("clock"), monotonic, wall)
-            return cls(shelf, options, blobs, time)
+            return cls(shelf, options, found, time)
         except BaseException:
             await shelf.close()
             raise
@@ -268,37 +272,48 @@ class DiskStore:
         self._verified.pop(digest, None)
 
     async def _read_at(self, fd: int, digest: Digest, offset: int, size_bytes: int) -> bytes:
-        if size_bytes <= _CHUNK and self._is_cached(fd, offset, size_bytes):
-            data = os.pread(fd, size_bytes, offset)
-        else:
-            data = await self._shelf.run(files.read_all, fd, offset, size_bytes)
+        try:
+            data = self._read_cached(fd, offset, size_bytes) if size_bytes <= _CHUNK else None
+            if data is None:
+                data = await self._shelf.run(files.read_all, fd, offset, size_bytes)
+        except (OSError, StoreUnavailable) as error:
+            self._verified.pop(digest, None)  # So that the next read finds out what is wrong.
+            raise StoreUnavailable(f"cannot read the file of blob {digest}: {error}") from error
         if len(data) != size_bytes:
-            self._verified.pop(digest, None)  # So the next read finds out what is wrong.
+            self._verified.pop(digest, None)
             raise StoreUnavailable(f"the file of blob {digest} was cut short while it was read")
         return data
 
-    def _is_cached(self, fd: int, offset: int, size_bytes: int) -> bool:
-        """Whether a read would not wait for the disk, judged by its two ends."""
+    def _read_cached(self, fd: int, offset: int, size_bytes: int) -> bytes | None:
+        """Reads what the page cache has without waiting for the disk, else answers None."""
         if not self._nowait:
-            return False
+            return None
         try:
+            if size_bytes <= _SMALL:
+                small = bytearray(size_bytes)
+                whole = os.preadv(fd, [small], offset, os.RWF_NOWAIT) == size_bytes
+                return bytes(small) if whole else None
+            # A copy of a large piece costs more than two looks at its ends.
             os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
             os.preadv(fd, [bytearray(1)], offset + size_bytes - 1, os.RWF_NOWAIT)
+            return os.pread(fd, size_bytes, offset)
         except BlockingIOError:
-            return False
-        except OSError:  # A file system that cannot tell: EOPNOTSUPP.
-            self._nowait = False
-            return False
-        return True
+            return None
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._nowait = False  # A file system that cannot tell.
+            return None
 
     async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
         """See BlobStore. When cancelled, the blob may be stored, whole."""
         self._check_open()
-        if len(data) <= _INLINE_HASH:
-            digest = match(candidates, data, self._blob_limit)
+        frozen = _freeze(data)
+        if len(frozen) <= _SMALL:
+            digest = match(candidates, frozen, self._blob_limit)
         else:
-            digest = await self._shelf.run(match, candidates, data, self._blob_limit)
-        await self._store(digest, data)
+            digest = await self._shelf.run(match, candidates, frozen, self._blob_limit)
+        await self._store(digest, frozen)
         return digest
 
     async def _store(
@@ -350,7 +365,11 @@ class DiskStore:
         self._remove(self._index.reserve(size_bytes, now))
         if not self._min_free_bytes:
             return
-        free = self._shelf.free_bytes() + self._freeing_bytes - self._index.reserved_bytes
+        free = (
+            _as_store_error(self._shelf.free_bytes)
+            + self._freeing_bytes
+            - self._index.reserved_bytes
+        )
         try:
             self._remove(self._index.evict(self._min_free_bytes - free, now))
         except StoreFull as error:
@@ -455,7 +474,12 @@ class DiskStore:
         except BaseException:
             os.close(fd)
             raise
-        copying = self._shelf.submit(_copy_in, self._shelf, function, fd, size_bytes)
+        try:
+            copying = self._shelf.submit(_copy_in, self._shelf, function, fd, size_bytes)
+        except BaseException:
+            self._index.unreserve(size_bytes)
+            os.close(fd)
+            raise
         try:
             digest, draft = await asyncio.wrap_future(copying)
         except BaseException:
@@ -505,6 +529,15 @@ class DiskStore:
         await self._shelf.close()
 
 
+def _freeze(data: Buffer) -> Buffer:
+    """Answers bytes that stay as they are when the caller uses its buffer again: a thread may be at
+    work on them long after the caller was cancelled.
+    """
+    if isinstance(data, memoryview):
+        return data if isinstance(data.obj, bytes) else bytes(data)
+    return bytes(data)
+
+
 class _DiskWriter:
     """Bytes gather in memory up to a slice; a blob that fits in one never gets a draft. Slices are
     hashed and written in a thread, one at a time, while the next one gathers.
@@ -525,8 +558,7 @@ class _DiskWriter:
         assert not self._ended
         self._candidates.check_size(self._received_bytes + len(data))
         self._received_bytes += len(data)
-        # The caller may use its buffer again; bytes cannot change.
-        self._gathered.append(data if isinstance(data, bytes) else bytes(data))
+        self._gathered.append(_freeze(data))
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= _CHUNK and self._candidates.size_bytes > _CHUNK:
             await self._start(self._append, self._gathered)
@@ -556,7 +588,7 @@ class _DiskWriter:
         if self._candidates.size_bytes > _CHUNK:
             await self._start(self._complete, self._gathered)
             await self._finish()
-        elif self._received_bytes <= _INLINE_HASH:
+        elif self._received_bytes <= _SMALL:
             self._hash_gathered()
         else:
             await self._start(self._hash_gathered)
@@ -624,7 +656,8 @@ class _StoreTime:
             store, wall = map(float, Path(self._path).read_text("ascii").split())
         except (OSError, ValueError):  # The first start, or lost in a power failure.
             return wall_now
-        return store + max(0.0, wall_now - wall)
+        resumed = store + max(0.0, wall_now - wall)
+        return resumed if math.isfinite(resumed) else wall_now
 
     def save(self) -> None:
         """Notes the time down for the next start. Quick; a failure is logged."""
@@ -639,9 +672,17 @@ def _name(digest: Digest) -> str:
     return f"blobs/{digest.function}/{digest.hash[0]}/{digest.hash}-{digest.size_bytes}"
 
 
-def _scan(shelf: Shelf) -> list[tuple[Digest, float]]:
+class _Scanned(NamedTuple):
+    """The blobs that were there at the start, with their last recorded touches."""
+
+    blobs: list[tuple[Digest, float]]
+    damaged: int
+
+
+def _scan(shelf: Shelf) -> _Scanned:
     """Finds all blobs by name and size; what is in them shows when they are read."""
     blobs = []
+    damaged = 0
     for found in shelf.scan():
         try:
             digest = _parse_name(found.name)
@@ -653,7 +694,8 @@ def _scan(shelf: Shelf) -> list[tuple[Digest, float]]:
         else:
             _log.warning("dropped blob %s: its file has %d bytes", digest, found.size_bytes)
             shelf.quarantine(found.name, found.inode)
-    return blobs
+            damaged += 1
+    return _Scanned(blobs, damaged)
 
 
 def _parse_name(name: str) -> Digest:

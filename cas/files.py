@@ -45,7 +45,8 @@ def create(path: str, mode: int) -> int:
     Raises OSError when anything is at the path already.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    os.fchmod(fd, mode)  # The umask had its say in open.
+    if os.fstat(fd).st_mode & 0o7777 != mode:  # The umask had its say in open.
+        os.fchmod(fd, mode)
     return fd
 
 

@@ -40,7 +40,9 @@ class MemoryStore:
         """Takes a clock of seconds that never goes backwards, for leases."""
         options = options or MemoryOptions()
         self._clock = clock
-        self._blob_limit = min(options.max_blob_bytes or options.max_bytes, options.max_bytes)
+        self._blob_limit = options.max_bytes
+        if options.max_blob_bytes is not None:
+            self._blob_limit = min(options.max_blob_bytes, options.max_bytes)
         self._index = Index(options.max_bytes, options.min_lease_s)
         self._blobs: dict[Digest, bytes] = {}
         self._evicted_blobs = 0

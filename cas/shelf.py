@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_BATCH = 256
+_BATCH = 128
 _QUARANTINED_FILES = 16
 _OTHER_NAMES = {"lock", "clock", "clock.new", "drafts", "damaged", "lost+found"}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
