@@ -378,6 +378,119 @@ async def test_file_system_that_cannot_tell_what_is_cached_is_read_in_a_thread(
     assert await read(store, digest) == data
 
 
+async def test_read_error_is_unavailable_and_then_a_damaged_blob(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    digest, data = blob(3 * MIB)
+    store = await open_store()
+    await store.put([digest], data)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        with pytest.raises(StoreUnavailable, match=r"cannot read the file of blob .*Input/output"):
+            await read(store, digest)
+        with pytest.raises(BlobNotFound):
+            await read(store, digest)
+
+    assert await store.find_missing([digest]) == [digest]
+
+
+@pytest.mark.parametrize("call", ["writev", "fdatasync", "rename", "fsync", "open"])
+@pytest.mark.parametrize(
+    ("code", "error"), [(errno.ENOSPC, StoreFull), (errno.EIO, StoreUnavailable)]
+)
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+async def test_write_error_at_any_step_stores_nothing(
+    open_store: Open,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    code: int,
+    error: type[Exception],
+    size: int,
+) -> None:
+    def fail(*_: object, **__: object) -> object:
+        raise OSError(code, os.strerror(code))
+
+    digest, data = blob(size)
+    store = await open_store()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(error):
+            await store.put([digest], data)
+        with pytest.raises(error):
+            await stream(store, digest, data)
+
+    assert await store.find_missing([digest]) == [digest]
+    assert files_in(directory / "drafts") == []
+    assert store.stats().reserved_bytes == 0
+    await stream(store, digest, data)
+    assert await store.get(digest) == data
+
+
+# Cancelled calls
+
+
+async def test_cancelled_put_stores_what_it_was_given_or_nothing(open_store: Open) -> None:
+    store = await open_store()
+    for seed in range(20):
+        digest, data = blob(10_000, seed)
+        buffer = bytearray(data)
+        put = asyncio.get_running_loop().create_task(store.put([digest], buffer))
+        for _ in range(seed % 5):
+            await asyncio.sleep(0)
+        put.cancel()
+        await asyncio.wait([put])
+        buffer[:] = bytes(len(buffer))
+
+        await store.put([blob(1)[0]], blob(1)[1])  # Goes behind whatever is still under way.
+        if not await store.find_missing([digest]):
+            assert await store.get(digest) == data
+
+
+async def test_cancelled_export_makes_no_more_files(open_store: Open, tmp_path: Path) -> None:
+    digest, data = blob(10)
+    store = await open_store()
+    await store.put([digest], data)
+    target = tmp_path / "target"
+    target.mkdir()
+    wanted = [FileExport(digest, f"{target}/{index}", 0o644) for index in range(3000)]
+
+    export = asyncio.get_running_loop().create_task(store.export_files(wanted))
+    await asyncio.sleep(0)
+    export.cancel()
+    await asyncio.wait([export])
+    made = len(os.listdir(target))
+    await store.close()  # Which waits for all threads.
+
+    assert export.cancelled()
+    assert made == len(os.listdir(target)) < 3000
+
+
+@pytest.mark.parametrize("yields", range(8))
+async def test_cancelled_import_leaves_nothing_behind(
+    open_store: Open, tmp_path: Path, directory: Path, yields: int
+) -> None:
+    (tmp_path / "large").write_bytes(bytes(8 * MIB))
+    store = await open_store()
+    before = len(os.listdir("/proc/self/fd"))
+
+    importing = asyncio.get_running_loop().create_task(
+        store.import_files(SHA256, [str(tmp_path / "large")])
+    )
+    for _ in range(yields):
+        await asyncio.sleep(0)
+    importing.cancel()
+    await asyncio.wait([importing])
+
+    assert store.stats().reserved_bytes == 0
+    await store.close()
+    assert files_in(directory / "drafts") == []
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 # Kills
 
 
