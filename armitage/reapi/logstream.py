@@ -157,10 +157,10 @@ class LogStreams:
 
     def create(self, parent: str) -> Log:
         """Starts a log. Raises Exhausted when there are too many unfinished ones."""
-        if len(self._logs) >= self._limits.max_logs:
+        if not self._has_room():
             self.expire()  # Only now: it looks at every log, and each action makes two.
-        if len(self._logs) >= self._limits.max_logs and not self._drop_oldest_finished():
-            raise Exhausted(f"there are {len(self._logs)} unfinished logs already")
+            if not self._has_room():
+                raise Exhausted(f"there are {len(self._logs)} unfinished logs already")
         log_id = self._new_secret()
         log = Log(self, parent, log_id, self._new_secret())
         log.touched = self._monotonic()
@@ -223,6 +223,9 @@ class LogStreams:
             pass
         if self._total_bytes > self._limits.max_total_bytes:
             self._total_bytes -= log.trim(_PIECE_BYTES)
+
+    def _has_room(self) -> bool:
+        return len(self._logs) < self._limits.max_logs or self._drop_oldest_finished()
 
     def _drop_oldest_finished(self) -> bool:
         key = next((key for key, log in self._logs.items() if log.is_finished), None)
