@@ -64,6 +64,8 @@ class Need(StrEnum):
     """A part of the API that a server may leave out, as the suite can tell from a distance."""
 
     EXECUTION = "execution"
+    SHELL = "shell"
+    """Execution, and that /bin/sh runs in what an empty input root gives."""
     ACTION_CACHE = "action-cache"
     UPDATE = "action-cache-update"
     BATCH = "batch"

@@ -10,7 +10,8 @@ from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asse
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage._proto.build.bazel.remote.logstream.v1 import remote_logstream_pb2 as logstream
 from armitage.client.channel import CallFailed
-from armitage.conformance.model import Need, NotSupported
+from armitage.conformance import actions
+from armitage.conformance.model import Need, NotSupported, Skipped
 from armitage.conformance.session import Session
 from armitage.reapi import rpcs
 from armitage.transport.port import Code
@@ -18,16 +19,36 @@ from armitage.transport.port import Code
 
 async def demand(need: Need, session: Session) -> None:
     """Raises NotSupported, with the evidence, when the server lacks what is needed."""
-    if need in _ADVERTISED:
+    if need == Need.SHELL:
+        await _demand_shell(session)
+    elif need in _ADVERTISED:
         if not _ADVERTISED[need](session):
             raise NotSupported(_NOT_ADVERTISED[need])
-        return
+    else:
+        await _probe(need, session)
+
+
+async def _probe(need: Need, session: Session) -> None:
     method, probe = _PROBES[need]
     try:
         await probe(session)
     except CallFailed as error:
         if error.code == Code.UNIMPLEMENTED:
             raise NotSupported(f"{method}: UNIMPLEMENTED") from None
+
+
+async def _demand_shell(session: Session) -> None:
+    await demand(Need.EXECUTION, session)
+    memory = session.memory
+    async with memory.lock:
+        if memory.shell is None:
+            verdict = await actions.run_script(session, "exit 0")
+            fine = verdict.code == Code.OK and verdict.result.exit_code == 0
+            exit_code = f", exit code {verdict.result.exit_code}"
+            says = verdict.says() + ("" if verdict.code != Code.OK else exit_code)
+            memory.shell = "" if fine else f"a trial of /bin/sh: {says}"
+    if memory.shell:
+        raise Skipped(f"{memory.shell}; are --platform properties needed?")
 
 
 _ADVERTISED: dict[Need, Callable[[Session], bool]] = {

@@ -153,6 +153,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _line(findings: list[Finding]) -> str:
-    shown = "; ".join(finding.seen for finding in findings[:_MAX_SEEN])
-    more = len(findings) - _MAX_SEEN
+    different = list(dict.fromkeys(finding.seen for finding in findings))
+    shown = "; ".join(different[:_MAX_SEEN])
+    more = len(different) - _MAX_SEEN
     return f"{shown}; and {more} more" if more > 0 else shown

@@ -49,6 +49,15 @@ Connect = Callable[[str, float | None], Channel]
 
 
 @dataclass
+class Memory:
+    """What the cases of one run found out about one server and need not find out again."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    shell: str | None = None
+    """Why /bin/sh does not run, empty when it does, None while nobody has tried."""
+
+
+@dataclass
 class Session:
     """One server as one case sees it."""
 
@@ -62,6 +71,7 @@ class Session:
     function: int
     """The digest function in use: SHA256 where offered."""
     findings: list[Finding] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def instance(self) -> str:

@@ -18,7 +18,7 @@ from armitage.conformance.session import Session, describe
 from armitage.reapi import rpcs
 from armitage.transport.port import Code
 
-_NEEDS = (Need.EXECUTION,)
+_NEEDS = (Need.SHELL,)
 _RANDOM = "od -An -N16 -tx1 /dev/urandom"
 _PING_S = 10.0
 
@@ -184,7 +184,7 @@ async def abandoned_action_is_dropped(s: Session) -> None:
     99,
     "CancelOperation ends it as CANCELLED in the response, not in Operation.error",
     source="Execute: CANCELLED; the server MUST NOT set Operation.error",
-    needs=(Need.EXECUTION, Need.OPERATIONS),
+    needs=(Need.SHELL, Need.OPERATIONS),
 )
 async def cancelled_operation_says_so(s: Session) -> None:
     marker = f"8{secrets.randbelow(10**8):08d}"
@@ -195,6 +195,9 @@ async def cancelled_operation_says_so(s: Session) -> None:
             await s.channel.call(rpcs.CANCEL_OPERATION, request, timeout=s.options.call_timeout_s)
         verdict = await task
     s.check(verdict.code == Code.CANCELLED, verdict.says())
+    for operation in verdict.operations:
+        failed = operation.WhichOneof("result") == "error"
+        s.check(not failed, "Operation.error is set")
     s.check(not verdict.at_rpc, "the RPC failed instead of ending with a done Operation")
     get = longrunning.GetOperationRequest(name=name)
     try:

@@ -12,7 +12,7 @@ from armitage.conformance.model import Failed, Level, Need, NotSupported, Skippe
 from armitage.conformance.session import Session
 from armitage.transport.port import Code
 
-_NEEDS = (Need.EXECUTION,)
+_NEEDS = (Need.SHELL,)
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION})
 
 
@@ -214,7 +214,7 @@ def _records(raw: bytes) -> list[tuple[int, bytes]]:
     86,
     "DIRECTORY_ONLY gives a root_directory_digest that GetTree can read",
     source="Command.output_directory_format; OutputDirectory.root_directory_digest",
-    needs=(Need.EXECUTION, Need.GET_TREE),
+    needs=(Need.SHELL, Need.GET_TREE),
 )
 async def directory_format_is_readable(s: Session) -> None:
     only = reapi.Command.DIRECTORY_ONLY
@@ -266,7 +266,7 @@ async def commands_are_found(s: Session) -> None:
     "A working directory that is not in the inputs is a clean error",
     source="Command.working_directory: must be a directory which exists in the input tree",
     level=Level.SHOULD,
-    needs=_NEEDS,
+    needs=(Need.EXECUTION,),
 )
 async def absent_working_directory_is_refused(s: Session) -> None:
     verdict = await actions.run_script(s, "true", working_directory="not/there")
