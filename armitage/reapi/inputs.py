@@ -24,7 +24,8 @@ from executor.errors import InvalidInput
 
 _READS_AT_ONCE = 64
 _BYTES_AT_ONCE = 32 * 2**20
-_ENTRIES_PER_BREATH = 5_000
+_PARSE_IN_THREAD_BYTES = 256 * 1024
+"""Larger ones would hold up every other call while they are parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +132,19 @@ class InputTrees:
             data = await self._store.get(digest)
         except BlobNotFound:
             return None
+        if len(data) > _PARSE_IN_THREAD_BYTES:
+            return await asyncio.to_thread(self._parse, digest, data)
+        return self._parse(digest, data)
+
+    def _parse(self, digest: Digest, data: bytes) -> _Node:
         try:
             directory = self._codec.parse(data, digest.function)
         except InvalidInput as error:
             raise InvalidRequest(f"input directory {digest}: {error}") from error
-        entries = len(directory.files) + len(directory.directories) + len(directory.symlinks)
-        if entries > _ENTRIES_PER_BREATH:
-            await asyncio.sleep(0)  # Parsing took a while: let others have their turn.
         return _Node(
             files=tuple({node.digest for node in directory.files}),
             directories=tuple(node.digest for node in directory.directories),
-            entries=entries,
+            entries=len(directory.files) + len(directory.directories) + len(directory.symlinks),
         )
 
     def _remember(self, digest: Digest, node: _Node) -> None:
