@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -428,6 +429,64 @@ async def test_write_error_at_any_step_stores_nothing(
     assert store.stats().reserved_bytes == 0
     await stream(store, digest, data)
     assert await store.get(digest) == data
+
+
+# Everything at once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+async def test_store_stays_whole_under_concurrent_use_eviction_and_damage(
+    open_store: Open, directory: Path, tmp_path: Path, seed: int
+) -> None:
+    blobs = [blob(size, size) for size in (10, 5000, 70_000, MIB, MIB + 1, 2 * MIB, 100, 2000)]
+    store = await open_store(max_bytes=4 * MIB, min_lease_s=0, sync=False)
+
+    async def use(user: int) -> None:
+        chance = random.Random(1000 * seed + user)
+        for step in range(40):
+            digest, data = chance.choice(blobs)
+            action = chance.choice([put, put_streamed, get, export, damage, cancel])
+            with suppress(BlobNotFound, StoreFull, StoreUnavailable):
+                await action(digest, data, f"{tmp_path}/{user}-{step}")
+
+    async def put(digest: Digest, data: bytes, _: str) -> None:
+        await store.put([digest], data)
+
+    async def put_streamed(digest: Digest, data: bytes, _: str) -> None:
+        await stream(store, digest, data)
+
+    async def get(digest: Digest, data: bytes, _: str) -> None:
+        assert await read(store, digest) == data
+
+    async def export(digest: Digest, data: bytes, path: str) -> None:
+        if not await store.export_files([FileExport(digest, path, 0o644)]):
+            assert Path(path).read_bytes() == data  # noqa: ASYNC240
+
+    async def damage(digest: Digest, data: bytes, path: str) -> None:
+        if digest in store._verified and digest.size_bytes < 100:
+            overwrite(file_of(directory, digest), 0, b"damaged")
+
+    async def cancel(digest: Digest, data: bytes, path: str) -> None:
+        task = asyncio.get_running_loop().create_task(put_streamed(digest, data, path))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async with asyncio.TaskGroup() as group:
+        for user in range(6):
+            group.create_task(use(user))
+    assert store.stats().evicted_blobs > 0
+    assert store.stats().reserved_bytes == 0
+    await store.close()
+
+    files = {path.name for path in (directory / "blobs").rglob("*-*")}
+    assert files == {f"{d.hash}-{d.size_bytes}" for d, _ in blobs if d in store._index}
+    assert files_in(directory / "drafts") == []
+    store = await open_store(max_bytes=4 * MIB, min_lease_s=0)
+    for digest, data in blobs:
+        with suppress(BlobNotFound):
+            assert await store.get(digest) == data
 
 
 # Cancelled calls

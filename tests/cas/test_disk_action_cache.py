@@ -1,5 +1,6 @@
 """What the disk cache promises beyond the contract of all caches."""
 
+import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from cas.digest import Digest, DigestFunction
 from cas.disk_action_cache import DiskActionCache, DiskCacheOptions
-from cas.errors import StoreUnavailable
+from cas.errors import StoreFull, StoreUnavailable
 
 RESULT = b"result of an action"
 
@@ -147,6 +148,24 @@ async def test_memory_for_results_is_bounded(open_cache: Open) -> None:
     assert cache._recent_bytes == sum(map(len, cache._recent.values())) <= 10_000
     assert [await cache.get("", action(seed)) for seed in range(10)] == [bytes(3000)] * 10
     assert cache._recent_bytes == sum(map(len, cache._recent.values())) <= 10_000
+
+
+async def test_old_result_stays_when_its_replacement_fails(
+    open_cache: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = await open_cache()
+    await cache.put("", action(1), b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", fail)
+        with pytest.raises(StoreFull, match="the disk is full"):
+            await cache.put("", action(1), b"new")
+    assert await cache.get("", action(1)) == b"old"
+
+    cache = await open_cache()
+    assert await cache.get("", action(1)) == b"old"
 
 
 async def test_closed_cache_is_unavailable(open_cache: Open) -> None:
