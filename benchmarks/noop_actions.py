@@ -89,11 +89,16 @@ async def run_all(
     return time.perf_counter() - started, latencies, metadata
 
 
+# In the order of their start; between two of them the worker does what no timestamp names.
 SPANS = {
     "queue": ("queued_timestamp", "worker_start_timestamp"),
+    "scratch space": ("worker_start_timestamp", "input_fetch_start_timestamp"),
     "staging": ("input_fetch_start_timestamp", "input_fetch_completed_timestamp"),
-    "sandbox and command": ("execution_start_timestamp", "execution_completed_timestamp"),
+    "sandbox start": ("input_fetch_completed_timestamp", "execution_start_timestamp"),
+    "command": ("execution_start_timestamp", "execution_completed_timestamp"),
+    "command to upload": ("execution_completed_timestamp", "output_upload_start_timestamp"),
     "output upload": ("output_upload_start_timestamp", "output_upload_completed_timestamp"),
+    "cleaning up": ("output_upload_completed_timestamp", "worker_completed_timestamp"),
     "worker in all": ("worker_start_timestamp", "worker_completed_timestamp"),
 }
 
