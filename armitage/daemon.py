@@ -342,6 +342,7 @@ class Daemon:
             options=config.execute,
             limits=config.limits,
             open_streams=LiveOutput(logs).open,
+            why_disabled=self._execution.reason,
         )
         operations = OperationsService(scheduler, base.store, limits=config.limits)
         return [*execution.methods(), *operations.methods()]

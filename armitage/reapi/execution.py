@@ -103,8 +103,11 @@ class ExecutionService:
         options: ExecutionOptions | None = None,
         limits: Limits | None = None,
         open_streams: OpenStreams | None = None,
+        why_disabled: str = "it is off in its configuration",
     ) -> None:
-        """Takes `new_id` for operations: unguessable, unique and safe as a file name."""
+        """Takes `new_id` for operations: unguessable, unique and safe as a file name; and what to
+        tell clients of instances whose `exec_enabled` is false.
+        """
         self._scheduler = scheduler
         self._store = store
         self._retention = retention
@@ -116,6 +119,7 @@ class ExecutionService:
         self._new_id = new_id
         self._options = options or ExecutionOptions()
         self._open_streams = open_streams
+        self._why_disabled = why_disabled
         self._inputs = InputTrees(store, codec, self._options.inputs)
         self._messages = OperationMessages(store, limits or Limits())
         self._job_services = JobServices(action_cache, completeness, retention, clock)
@@ -174,7 +178,9 @@ class ExecutionService:
         message = reapi.ExecuteRequest.FromString(request)
         instance = self._instances.get(message.instance_name)
         if not instance.exec_enabled:
-            raise Unsupported(f"instance {instance.name!r} does not execute (see Capabilities)")
+            raise Unsupported(
+                f"instance {instance.name!r} does not execute actions: {self._why_disabled}"
+            )
         notation = instance.digests.notation(message.digest_function)
         identifier = self._new_id()
         return _Request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Protocol
@@ -146,7 +146,7 @@ class ExecutionJob:
         for stream in self._streams or ():
             stream.finish()
         if not self._has_concluded and ending is not Ending.DROPPED:
-            self._log_line("was %s", ending.value)
+            self._log_line(f"was {ending.value}", {})
 
     async def _succeed(self, outcome: Outcome, attempt: Attempt) -> Answer:
         request, services = self._request, self._services
@@ -189,36 +189,27 @@ class ExecutionJob:
                 return Answer.of_error(error)
 
     def _log_end(self, outcome: Outcome | Exception, attempt: Attempt, answer: Answer) -> None:
-        if isinstance(outcome, Exception) or answer.status:
-            reason = outcome if isinstance(outcome, Exception) else "its result was not recorded"
-            self._log_line(
-                "failed on %s, try %d, queued %.3f s: %s",
-                attempt.worker,
-                attempt.number,
-                attempt.queued_s,
-                reason,
-            )
+        spent = {
+            "worker": attempt.worker,
+            "attempt": attempt.number,
+            "queued_s": _seconds(attempt.queued_s),
+            "total_s": _seconds(self._services.clock.wall() - self._request.queued_at),
+        }
+        if isinstance(outcome, Exception):
+            self._log_line(f"failed: {outcome}", spent)
             return
-        t = outcome.timings
-        self._log_line(
-            "exited with %d on %s, try %d: queued %.3f s, staging %.3f s, run %.3f s,"
-            " upload %.3f s, total %.3f s",
-            outcome.exit_code,
-            attempt.worker,
-            attempt.number,
-            attempt.queued_s,
-            t.input_fetch_completed - t.worker_start,
-            t.execution_completed - t.execution_start,
-            t.output_upload_completed - t.output_upload_start,
-            self._services.clock.wall() - self._request.queued_at,
-        )
+        timings = outcome.timings
+        spent["staging_s"] = _seconds(timings.input_fetch_completed - timings.worker_start)
+        spent["run_s"] = _seconds(outcome.resources.wall_s)
+        spent["upload_s"] = _seconds(timings.output_upload_completed - timings.output_upload_start)
+        lost = "; its result was not recorded" if answer.status else ""
+        self._log_line(f"exited with {outcome.exit_code}{lost}", spent)
 
-    def _log_line(self, text: str, *values: object) -> None:
-        def write() -> None:
-            _log.info(
-                "action %s " + text,
-                self._request.action.hash[:12],
-                *values,
-            )
+    def _log_line(self, what: str, fields: Mapping[str, object]) -> None:
+        """Logs in the context of the call that asked for the action."""
+        digest = self._request.action.hash[:12]
+        self.context.copy().run(_log.info, "action %s %s", digest, what, extra=dict(fields))
 
-        self.context.copy().run(write)
+
+def _seconds(duration: float) -> str:
+    return f"{duration:.3f}"

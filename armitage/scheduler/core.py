@@ -45,8 +45,8 @@ class CoreOptions:
     """How long a finished operation can be asked for; at least 5 minutes suits clients that
     reconnect.
     """
-    max_finished: int = 50_000
-    max_finished_bytes: int = 256 * 2**20
+    max_finished: int = 20_000
+    max_finished_bytes: int = 64 * 2**20
     """Finished operations are forgotten early, the oldest first, above either bound."""
     priority_min: int = -1000
     priority_max: int = 1000

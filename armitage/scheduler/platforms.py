@@ -11,6 +11,8 @@ Platform = frozenset[tuple[str, str]]
 Properties = Mapping[str, Collection[str]]
 """What a worker offers: all values of each property that it has."""
 
+_SHOWN_CHARS = 500
+
 IGNORED = frozenset({"persistentWorkerKey"})
 """Properties that promise speed, not meaning: an action runs the same without them."""
 
@@ -56,5 +58,6 @@ class PlatformRules:
 
 
 def describe(platform: Platform) -> str:
-    """Shows a platform in one line."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(platform)) or "(no properties)"
+    """Shows a platform in one line, cut where it is long."""
+    text = ", ".join(f"{name}={value}" for name, value in sorted(platform)) or "(no properties)"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

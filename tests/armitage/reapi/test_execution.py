@@ -440,7 +440,7 @@ async def test_unknown_instance_and_disabled_execution_are_refused(world: World)
 
     with pytest.raises(NotFound):
         await world.execute(action, instance_name="nowhere")
-    with pytest.raises(Exception, match="does not execute"):
+    with pytest.raises(Exception, match="does not execute actions: it is off"):
         await world.execute(action, instance_name="off")
 
 
@@ -759,9 +759,24 @@ async def test_one_line_is_logged_for_a_finished_action(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "armitage.reapi")
+    action = await world.action("echo")
 
-    await world.execute(await world.action("echo"))
+    await world.execute(action)
 
-    lines = [record.getMessage() for record in caplog.records if "action" in record.getMessage()]
-    assert len(lines) == 1
-    assert all(word in lines[0] for word in ("exited with 0", "queued", "staging", "run", "upload"))
+    (record,) = [record for record in caplog.records if "action" in record.getMessage()]
+    assert record.getMessage() == f"action {action.hash[:12]} exited with 0"
+    for name in ("queued_s", "staging_s", "run_s", "upload_s", "total_s"):
+        assert float(vars(record)[name]) >= 0
+    assert vars(record)["worker"] == "test-worker"
+
+
+@pytest.mark.parametrize(("script", "what"), [("nonsense", "failed: there is no program")])
+async def test_one_line_is_logged_for_a_failed_action(
+    world: World, caplog: pytest.LogCaptureFixture, script: str, what: str
+) -> None:
+    caplog.set_level("INFO", "armitage.reapi")
+
+    await world.execute(await world.action(script))
+
+    (record,) = [record for record in caplog.records if "action" in record.getMessage()]
+    assert what in record.getMessage()
