@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armitage.version import version
@@ -29,12 +32,23 @@ def facts(config: Config, daemon: Daemon) -> dict[str, Any]:
     }
 
 
+def _our_command() -> str:
+    """How to run us again: by name if that finds us, else by path."""
+    ours = Path(sys.argv[0]).absolute()
+    found = shutil.which("armitage")
+    if ours.name != "armitage" or (found is not None and Path(found) == ours):
+        return "armitage"
+    return str(ours)
+
+
 def banner(known: dict[str, Any]) -> str:
     """Renders the facts, and the lines to paste."""
     address, instance = known["grpc"][0], known["instances"][0]
     scheme = "grpcs" if known["tls"] else "grpc"
     url = address if address.startswith("unix:") else f"{scheme}://{address}"
-    named = instance != ""
+    executes = known["exec_enabled"]
+    bazel = f" --remote_instance_name={instance}" if instance else ""
+    ours = f" --instance {instance}" if instance else ""
     kept = known["data_dir"] if known["storage"] == "disk" else "memory (gone when it stops)"
     lines = [
         f"Armitage {known['version']} serves (pid {known['pid']})",
@@ -51,21 +65,14 @@ def banner(known: dict[str, Any]) -> str:
         f"  action_cache_address = grpc://{address}",
         f"  cas_address = grpc://{address}",
         f"  tls = {'true' if known['tls'] else 'false'}",
-        *([f"  instance_name = {instance}"] if named else []),
+        *([f"  instance_name = {instance}"] if instance else []),
         "",
         "Bazel:",
         "",
-        f"  bazel build --remote_executor={url}"
-        + (f" --remote_instance_name={instance}" if named else "")
-        + " //...",
-        f"  bazel build --remote_cache={url}"
-        + (f" --remote_instance_name={instance}" if named else "")
-        + " //...    (cache only)",
-        "",
-        "Any command:",
-        "",
-        f"  armitage run --server {url}"
-        + (f" --instance {instance}" if named else "")
-        + " --input . --output hello -- cc -o hello hello.c",
+        *([f"  bazel build --remote_executor={url}{bazel} //..."] if executes else []),
+        f"  bazel build --remote_cache={url}{bazel} //..." + ("    (cache only)" * executes),
     ]
+    if executes:
+        command = f"{_our_command()} run --server {url}{ours} --input . --output hello"
+        lines += ["", "Any command:", "", f"  {command} -- cc -o hello hello.c"]
     return "\n".join(lines)

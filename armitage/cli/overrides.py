@@ -19,7 +19,11 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", type=Path, help="settings (docs/armitage.example.toml)"
     )
     group = parser.add_argument_group("settings (each overrides the file)")
-    group.add_argument("--data-dir", metavar="DIR", help="where data is kept (default: see below)")
+    group.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where data is kept (default: $XDG_DATA_HOME/armitage or ~/.local/share/armitage)",
+    )
     group.add_argument(
         "--storage",
         choices=("disk", "memory"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -79,6 +80,12 @@ def add(commands: options.Commands) -> None:
         "--no-cache",
         action="store_true",
         help="neither look the result up nor remember it",
+    )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="print output as it comes also where it does not go to a terminal; what a fast command"
+        " prints may be repeated whole at the end",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
     parser.add_argument(
@@ -216,10 +223,16 @@ class _Session:
                 ("stdout", update.metadata.stdout_stream_name),
                 ("stderr", update.metadata.stderr_stream_name),
             ):
-                if name and name not in self._tailed and not self._args.json:
+                if name and name not in self._tailed and self._is_live(kind):
                     self._tailed.add(name)
                     beside.append(group.create_task(self._tail(kind, name)))
         raise AssertionError("execute ends with a response or an error")
+
+    def _is_live(self, kind: str) -> bool:
+        """Whether to print as it comes. Files and pipes get the one true output, at the end."""
+        if self._args.json:
+            return False
+        return self._args.live or (sys.stderr if kind == "stderr" else sys.stdout).isatty()
 
     async def _tick(self) -> None:
         while True:

@@ -29,8 +29,7 @@ def add(commands: options.Commands) -> None:
         _serve,
         "start the daemon, in the foreground",
         "Starts the daemon. SIGTERM or Ctrl-C lets running work end (drain_s) and stops; a second"
-        " one stops at once. Without data_dir, data is kept in $XDG_DATA_HOME/armitage or"
-        " ~/.local/share/armitage.",
+        " one stops at once.",
     )
     add_overrides(parser)
     parser.add_argument(

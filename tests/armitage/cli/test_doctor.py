@@ -1,0 +1,56 @@
+import json
+
+import pytest
+from support.command_line import Cli
+
+from executor.probe import Finding, Report
+
+GOOD = Finding("bubblewrap", True, "/usr/bin/bwrap 0.8.0", is_needed=True)
+BAD = Finding("user namespaces", False, "not permitted", "sysctl -w x=1", is_needed=True)
+ODD = Finding("GPU", False, "no device")
+
+
+def report(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
+    monkeypatch.setattr("executor.probe.probe", lambda _: Report(findings))
+
+
+def test_a_host_that_can_sandbox_is_told_so(armitage: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    report(monkeypatch, GOOD, ODD)
+
+    done = armitage("doctor")
+
+    assert done.code == 0
+    assert done.out == (
+        "yes bubblewrap  /usr/bin/bwrap 0.8.0\n"
+        "no  GPU         no device\n"
+        "\n"
+        "Actions can be sandboxed on this host.\n"
+    )
+
+
+def test_a_host_that_cannot_is_told_what_to_change(
+    armitage: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(monkeypatch, GOOD, BAD)
+
+    done = armitage("doctor")
+    as_json = json.loads(armitage("doctor", "--json").out)
+
+    assert done.code == 1
+    assert done.out.endswith(
+        "\n"
+        "Actions cannot be sandboxed on this host, and are not executed. To change that:\n"
+        "  sysctl -w x=1\n"
+        "  or accept the risk: armitage serve --accept-unsandboxed\n"
+    )
+    assert as_json["can_sandbox"] is False
+    assert as_json["remedies"] == ["sysctl -w x=1"]
+    assert as_json["findings"][1]["name"] == "user namespaces"
+
+
+@pytest.mark.slow
+def test_this_host_is_really_tried(armitage: Cli) -> None:
+    done = armitage("doctor", "--json", "--bubblewrap", "/nonexistent/bwrap")
+
+    assert done.code == 1
+    assert json.loads(done.out)["findings"][0]["is_there"] is False
