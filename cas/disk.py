@@ -362,18 +362,17 @@ class DiskStore:
 
     def _reserve(self, size_bytes: int) -> None:
         now = self._time.now()
+        if self._min_free_bytes:
+            self._make_free(size_bytes, now)
         self._remove(self._index.reserve(size_bytes, now))
-        if not self._min_free_bytes:
-            return
-        free = (
-            _as_store_error(self._shelf.free_bytes)
-            + self._freeing_bytes
-            - self._index.reserved_bytes
-        )
+
+    def _make_free(self, size_bytes: int, now: float) -> None:
+        """Keeps the minimum free on the disk once everything reserved is written."""
+        free_bytes = _as_store_error(self._shelf.free_bytes) + self._freeing_bytes
+        wanted_bytes = self._min_free_bytes + self._index.reserved_bytes + size_bytes
         try:
-            self._remove(self._index.evict(self._min_free_bytes - free, now))
+            self._remove(self._index.evict(wanted_bytes - free_bytes, now))
         except StoreFull as error:
-            self._index.unreserve(size_bytes)
             raise StoreFull(
                 f"no room for {size_bytes} more bytes: {self._min_free_bytes} bytes of the disk"
                 " are to stay free, and nothing may be evicted; free some or lower the minimum"
