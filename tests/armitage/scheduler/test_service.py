@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
@@ -342,3 +343,39 @@ async def test_nothing_is_left_when_all_watchers_are_cancelled() -> None:
 def test_worker_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must"):
         WorkerOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_slot_is_leaked_by_clients_that_come_go_and_cancel(seed: int) -> None:
+    chance = random.Random(seed)
+    async with acting(slots=3, options=CoreOptions(max_attempts=2)) as stage:
+
+        async def fidget(run: Run) -> int:
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+            if chance.random() < 0.2:
+                raise WorkerFailure("broken")
+            return 0
+
+        async def client() -> None:
+            for _ in range(20):
+                key = chance.choice([None, "a", "b"])
+                with stage.submit("fidget", key=key) as watch:
+                    states = watch.states()
+                    await anext(states)
+                    choice = chance.random()
+                    if choice < 0.3:
+                        stage.scheduler.cancel(watch.name)
+                    elif choice < 0.5:
+                        await asyncio.sleep(0)
+                        continue  # Leaves in the middle.
+                    rest = [state async for state in states]
+                    assert [state.is_done for state in rest] == [False] * (len(rest) - 1) + [True]
+
+        stage.executor.scripts["fidget"] = fidget
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(client())
+        assert await stage.scheduler.drain(10)
+        stats = stage.scheduler.stats()
+        assert (stats.busy_slots, stats.operations_queued, stats.tasks) == (0, 0, 0)
