@@ -28,7 +28,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import wait as wait_for_threads
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -379,18 +378,19 @@ class DiskStore:
             ) from error
 
     def _remove(self, victims: Collection[Digest]) -> None:
+        if not victims:
+            return
         for victim in victims:
             self._verified.pop(victim, None)
-            self._freeing_bytes += victim.size_bytes
-            removing = self._shelf.remove(_name(victim))
-            removing.add_done_callback(partial(self._removed, victim))
-            self._evicted_blobs += 1
-            self._evicted_bytes += victim.size_bytes
+        size_bytes = sum(victim.size_bytes for victim in victims)
+        self._evicted_blobs += len(victims)
+        self._evicted_bytes += size_bytes
+        self._freeing_bytes += size_bytes
+        discarding = self._shelf.discard([_name(victim) for victim in victims])
+        discarding.add_done_callback(lambda _: self._removed(size_bytes))
 
-    def _removed(self, victim: Digest, removed: asyncio.Future[FileId | None]) -> None:
-        self._freeing_bytes -= victim.size_bytes
-        if error := removed.exception():
-            _log.warning("cannot remove the file of evicted blob %s: %s", victim, error)
+    def _removed(self, size_bytes: int) -> None:
+        self._freeing_bytes -= size_bytes
 
     async def open_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
         """See BlobStore."""

@@ -72,6 +72,13 @@ class Draft(NamedTuple):
     path: str
 
 
+class Discard(NamedTuple):
+    """Files that are to go, and when they are gone."""
+
+    names: Sequence[str]
+    done: asyncio.Future[None]
+
+
 def store_error(error: OSError) -> CasError:
     """Turns an operating system error into the store error that a caller acts on."""
     if error.errno in _NO_ROOM:
@@ -134,6 +141,7 @@ class Shelf:
             raise
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"shelf-{root.name}")
         self._waiting: list[_Change] = []
+        self._discarded: list[Discard] = []
         self._applying: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -255,10 +263,23 @@ class Shelf:
         """Removes a file, whether it is there or not; a power failure may undo it."""
         return self._ask(_Change(name, self._future()))
 
-    def _future(self) -> asyncio.Future[FileId | None]:
+    def discard(self, names: Sequence[str]) -> asyncio.Future[None]:
+        """Removes files that nobody refers to any more; cheap for many.
+
+        Happens after all changes that were made and before all that are asked for from now on; a
+        name of which a change has been asked for and not made yet must not be among them. Failures
+        are logged: the files are found again at the next start.
+        """
+        discard = Discard(names, self._future())
+        self._discarded.append(discard)
+        if self._applying is None:
+            self._start_batch()
+        return discard.done
+
+    def _future(self) -> asyncio.Future[T]:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # Whoever asked may have been cancelled, and then nobody reads the exception.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
@@ -271,23 +292,40 @@ class Shelf:
 
     def _start_batch(self) -> None:
         asked, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+        discarded, self._discarded = self._discarded, []
         # Of several changes to one name only the last is made, for all who asked.
         last = {change.name: change for change in asked}
         drafts = [c.draft for c in asked if last[c.name] is not c and c.draft is not None]
-        applying = asyncio.wrap_future(self._pool.submit(self._apply, list(last.values()), drafts))
-        applying.add_done_callback(lambda done: self._end_batch(asked, last, done.exception()))
+        names = [name for discard in discarded for name in discard.names]
+        applying = asyncio.wrap_future(
+            self._pool.submit(self._apply, list(last.values()), drafts, names)
+        )
+        applying.add_done_callback(
+            lambda done: self._end_batch(asked, last, discarded, done.exception())
+        )
         self._applying = applying
 
     def _end_batch(
-        self, asked: list[_Change], last: dict[str, _Change], bug: BaseException | None
+        self,
+        asked: list[_Change],
+        last: dict[str, _Change],
+        discarded: list[Discard],
+        bug: BaseException | None,
     ) -> None:
         self._applying = None
+        for discard in discarded:
+            if not discard.done.done():
+                discard.done.set_result(None)
         for change in asked:
             change.settle(last[change.name], bug)
-        if self._waiting:
+        if self._waiting or self._discarded:
             self._start_batch()
 
-    def _apply(self, changes: Sequence[_Change], superseded: Sequence[Draft]) -> None:
+    def _apply(
+        self, changes: Sequence[_Change], superseded: Sequence[Draft], discarded: Sequence[str]
+    ) -> None:
+        for name in discarded:
+            self._unlink(name)
         for draft in superseded:
             self.drop_draft(draft)
         for step in (self._write, self._sync_data, self._rename):
@@ -301,6 +339,14 @@ class Shelf:
         for change in changes:
             if change.draft is not None:
                 self._clear(change, change.draft)
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(self.path(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("cannot remove %s: %s", self.path(name), error)
 
     def _write(self, change: _Change) -> None:
         if change.removes:

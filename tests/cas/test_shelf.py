@@ -90,6 +90,34 @@ async def test_removing_what_is_not_there_succeeds(shelf: Shelf) -> None:
     assert await shelf.remove("top/a") is None
 
 
+async def test_discarded_files_go_and_their_names_can_be_used_at_once(shelf: Shelf) -> None:
+    names = [f"top/{number}" for number in range(300)]
+    await asyncio.wait([shelf.put(name, b"old") for name in names])
+    busy = shelf.put("top/x", b"data")
+
+    discarding = shelf.discard(["top/never-there", *names])
+    again = shelf.put("top/7", b"new")
+    await asyncio.wait([busy, discarding, again])
+
+    assert sorted(found.name for found in shelf.scan()) == ["top/7", "top/x"]
+    assert content_of(shelf, "top/7") == b"new"
+
+
+async def test_discard_that_fails_fails_nothing_else(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    await shelf.put("top/a", b"data")
+    monkeypatch.setattr(os, "unlink", fail)
+
+    await asyncio.wait([shelf.discard(["top/a"]), shelf.put("top/b", b"data")])
+
+    assert sorted(found.name for found in shelf.scan()) == ["top/a", "top/b"]
+    assert "cannot remove" in caplog.text
+
+
 async def test_one_failure_does_not_fail_the_batch(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
