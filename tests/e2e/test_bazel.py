@@ -8,6 +8,7 @@ package registry, so what is covered is what 4.2.3 can do: it knows no `--remote
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import time
@@ -18,6 +19,10 @@ import pytest
 from support import bazel
 from support.bazel import CACHED, REMOTE, Bazel, Build
 from support.serving import ServedDaemon
+
+from armitage.client.channel import Channel
+from armitage.reapi import rpcs
+from armitage.reapi.rpcs import asset, reapi
 
 pytestmark = [
     pytest.mark.e2e,
@@ -209,6 +214,25 @@ def test_cache_only_mode_shares_what_was_built_here(client: Bazel, tmp_path: Pat
         assert set(first.runners()).isdisjoint({REMOTE, CACHED}), first.log
         assert second.status == 0, second.log
         assert second.runners() == {CACHED: len(first.spawns)}, second.log
+
+
+async def test_downloads_come_from_what_was_pushed_to_the_daemon(
+    client: Bazel, daemon: ServedDaemon
+) -> None:
+    text = b"Everybody may read this.\n"
+    digest = reapi.Digest(hash=hashlib.sha256(text).hexdigest(), size_bytes=len(text))
+    upload = reapi.BatchUpdateBlobsRequest()
+    upload.requests.add(digest=digest, data=text)
+    push = asset.PushBlobRequest(uris=["https://sources.invalid/notice.txt"], blob_digest=digest)
+    async with Channel(daemon.address) as channel:
+        await channel.call(rpcs.BATCH_UPDATE_BLOBS, upload)
+        await channel.call(rpcs.PUSH_BLOB, push)
+
+    downloader = f"--experimental_remote_downloader=grpc://{daemon.address}"
+    build = client.build(*executor(daemon), downloader, "@notice//file")
+
+    assert build.status == 0, build.log
+    assert (client.external("notice") / "file" / "downloaded").read_bytes() == text
 
 
 def including(workspace: Path, header: Path) -> set[str]:

@@ -146,6 +146,11 @@ class Bazel:
         """A file of the output tree, by its path below bazel-bin."""
         return self.workspace / "bazel-bin" / path
 
+    def external(self, repository: str) -> Path:
+        """Where an external repository was laid out."""
+        (base,) = (self._state / "root").glob(f"*/external/{repository}")
+        return base
+
     def run_tool(self, path: str, *arguments: str, data: bytes = b"") -> bytes:
         """Runs a built program here and gives what it printed."""
         done = subprocess.run(
