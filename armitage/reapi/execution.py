@@ -122,7 +122,7 @@ class ExecutionService:
         self._why_disabled = why_disabled
         self._inputs = InputTrees(store, codec, self._options.inputs)
         self._messages = OperationMessages(store, limits or Limits())
-        self._job_services = JobServices(action_cache, completeness, retention, clock)
+        self._job_services = JobServices(action_cache, completeness, invocations, retention, clock)
 
     def methods(self) -> list[Method]:
         """Answers the methods for a transport."""
@@ -158,19 +158,18 @@ class ExecutionService:
     async def _stream(self, watch: Watch, call: Call) -> AsyncIterator[bytes]:
         async for state in watch.states(self._options.remind_s):
             holder = self._invocations.holder(call)
-            if state.is_done:
-                await self._hold_result(state, holder)
+            if state.is_done and holder is not None:
+                await self._hold_result(state, call, holder)
             yield await self._messages.encode(state)
 
-    async def _hold_result(self, state: OperationState, holder: str | None) -> None:
+    async def _hold_result(self, state: OperationState, call: Call, holder: str) -> None:
         """Keeps the outputs for an invocation that did not submit the job itself."""
         answer, subject = state.answer, state.subject
         if not isinstance(answer, Answer) or not isinstance(subject, Subject):
             return
-        if holder is None or holder == answer.held_for or answer.status:
-            return
-        verdict = await self._completeness.check(answer.result, subject.action.function)
-        self._retention.hold(holder, verdict.closure)
+        if holder != answer.held_for and not answer.status:
+            verdict = await self._completeness.check(answer.result, subject.action.function)
+            self._invocations.hold(call, verdict.closure)
 
     # From request to operation.
 
@@ -309,7 +308,7 @@ class ExecutionService:
                 spec=spec,
                 command=command,
                 platform=platform,
-                invocation_holder=self._invocations.holder(request.call),
+                call=request.call,
                 queued_at=self._clock.wall(),
             ),
             None if self._open_streams is None else self._open_streams(request.operation),
@@ -336,8 +335,8 @@ class ExecutionService:
 
 
 def _client(call: Call) -> str:
-    """Names who competes for slots: the proven identity, else the invocation, else the address."""
+    """Names who competes for slots: the proven identity, else the invocation, else the host."""
     if call.identity:
         return call.identity
     invocation = request_metadata(call).tool_invocation_id
-    return f"invocation:{invocation}" if invocation else call.peer
+    return f"invocation:{invocation}" if invocation else call.peer.rpartition(":")[0]

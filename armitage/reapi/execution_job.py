@@ -13,10 +13,12 @@ from armitage.errors import PreconditionFailed
 from armitage.reapi.actions import ActionSpec, CommandSpec
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.digests import Notation
+from armitage.reapi.invocations import Invocations
 from armitage.reapi.operations import Answer
 from armitage.reapi.results import action_result, timed_out_result
 from armitage.scheduler.core import Ending
 from armitage.scheduler.service import Attempt, Conclusion
+from armitage.transport.port import Call
 from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import CasError
@@ -49,6 +51,7 @@ class JobServices:
 
     action_cache: ActionCache
     completeness: Completeness
+    invocations: Invocations
     retention: Retention
     clock: Clock
 
@@ -66,7 +69,8 @@ class JobRequest:
     spec: ActionSpec
     command: CommandSpec
     platform: tuple[tuple[str, str], ...]
-    invocation_holder: str | None
+    call: Call
+    """The Execute call, whose invocation is to keep the outputs."""
     queued_at: float
 
 
@@ -162,11 +166,10 @@ class ExecutionJob:
                 f"{len(verdict.missing)} outputs are gone from the store just after they were"
                 f" made, among them {verdict.missing[0]}"
             )
-        if request.invocation_holder is not None:
-            services.retention.hold(request.invocation_holder, verdict.closure)
+        services.invocations.hold(request.call, verdict.closure)
         if outcome.exit_code == 0 and not request.spec.do_not_cache:
             await self._cache(result)
-        return Answer(result=result, held_for=request.invocation_holder)
+        return Answer(result=result, held_for=services.invocations.holder(request.call))
 
     async def _cache(self, result: bytes) -> None:
         """Remembers a result. Failing to do so is no reason to lose it for the one who waits."""

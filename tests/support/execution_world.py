@@ -76,6 +76,7 @@ class World:
     scheduler: Scheduler
     service: ExecutionService
     operations: OperationsService
+    invocations: Invocations
     streams: dict[str, Streams]
     function: DigestFunction = SHA256
 
@@ -185,6 +186,7 @@ async def serving(setup: Setup = Setup()) -> AsyncIterator[World]:
 
     numbers = count(1)
     instances = Instances([Instance(), Instance("other"), Instance("off", exec_enabled=False)])
+    invocations = Invocations(store, clock.monotonic)
     async with Scheduler([worker], clock, options=setup.core, rules=setup.rules) as scheduler:
         service = ExecutionService(
             scheduler=scheduler,
@@ -192,7 +194,7 @@ async def serving(setup: Setup = Setup()) -> AsyncIterator[World]:
             retention=store,
             action_cache=cache,
             instances=instances,
-            invocations=Invocations(store, clock.monotonic),
+            invocations=invocations,
             completeness=Completeness(store),
             codec=DirectoryCodec(),
             clock=clock,
@@ -202,7 +204,16 @@ async def serving(setup: Setup = Setup()) -> AsyncIterator[World]:
         )
         operations = OperationsService(scheduler, store)
         world = World(
-            clock, store, cache, executor, scheduler, service, operations, streams, setup.function
+            clock=clock,
+            store=store,
+            cache=cache,
+            executor=executor,
+            scheduler=scheduler,
+            service=service,
+            operations=operations,
+            invocations=invocations,
+            streams=streams,
+            function=setup.function,
         )
         yield world
         executor.release()

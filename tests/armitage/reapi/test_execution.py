@@ -707,6 +707,32 @@ async def test_outputs_are_held_for_every_invocation_answered(world: World) -> N
         assert output in world.store.held[f"invocation:{invocation}"]
 
 
+async def test_invocation_that_fell_silent_during_the_run_still_ends_some_day(
+    world: World,
+) -> None:
+    async def make(run: Run) -> int:
+        await world.executor.scripts["block"](run)
+        await run.write("out", b"output")
+        return 0
+
+    world.executor.scripts["make"] = make
+    async with world.open_execute(
+        await world.action("make", output_paths=["out"]), call_of("gone")
+    ) as states:
+        name = (await anext(states)).name
+    world.clock.advance(100_000)
+    world.invocations.expire()
+    assert "invocation:gone" not in world.store.held
+
+    world.executor.release()
+    await world.wait(name)
+    assert "invocation:gone" in world.store.held
+    world.clock.advance(100_000)
+    world.invocations.expire()
+
+    assert "invocation:gone" not in world.store.held
+
+
 # Watching, leaving, cancelling.
 
 
