@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.client.channel import CallFailed, Channel
-from armitage.conformance.model import Failed
+from armitage.conformance.model import Failed, Level
 from armitage.conformance.session import Session, describe
 from armitage.reapi import rpcs
 from armitage.transport.port import Code
@@ -252,7 +252,10 @@ def metadata_of(operation: longrunning.Operation) -> reapi.ExecuteOperationMetad
 
 def _verdict(operations: list[longrunning.Operation]) -> Verdict:
     response = reapi.ExecuteResponse()
-    if not operations[-1].response.Unpack(response):
+    last = operations[-1]
+    if last.WhichOneof("result") == "error":
+        raise Failed(f"Operation.error is set, to {describe(last.error)}", Level.MUST)
+    if not last.response.Unpack(response):
         raise Failed("Operation.response is no ExecuteResponse")
     return Verdict(response.status, at_rpc=False, response=response, operations=operations)
 
