@@ -6,7 +6,8 @@ messages, with the same channel arguments as Armitage's own server:
 - `GetActionResult`: the bytes of `--action-result FILE` (a serialised ActionResult) or a small one.
 - `FindMissingBlobs`: an empty response, that is, everything is present.
 - `ByteStream.Read`: as many zero bytes as the resource name says, in messages of `--chunk-bytes`.
-- `ByteStream.Write`: reads everything; `committed_size` is the size in the resource name.
+- `ByteStream.Write`: reads everything; `committed_size` is the size in the resource name. With
+  `--store DIR` it does the least that a store of blobs must: SHA-256, a file, fdatasync, rename.
 
 Use: start it, read its first line of output, which is its address, and point the client under test
 at it and at Armitage in turn, with the same bytes:
@@ -22,8 +23,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
+import os
 import resource
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -47,15 +51,18 @@ def size_in(name: str) -> int:
 class BareHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Canned answers by path."""
 
-    def __init__(self, action_result: bytes, chunk_bytes: int) -> None:
+    def __init__(self, action_result: bytes, chunk_bytes: int, store: Path | None = None) -> None:
         self._action_result = action_result
+        self._store = store
         self._chunk_bytes = chunk_bytes
         self._chunk = bytestream.ReadResponse(data=bytes(chunk_bytes)).SerializeToString()
         self._handlers = {
             rpcs.GET_ACTION_RESULT.path: grpc.unary_unary_rpc_method_handler(self._get),
             rpcs.FIND_MISSING_BLOBS.path: grpc.unary_unary_rpc_method_handler(self._find),
             rpcs.READ.path: grpc.unary_stream_rpc_method_handler(self._read),
-            rpcs.WRITE.path: grpc.stream_unary_rpc_method_handler(self._write),
+            rpcs.WRITE.path: grpc.stream_unary_rpc_method_handler(
+                self._write if store is None else self._write_and_store
+            ),
         }
 
     def service(self, details: Any) -> Any:
@@ -80,6 +87,19 @@ class BareHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         async for request in requests:
             if not size:
                 size = size_in(bytestream.WriteRequest.FromString(request).resource_name)
+        return bytestream.WriteResponse(committed_size=size).SerializeToString()
+
+    async def _write_and_store(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        assert self._store is not None
+        hasher, size = hashlib.sha256(), 0
+        with tempfile.NamedTemporaryFile(dir=self._store, buffering=0, delete=False) as file:
+            async for request in requests:
+                data = bytestream.WriteRequest.FromString(request).data
+                hasher.update(data)
+                file.write(data)
+                size += len(data)
+            os.fdatasync(file.fileno())
+        os.rename(file.name, self._store / hasher.hexdigest())
         return bytestream.WriteResponse(committed_size=size).SerializeToString()
 
 
@@ -110,11 +130,13 @@ def main() -> None:
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
     parser.add_argument("--action-result", type=Path, metavar="FILE")
     parser.add_argument("--chunk-bytes", type=int, default=1 << 20)
+    parser.add_argument("--store", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     result = reapi.ActionResult(exit_code=0, stdout_raw=b"ok\n").SerializeToString()
     if arguments.action_result:
         result = arguments.action_result.read_bytes()
-    asyncio.run(serve(arguments.listen, BareHandlers(result, arguments.chunk_bytes)))
+    handlers = BareHandlers(result, arguments.chunk_bytes, arguments.store)
+    asyncio.run(serve(arguments.listen, handlers))
 
 
 if __name__ == "__main__":

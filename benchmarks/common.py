@@ -40,6 +40,7 @@ def bare_server(*arguments: str) -> Iterator[tuple[str, int]]:
             yield process.stdout.readline().strip(), process.pid
         finally:
             process.terminate()
+            process.stdout.read()
 
 
 def cpu_s(pid: int) -> float:
