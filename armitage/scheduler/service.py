@@ -205,10 +205,10 @@ class Scheduler:
             self._submit(s)
         except ArmitageError:
             if is_own:
-                s.job.close(Ending.DROPPED)
+                _close(s.job, Ending.DROPPED)
             raise
         if is_own and self._core.job(s.operation) is not s.job:
-            s.job.close(Ending.DROPPED)
+            _close(s.job, Ending.DROPPED)
         return Watch(self, s.operation)
 
     def _submit(self, s: Submission) -> None:
@@ -323,7 +323,7 @@ class Scheduler:
                 self._concluding.add(task)
                 task.add_done_callback(self._concluding.discard)
             case core.Dismiss(job, ending):
-                _job(job).close(ending)
+                _close(_job(job), ending)
 
     async def _conclude(self, command: core.Conclude) -> None:
         outcome = command.outcome
@@ -372,6 +372,14 @@ class Scheduler:
         finally:
             self._idle = None
         return True
+
+
+def _close(job: Job, ending: Ending) -> None:
+    """Closes a job. What goes wrong there must not keep other commands from being performed."""
+    try:
+        job.close(ending)
+    except Exception:  # noqa: BLE001 (see above)
+        _log.exception("a job could not be closed")
 
 
 def _job(job: object) -> Job:

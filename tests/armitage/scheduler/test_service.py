@@ -35,6 +35,7 @@ class ScriptedJob:
         self.endings: list[Ending] = []
         self.attempts: list[Attempt] = []
         self.conclusion_error: Exception | None = None
+        self.closing_error: Exception | None = None
         self.recorded = asyncio.Event()
         self.recorded.set()
         self._name = name
@@ -59,6 +60,8 @@ class ScriptedJob:
 
     def close(self, ending: Ending) -> None:
         self.endings.append(ending)
+        if self.closing_error is not None:
+            raise self.closing_error
 
 
 class Theatre:
@@ -216,6 +219,18 @@ async def test_bug_in_an_executor_is_concluded_not_fatal() -> None:
         with stage.submit("broken") as watch, stage.submit("true") as other:
             assert isinstance((await last(watch)).answer, ZeroDivisionError)
             assert (await last(other)).answer == 0
+
+
+async def test_job_that_cannot_be_closed_keeps_no_other_from_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with acting() as stage:
+        with stage.submit("true") as watch, stage.submit("true") as other:
+            stage.jobs["op1"].closing_error = RuntimeError("store closed")
+            assert (await last(watch)).answer == 0
+            assert (await last(other)).answer == 0
+
+    assert "could not be closed" in caplog.text
 
 
 async def test_conclusion_that_fails_is_the_operations_error() -> None:
