@@ -10,7 +10,7 @@ Rules:
 - A dataclass checks its own ranges in `__post_init__` and raises ValueError; here that becomes a
   ConfigError with the path of the table.
 - Fields whose name tells of a secret (`*_key`, `*_token`, `*_password`, `*_secret`) are redacted
-  when shown; a file name is no secret.
+  when shown, and so is `user:password@` in an address; a file name is no secret.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ REDACTED = "(redacted)"
 OFF = "off"
 _EXACT_INTEGERS = 2**53
 _SECRET = re.compile(r"(^|_)(key|token|password|secret)$")
+_CREDENTIALS = re.compile(r"(\w://)[^\s/@]+@")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB|TB|TiB)")
 _SIZE_UNITS = {
     "B": 1,
@@ -116,6 +117,8 @@ def plain(value: object, *, redact: bool = True) -> Any:
         return shown
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, str) and redact:
+        return _CREDENTIALS.sub(rf"\1{REDACTED}@", value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):

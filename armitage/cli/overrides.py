@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from armitage.cli.options import pair
+
 if TYPE_CHECKING:
     from armitage.config import Config
 
@@ -62,6 +64,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--set",
         metavar="KEY=VALUE",
         action="append",
+        type=pair,
         default=[],
         help="any setting by its path, e.g. disk.max_bytes=20GiB; repeatable",
     )
@@ -104,8 +107,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     ):
         if value is not None:
             _put(table, path, value)
-    for assignment in args.set:
-        path, _, text = assignment.partition("=")
+    for path, text in args.set:
         _put(table, path, _value(text))
     return table
 
@@ -113,13 +115,19 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _put(table: dict[str, Any], path: str, value: object) -> None:
     *above, last = path.split(".")
     for name in above:
-        table = table.setdefault(name, {})
+        below: object = table.setdefault(name, {})
+        if not isinstance(below, dict):
+            from armitage.errors import ConfigError
+
+            raise ConfigError(f"{path}: {name} is set as a whole by another flag; drop one")
+        table = below
     table[last] = value
 
 
 def _value(text: str) -> object:
     """A TOML value; what is none is text, so that quotes can be left out."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
+        return read["value"] if len(read) == 1 else text
     except tomllib.TOMLDecodeError:
         return text

@@ -200,7 +200,10 @@ def test_any_number_is_written_as_toml(value: float) -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    assert plain(Outer(api_token="hunter2"))["api_token"] == REDACTED
+    shown = plain(Outer(api_token="hunter2", word="http://me:hunter2@host/path"))
+
+    assert shown["api_token"] == REDACTED
+    assert shown["word"] == f"http://{REDACTED}@host/path"
 
 
 def test_every_leaf_is_listed_with_its_default() -> None:

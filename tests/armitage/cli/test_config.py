@@ -2,6 +2,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import pytest
 from support.command_line import Cli
 
 from armitage import settings
@@ -80,3 +81,23 @@ def test_tls_flags_open_the_network(armitage: Cli) -> None:
         "client_authority": "/a",
     }
     assert json.loads(accepted.out)["accept_insecure_network"] is True
+
+
+@pytest.mark.parametrize(
+    ("assignments", "code", "message"),
+    [
+        (["disk.max_byts=1"], 3, "armitage: disk.max_byts: unknown setting; did you mean max_byte"),
+        (["disk=5", "disk.sync=true"], 3, "armitage: disk.sync: disk is set as a whole by another"),
+        (["disk.sync"], 2, "armitage config show: argument --set: 'disk.sync' is not KEY=VALUE; "),
+        (["log.level=1\nx=2"], 3, "armitage: log.level: '1\\nx=2' is not one of debug, info, "),
+    ],
+)
+def test_a_wrong_assignment_is_explained(
+    armitage: Cli, assignments: list[str], code: int, message: str
+) -> None:
+    flags = [word for assignment in assignments for word in ("--set", assignment)]
+
+    done = armitage("config", "show", *flags)
+
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(message)
