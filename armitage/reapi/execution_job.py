@@ -16,7 +16,7 @@ from armitage.reapi.digests import Notation
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.operations import Answer
 from armitage.reapi.results import action_result, timed_out_result
-from armitage.scheduler.core import Ending
+from armitage.scheduler.events import Ending
 from armitage.scheduler.service import Attempt, Conclusion
 from armitage.transport.port import Call
 from cas.action_cache import ActionCache

@@ -12,8 +12,9 @@ from typing import Protocol, Self
 
 from armitage.clock import Clock
 from armitage.errors import ArmitageError
-from armitage.scheduler import core
-from armitage.scheduler.core import CoreOptions, Ending, OperationState, SchedulerStats
+from armitage.scheduler import events
+from armitage.scheduler.core import CoreOptions, OperationState, SchedulerCore, SchedulerStats
+from armitage.scheduler.events import Ending
 from armitage.scheduler.platforms import Platform, PlatformRules
 from armitage.scheduler.worker import Worker
 from executor.spec import Outcome, Work
@@ -66,7 +67,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A wish to execute; see `core.Submitted` for the fields of the same names."""
+    """A wish to execute; see `events.Submitted` for the fields of the same names."""
 
     operation: str
     key: Hashable | None
@@ -142,7 +143,7 @@ class Scheduler:
         rules: PlatformRules | None = None,
     ) -> None:
         self.rules = rules or PlatformRules()
-        self._core = core.SchedulerCore(options or CoreOptions(), self.rules)
+        self._core = SchedulerCore(options or CoreOptions(), self.rules)
         self._clock = clock
         self._workers = {worker.name: worker for worker in workers}
         self._group = asyncio.TaskGroup()
@@ -170,16 +171,18 @@ class Scheduler:
         await self._group.__aenter__()
         for worker in self._workers.values():
             worker.start(self._group, self)
-            self._take(core.WorkerJoined(self._now(), worker.name, worker.slots, worker.properties))
+            self._take(
+                events.WorkerJoined(self._now(), worker.name, worker.slots, worker.properties)
+            )
 
     async def drain(self, grace_s: float) -> bool:
         """Refuses new operations and waits for the accepted ones; answers whether all finished."""
-        self._take(core.DrainRequested(self._now()))
+        self._take(events.DrainRequested(self._now()))
         return await self._wait_idle(grace_s)
 
     async def stop(self) -> None:
         """Ends what is left with Unavailable and waits until all processes are gone."""
-        self._take(core.DrainExpired(self._now()))
+        self._take(events.DrainExpired(self._now()))
         for worker in self._workers.values():
             worker.stop()
         if not await self._wait_idle(_LAST_CONCLUSIONS_S):
@@ -196,7 +199,7 @@ class Scheduler:
     def submit(self, submission: Submission) -> Watch:
         """Accepts an operation and answers the first watch of it, to be left by the caller.
 
-        Raises as `core.Submitted` says. A job that is not used (the operation was refused, shares
+        Raises as `events.Submitted` says. A job that is not used (the operation was refused, shares
         another's, or takes a fresh result) is closed at once.
         """
         s = submission
@@ -213,7 +216,7 @@ class Scheduler:
 
     def _submit(self, s: Submission) -> None:
         self._take(
-            core.Submitted(
+            events.Submitted(
                 at=self._now(),
                 operation=s.operation,
                 key=s.key,
@@ -235,17 +238,17 @@ class Scheduler:
         self, operation: str, subject: object, answer: object, size_bytes: int
     ) -> OperationState:
         """Keeps an operation that was answered without a run."""
-        self._take(core.Answered(self._now(), operation, subject, answer, size_bytes))
+        self._take(events.Answered(self._now(), operation, subject, answer, size_bytes))
         return self._core.state(operation)
 
     def watch(self, operation: str) -> Watch:
         """Joins an operation. Raises NotFound."""
-        self._take(core.WatcherJoined(self._now(), operation))
+        self._take(events.WatcherJoined(self._now(), operation))
         return Watch(self, operation)
 
     def leave(self, operation: str) -> None:
         """Counts a watcher's leaving (see Watch)."""
-        self._take(core.WatcherLeft(self._now(), operation))
+        self._take(events.WatcherLeft(self._now(), operation))
 
     def changed(self, operation: str) -> asyncio.Event:
         """Answers an event that is set at the operation's next change."""
@@ -267,11 +270,11 @@ class Scheduler:
 
         Raises NotFound.
         """
-        self._take(core.CancelRequested(self._now(), operation))
+        self._take(events.CancelRequested(self._now(), operation))
 
     def delete(self, operation: str) -> None:
         """Forgets an operation without stopping it. Raises NotFound."""
-        self._take(core.DeleteRequested(self._now(), operation))
+        self._take(events.DeleteRequested(self._now(), operation))
 
     def now(self) -> float:
         """The time that `Submission.since` is measured in."""
@@ -285,57 +288,57 @@ class Scheduler:
 
     def succeeded(self, lease: int, outcome: Outcome) -> None:
         """A worker's report."""
-        self._take(core.LeaseSucceeded(self._now(), lease, outcome))
+        self._take(events.LeaseSucceeded(self._now(), lease, outcome))
 
     def failed(self, lease: int, error: Exception, *, is_retryable: bool) -> None:
         """A worker's report."""
         if is_retryable:
             _log.warning("lease %d failed and is tried again: %s", lease, error)
-        self._take(core.LeaseFailed(self._now(), lease, error, is_retryable))
+        self._take(events.LeaseFailed(self._now(), lease, error, is_retryable))
 
     # The shell proper.
 
     def _now(self) -> float:
         return self._clock.monotonic()
 
-    def _take(self, event: core.Event) -> None:
+    def _take(self, event: events.Event) -> None:
         for command in self._core.handle(event):
             self._perform(command)
         self._set_timer()
         if self._idle is not None and self._core.is_idle:
             self._idle.set()
 
-    def _perform(self, command: core.Command) -> None:
+    def _perform(self, command: events.Command) -> None:
         match command:
-            case core.Notify(operation):
+            case events.Notify(operation):
                 event = self._changed.pop(operation, None)
                 if event is not None:
                     event.set()
-            case core.Assign(worker, lease, job, attempt):
+            case events.Assign(worker, lease, job, attempt):
                 own = _job(job)
                 progress = _JobProgress(own)
                 self._workers[worker].assign(lease, own.work(attempt), progress, own.context)
-            case core.Revoke(worker, lease):
+            case events.Revoke(worker, lease):
                 self._workers[worker].revoke(lease)
-            case core.Conclude():
+            case events.Conclude():
                 context = _job(command.job).context
                 task = self._group.create_task(self._conclude(command), context=context)
                 self._concluding.add(task)
                 task.add_done_callback(self._concluding.discard)
-            case core.Dismiss(job, ending):
+            case events.Dismiss(job, ending):
                 _close(_job(job), ending)
 
-    async def _conclude(self, command: core.Conclude) -> None:
+    async def _conclude(self, command: events.Conclude) -> None:
         outcome = command.outcome
         assert isinstance(outcome, (Outcome, Exception))
         attempt = Attempt(command.worker, command.attempt, command.queued_s)
         try:
             conclusion = await _job(command.job).conclude(outcome, attempt)
         except Exception as error:  # noqa: BLE001 (a task boundary: the operations carry it on)
-            self._take(core.Concluded(self._now(), command.task, error=error))
+            self._take(events.Concluded(self._now(), command.task, error=error))
         else:
             self._take(
-                core.Concluded(
+                events.Concluded(
                     self._now(),
                     command.task,
                     answer=conclusion.answer,
@@ -358,7 +361,7 @@ class Scheduler:
 
     def _tick(self) -> None:
         self._timer = self._timer_due = None
-        self._take(core.Tick(self._now()))
+        self._take(events.Tick(self._now()))
 
     async def _wait_idle(self, grace_s: float) -> bool:
         if self._core.is_idle:

@@ -16,14 +16,14 @@ from armitage.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from armitage.scheduler.core import (
+from armitage.scheduler.core import CoreOptions, OperationState, SchedulerCore, Stage
+from armitage.scheduler.events import (
     Answered,
     Assign,
     CancelRequested,
     Command,
     Conclude,
     Concluded,
-    CoreOptions,
     DeleteRequested,
     Dismiss,
     DrainExpired,
@@ -34,10 +34,7 @@ from armitage.scheduler.core import (
     LeasesRenewed,
     LeaseSucceeded,
     Notify,
-    OperationState,
     Revoke,
-    SchedulerCore,
-    Stage,
     Submitted,
     Tick,
     WatcherJoined,

@@ -17,12 +17,12 @@ from hypothesis.stateful import (
 )
 
 from armitage.errors import ArmitageError, NotFound
-from armitage.scheduler.core import (
+from armitage.scheduler.core import CoreOptions, OperationState, SchedulerCore, Stage
+from armitage.scheduler.events import (
     Assign,
     CancelRequested,
     Conclude,
     Concluded,
-    CoreOptions,
     DeleteRequested,
     Dismiss,
     DrainExpired,
@@ -31,10 +31,7 @@ from armitage.scheduler.core import (
     LeaseFailed,
     LeasesRenewed,
     LeaseSucceeded,
-    OperationState,
     Revoke,
-    SchedulerCore,
-    Stage,
     Submitted,
     Tick,
     WatcherJoined,

@@ -16,7 +16,8 @@ from support.scripted_executor import Run, ScriptedExecutor
 
 from armitage.clock import SystemClock
 from armitage.errors import Cancelled, NotFound, PreconditionFailed, Unavailable
-from armitage.scheduler.core import CoreOptions, Ending, OperationState, Stage
+from armitage.scheduler.core import CoreOptions, OperationState, Stage
+from armitage.scheduler.events import Ending
 from armitage.scheduler.service import Attempt, Conclusion, Scheduler, Submission, Watch
 from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
 from cas.digest import DigestFunction
