@@ -14,7 +14,15 @@ PACKAGES = {
     "executor": {"executor", "cas"},
 }
 COMPRESSION = {"backports", "compression", "brotli"}
-CORES = ["cas/eviction.py", "cas/digest.py", "executor/spec.py", "armitage/scheduler/core.py"]
+CORES = [
+    "cas/eviction.py",
+    "cas/digest.py",
+    "executor/spec.py",
+    "armitage/scheduler/core.py",
+    "armitage/scheduler/events.py",
+    "armitage/scheduler/platforms.py",
+    "armitage/scheduler/queue.py",
+]
 NO_IO = {"asyncio", "socket", "ssl", "os", "time", "random", "subprocess", "grpc", "aiohttp"}
 COMPOSITION = {"armitage.daemon", "armitage.config", "armitage.cli"}
 
