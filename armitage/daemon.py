@@ -119,7 +119,9 @@ class _Base:
 class Daemon:
     """One running server. An async context manager; start and stop are for the same task.
 
-    Raises ConfigError and cas.errors.StoreUnavailable at start, with nothing left open.
+    Raises ConfigError, cas.errors.StoreUnavailable and executor.errors.SandboxUnavailable (the last
+    only where the risk of running without was accepted, and even that fails) at start, with nothing
+    left open.
     """
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:

@@ -93,11 +93,12 @@ class _Serving:
         from armitage.daemon import Daemon
         from armitage.errors import ArmitageError
         from cas.errors import CasError
+        from executor.errors import ExecutorError
 
         daemon = Daemon(self._config)
         try:
             await daemon.start()
-        except (ArmitageError, CasError) as error:
+        except (ArmitageError, CasError, ExecutorError) as error:
             raise NotStarted(f"cannot start: {error}") from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""

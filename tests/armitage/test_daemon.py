@@ -7,9 +7,10 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import (
@@ -32,10 +33,12 @@ from armitage.clock import SystemClock
 from armitage.config import Config
 from armitage.daemon import Daemon
 from armitage.errors import ConfigError
+from armitage.reapi import rpcs
 from armitage.reapi.instances import Instance
 from armitage.transport.port import Code
 from cas.digest import Digest, DigestFunction
 from cas.errors import StoreUnavailable
+from executor.errors import SandboxUnavailable
 
 EXECUTING = reapi.ExecutionStage.EXECUTING
 BLOB = b"kept over every end" * 100
@@ -105,6 +108,63 @@ async def test_instances_share_blobs_and_unknown_ones_are_refused() -> None:
         with pytest.raises(CallFailed, match="NOT_FOUND"):
             async with remote_at(target, "other"):
                 pass
+
+
+def served_rpcs() -> list[rpcs.Rpc[Any, Any]]:
+    """All that the API has, but for what is honestly not offered yet."""
+    known = [value for value in vars(rpcs).values() if isinstance(value, rpcs.Rpc)]
+    chunking = ("SplitBlob", "SpliceBlob", "ChunkMapping")
+    return [rpc for rpc in known if not rpc.path.endswith(chunking)]
+
+
+async def test_every_rpc_is_wired() -> None:
+    async with running_daemon() as daemon, Channel(daemon.addresses.grpc[0]) as channel:
+        for rpc in served_rpcs():
+            seen = Code.OK
+            try:
+                if rpc.request_stream:
+                    await channel.send(rpc, no_requests())
+                elif rpc.response_stream:
+                    async with aclosing(channel.stream(rpc, rpc.request())) as responses:
+                        async for _ in responses:
+                            break
+                else:
+                    await channel.call(rpc, rpc.request())
+            except CallFailed as failure:
+                seen = failure.code
+
+            assert seen not in {Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNKNOWN}, rpc.path
+
+
+async def no_requests() -> AsyncIterator[Any]:
+    for nothing in ():
+        yield nothing
+
+
+async def test_a_daemon_that_was_stopped_has_nothing_open(tmp_path: Path) -> None:
+    config = disk_config(tmp_path / "data")
+    async with running_daemon(config), running_daemon(disk_config(tmp_path / "warm-up")):
+        pass
+    before = open_files()
+
+    async with running_daemon(config) as daemon, remote_of(daemon) as remote:
+        await upload(remote, {DIGEST: BLOB})
+        await read(remote, DIGEST)
+
+    assert open_files() == before
+
+
+async def test_a_scratch_directory_in_use_is_no_reason_to_run_unsandboxed(tmp_path: Path) -> None:
+    config = memory_config()
+    config = replace(config, executor=replace(config.executor, scratch=tmp_path))
+    accepting = replace(config, worker=replace(config.worker, accept_unsandboxed=True))
+
+    async with running_daemon(accepting):
+        async with running_daemon(config) as second:
+            assert not second.execution.enabled
+            assert "another process uses it" in second.execution.reason
+        with pytest.raises(SandboxUnavailable, match="another process uses it"):
+            await Daemon(accepting).start()
 
 
 async def test_stopping_twice_does_no_harm() -> None:
