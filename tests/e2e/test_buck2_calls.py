@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from support.buck2 import REMOTE_DEP_FILE, Blob, Buck2Client, Buck2Fails
@@ -404,3 +406,44 @@ async def test_an_unfinished_stream_counts_as_nothing_written(
         with contextlib.suppress(CallFailed):
             await other.send(rpcs.WRITE, unfinished(), timeout=20)
     assert await client.find_missing([blob.digest]) == {blob.digest.hash}
+
+
+async def test_instance_of_several_segments_is_a_world_of_its_own(tmp_path: Path) -> None:
+    instances = '[[instances]]\nname = ""\n[[instances]]\nname = "team/project"\n'
+    with ServedDaemon(tmp_path, settings=instances) as daemon:
+        async with (
+            Buck2Client(daemon.address, instance="team/project") as named,
+            Buck2Client(daemon.address) as other,
+        ):
+            big = named.blob(os.urandom(named.batch_bytes + 1))
+            await named.upload([big])
+            assert (await named.download([big.digest])).popitem()[1] == big.data
+
+            result = await run(named, ["echo", "hello"])
+            assert result.exit_code == 0
+            root, _ = InputTree(named).build()
+            action = named.prepare(["echo", "hello"], input_root=root, platform=PLATFORM)
+            assert await named.get_action_result(action.digest) is not None
+            assert await other.get_action_result(action.digest) is None
+
+
+async def test_lost_blobs_fail_a_client_that_trusts_and_spare_one_that_asks(
+    tmp_path: Path,
+) -> None:
+    # Case 110: Buck2 trusts for hours what it was told, so only a new Buck2 daemon recovers.
+    with ServedDaemon(tmp_path) as daemon:
+        async with Buck2Client(daemon.address) as first, Buck2Client(daemon.address) as trusting:
+            tree = InputTree(first).file("in", b"to be lost")
+            root, blobs = tree.build()
+            await first.upload(blobs)
+            await run(trusting, ["cat", "in"], tree=tree)
+            daemon.kill()
+            shutil.rmtree(tmp_path / "data")
+            daemon.start()
+
+            with pytest.raises((Buck2Fails, CallFailed), match=root.hash):
+                await run(trusting, ["cat", "./in"], tree=tree)
+
+        async with Buck2Client(daemon.address) as fresh:
+            tree = InputTree(fresh).file("in", b"to be lost")
+            assert (await run(fresh, ["cat", "./in"], tree=tree)).exit_code == 0
