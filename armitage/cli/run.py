@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import sys
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cas.digest import Digest
 
 _TICK_S = 0.25
+_CANCEL_TIMEOUT_S = 2.0
 
 
 def add(commands: options.Commands) -> None:
@@ -163,7 +165,11 @@ class _Session:
         from armitage.client.execution import failure_of, only_blobs_are_missing
 
         await self._upload()
-        response = await self._execute()
+        try:
+            response = await self._execute()
+        except asyncio.CancelledError:
+            await self._cancel()
+            raise
         if only_blobs_are_missing(response.status):
             # Lost between upload and execution; REAPI says to upload again.
             await self._upload()
@@ -177,6 +183,18 @@ class _Session:
         if response.message:
             note(response.message)
         return await self._finish(response)
+
+    async def _cancel(self) -> None:
+        """After Ctrl-C: nobody waits for the command any more, so the server need not run it."""
+        from armitage.client.channel import CallFailed
+        from armitage.reapi import rpcs
+
+        if self._operation:
+            request = rpcs.CANCEL_OPERATION.request(name=self._operation)
+            with contextlib.suppress(CallFailed):
+                await self._remote.channel.call(
+                    rpcs.CANCEL_OPERATION, request, timeout=_CANCEL_TIMEOUT_S
+                )
 
     async def _upload(self) -> None:
         from armitage.client.blobs import upload

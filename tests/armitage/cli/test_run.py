@@ -1,13 +1,16 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from support.command_line import Cli
-from support.daemon import daemon_process, free_ports
+from support.daemon import DaemonProcess, daemon_process, free_ports
 
 from armitage.cli.entry import main
 
@@ -193,3 +196,20 @@ def test_a_daemon_that_was_killed_and_restarted_is_taken_up_again(
 
     assert codes == [0]
     assert capfd.readouterr().out == "done\n"
+
+
+def test_ctrl_c_cancels_the_operation_and_exits_130(online: Cli, daemon: DaemonProcess) -> None:
+    command = [sys.executable, "-P", "-m", "armitage", "run", "--", "/bin/sleep", "57.31"]
+    running = subprocess.Popen(command, env={**os.environ, "ARMITAGE_SERVER": daemon.url})
+    mine: list[dict[str, object]] = []
+    deadline = time.monotonic() + 30
+    while not mine and time.monotonic() < deadline:
+        listed = json.loads(online("ops", "list", "--json").out)["operations"]
+        mine = [operation for operation in listed if operation["stage"] == "executing"]
+        time.sleep(0.02)
+
+    running.send_signal(signal.SIGINT)
+
+    assert running.wait(30) == 130
+    shown = json.loads(online("ops", "show", "--json", mine[0]["name"]).out)
+    assert (shown["done"], shown["status"]) == (True, "CANCELLED")
