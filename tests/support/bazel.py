@@ -77,7 +77,9 @@ class Bazel:
         self._state = state
         self._execution_log = state / "execution.json"
         self._home = state / "home"
-        self._home.mkdir(parents=True)
+        self._temporary = state / "tmp"
+        for directory in (self._home, self._temporary):
+            directory.mkdir(parents=True)
         # What the caller's environment holds would become part of every action's key.
         self._environment = {"PATH": "/usr/bin:/bin", "HOME": str(self._home), "LANG": "C.UTF-8"}
 
@@ -91,6 +93,8 @@ class Bazel:
             f"--output_user_root={self._state / 'root'}",
             "--max_idle_secs=120",
             "--host_jvm_args=-Xmx512m",
+            # Bazel forgets the temporary file behind its execution log.
+            f"--host_jvm_args=-Djava.io.tmpdir={self._temporary}",
         ]
         return [*startup, command, *arguments]
 
