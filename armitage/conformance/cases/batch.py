@@ -102,6 +102,10 @@ async def wrong_size_is_another_blob(s: Session) -> None:
         served = any(answer.status.code == Code.OK for answer in answers)
         s.check(not served, "BatchReadBlobs serves it")
     await _expect_blob_refused(s, wrong, data, "BatchUpdateBlobs with the wrong size")
+    try:
+        s.check(await s.read(right) == data, "afterwards the right blob reads as other bytes")
+    except CallFailed as error:
+        s.fail(f"afterwards the right blob is lost: {describe(error)}")
 
 
 async def _expect_blob_refused(
