@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -29,58 +31,120 @@ pytestmark = [
 class Buck2:
     """A Buck2 daemon of our own on a copy of the project."""
 
-    def __init__(self, project: Path, address: str) -> None:
+    def __init__(self, project: Path, address: str, settings: str = "") -> None:
         shutil.copytree(ROOT / "buck2", project / "buck2")
         shutil.copy(ROOT / ".buckconfig", project)
         services = ("engine_address", "action_cache_address", "cas_address")
         lines = ["[buck2_re_client]", *(f"{name} = grpc://{address}" for name in services)]
-        (project / ".buckconfig.local").write_text("\n".join(lines) + "\n")
+        (project / ".buckconfig.local").write_text("\n".join(lines) + f"\n{settings}\n")
+        self.example = project / "buck2" / "example"
         self._project = project
 
-    def run(self, *arguments: str) -> str:
-        """Runs `buck2`; gives its standard output."""
-        done = subprocess.run(
-            ["buck2", *arguments], cwd=self._project, capture_output=True, text=True, check=False
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `buck2`, whatever comes of it."""
+        return subprocess.run(
+            ["buck2", *arguments],
+            cwd=self._project,
+            # Buck2 keeps the state of its daemons in ~/.buck.
+            env={**os.environ, "HOME": str(self._project.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def build(self) -> dict[str, Path]:
         """Builds the example; gives the outputs by target."""
-        lines = self.run("build", "//buck2/example/...", "--show-full-output").splitlines()
-        outputs = dict(line.split(" ", 1) for line in lines if " " in line)
+        done = self.run("build", "//buck2/example/...", "--show-full-output")
+        assert done.returncode == 0, done.stderr
+        outputs = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
         return {target.rpartition(":")[2]: Path(path) for target, path in outputs.items()}
+
+    def forget(self) -> None:
+        """Removes the outputs and ends the daemon, so that nothing is known any more."""
+        for command in ("clean", "kill"):
+            done = self.run(command)
+            assert done.returncode == 0, done.stderr
 
     def executors(self) -> list[str]:
         """Where each action of the last build ran."""
-        lines = self.run("log", "what-ran", "--format", "json").splitlines()
-        return [json.loads(line)["reproducer"]["executor"] for line in lines]
+        done = self.run("log", "what-ran", "--format", "json")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line)["reproducer"]["executor"] for line in done.stdout.splitlines()]
 
 
 @pytest.fixture
-def buck2(tmp_path: Path) -> Iterator[Buck2]:
+def daemon(tmp_path: Path) -> Iterator[ServedDaemon]:
+    with ServedDaemon(tmp_path / "daemon") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def buck2(tmp_path: Path, daemon: ServedDaemon, request: pytest.FixtureRequest) -> Iterator[Buck2]:
     project = tmp_path / "project"
     project.mkdir()
-    with ServedDaemon(tmp_path / "daemon") as daemon:
-        buck2 = Buck2(project, daemon.address)
-        try:
-            yield buck2
-        finally:
-            buck2.run("killall")
+    buck2 = Buck2(project, daemon.address, getattr(request, "param", ""))
+    try:
+        yield buck2
+    finally:
+        buck2.run("kill")
 
 
+@pytest.mark.parametrize(
+    "buck2",
+    [
+        pytest.param("", id="defaults"),
+        pytest.param("[buck2]\ndigest_algorithms = BLAKE3", id="blake3"),
+        pytest.param("[buck2]\ndigest_algorithms = SHA1", id="sha1"),
+        # Without capabilities Buck2 knows of no compressor.
+        pytest.param("[buck2_re_client]\ncapabilities = false", id="uncompressed"),
+    ],
+    indirect=True,
+)
 def test_example_is_built_remotely_and_then_taken_from_the_cache(buck2: Buck2) -> None:
+    # Case 109.
     outputs = buck2.build()
     cold = buck2.executors()
     greeting = subprocess.run([outputs["greet"], "Ada"], capture_output=True, text=True, check=True)
 
-    buck2.run("clean")
-    buck2.run("killall")
+    buck2.forget()
     again = buck2.build()
     cached = buck2.executors()
 
     assert greeting.stdout == "Good day, Ada.\n"
     assert cold
     assert set(cold) == {"Re"}
-    assert set(cached) == {"Cache"}
+    assert cached == ["Cache"] * len(cold)
     assert again["guests"].read_text().splitlines()[0] == "Good day, Ada."
+
+
+def test_changed_source_rebuilds_what_depends_on_it(buck2: Buck2) -> None:
+    buck2.build()
+    source = buck2.example / "greeting.c"
+    source.write_text(source.read_text().replace("Good day", "Good evening"))
+
+    outputs = buck2.build()
+
+    assert outputs["guests"].read_text().splitlines()[0] == "Good evening, Ada."
+    # Compile, archive and link, for the target and for what runs in the genrule; and the genrule.
+    # The other source is not compiled again in either.
+    assert buck2.executors() == ["Re"] * 7
+
+
+def test_new_buck2_daemon_recovers_from_a_server_that_lost_everything(
+    buck2: Buck2, daemon: ServedDaemon, tmp_path: Path
+) -> None:
+    # Case 110. The old one trusts what it was told for hours, and says what is missing.
+    buck2.build()
+    daemon.kill()
+    shutil.rmtree(tmp_path / "daemon" / "data")
+    daemon.start()
+    guests = buck2.example / "guests.txt"
+    guests.write_text(guests.read_text() + "Barbara\n")
+
+    lost = buck2.run("build", "//buck2/example:guests")
+    buck2.forget()
+    outputs = buck2.build()
+
+    assert lost.returncode != 0
+    assert re.search(r"blobs are missing.*sha256:[0-9a-f]{64}/\d+", lost.stderr), lost.stderr
+    assert outputs["guests"].read_text().splitlines()[-1] == "Good day, Barbara."
