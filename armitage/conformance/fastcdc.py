@@ -5,12 +5,14 @@ the average. Plain and slow on purpose: it is the yardstick that a server's chun
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 _NORMALISATION = 2
 _WORD = (1 << 64) - 1
+# The text has "MD5(byte(i))"; the implementations that it names hash that byte 64 times over.
 _GEAR = tuple(
-    int.from_bytes(hashlib.md5(bytes([value]), usedforsecurity=False).digest()[:8], "big")
+    int.from_bytes(hashlib.md5(bytes([value]) * 64, usedforsecurity=False).digest()[:8], "big")
     for value in range(256)
 )
 # The bit patterns of the paper's reference implementation, by number of bits set; 5 is the first.
@@ -53,7 +55,7 @@ def chunk_sizes(data: bytes, average: int, *, minimum: int = 0, maximum: int = 0
 
 
 def _cut(data: bytes, minimum: int, average: int, maximum: int) -> Iterator[int]:
-    bits = (average - 1).bit_length() if average & (average - 1) else average.bit_length() - 1
+    bits = round(math.log2(average))
     strict, loose = _MASKS[bits + _NORMALISATION], _MASKS[bits - _NORMALISATION]
     at = 0
     while at < len(data):

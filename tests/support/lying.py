@@ -1,6 +1,6 @@
 """A server that passes every call on to another one, and lies about the answers."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,11 +29,24 @@ _RPCS = [value for value in vars(rpcs).values() if isinstance(value, Rpc)]
 
 @asynccontextmanager
 async def lying_server(
-    target: str, lies: Mapping[str, Lie], gate: StatusGate | None = None
+    target: str,
+    lies: Mapping[str, Lie],
+    gate: StatusGate | None = None,
+    instead: Sequence[Method] = (),
 ) -> AsyncIterator[str]:
-    """Forwards to `target`; `lies` are by the last part of the method's path."""
+    """Forwards to `target`; `lies` are by the last part of the method's path, and the methods of
+    `instead` are not forwarded at all.
+    """
+    own = {method.path for method in instead}
     async with Channel(target) as channel:
-        methods = [_forward(rpc, channel, lies.get(rpc.path.rpartition("/")[2])) for rpc in _RPCS]
+        methods = [
+            *instead,
+            *(
+                _forward(rpc, channel, lies.get(rpc.path.rpartition("/")[2]))
+                for rpc in _RPCS
+                if rpc.path not in own
+            ),
+        ]
         options = GrpcioOptions(addresses=("127.0.0.1:0",))
         server = GrpcioServer(methods, gate or honest_gate, options)
         (address,) = await server.start()

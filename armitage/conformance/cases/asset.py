@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from google.protobuf import timestamp_pb2
@@ -15,7 +16,8 @@ from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asse
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.client.channel import CallFailed
 from armitage.conformance import actions, wire
-from armitage.conformance.model import Failed, Level, Need, case
+from armitage.conformance.control import Variant
+from armitage.conformance.model import Failed, Level, Need, Skipped, case
 from armitage.conformance.session import Session, describe, new_upload, random_bytes
 from armitage.reapi import rpcs
 from armitage.reapi.rpcs import Req, Rpc
@@ -200,7 +202,7 @@ async def wrong_checksum_gives_nothing(s: Session) -> None:
 
 @case(
     107,
-    "Pushed content is gone after expire_at",
+    "Pushed content is kept until expire_at, and gone after it",
     source="PushBlobRequest.expire_at: a time after which it should stop being returned",
     level=Level.SHOULD,
     needs=_BOTH,
@@ -219,9 +221,34 @@ async def pushed_content_expires(s: Session) -> None:
     for _ in range(10):
         code, seen = await _fetch_code(s, [uri])
         if code == Code.NOT_FOUND:
-            return
+            break
         await asyncio.sleep(s.options.patience_s / 10)
-    s.fail(f"an hour past expire_at: {seen}", Level.SHOULD)
+    else:
+        s.fail(f"an hour past expire_at: {seen}", Level.SHOULD)
+    with suppress(Skipped):
+        async with s.elsewhere(Variant.SMALL_STORE) as other:
+            await _check_kept(other)
+
+
+async def _check_kept(s: Session) -> None:
+    """Fills the store twice over: what a live association refers to must outlast that."""
+    blob, extra, loose = await s.put(*(random_bytes(100_000) for _ in range(3)))
+    uri = _uri()
+    push = asset.PushBlobRequest(
+        instance_name=s.instance,
+        uris=[uri],
+        expire_at=_timestamp(s.clock.wall() + 3600),
+        blob_digest=blob,
+        references_blobs=[extra],
+        digest_function=s.function,  # type: ignore[arg-type]
+    )
+    await s.channel.call(rpcs.PUSH_BLOB, push, timeout=s.options.call_timeout_s)
+    for _ in range(40):
+        await s.put(random_bytes(400_000))
+    missing = {wire.key(digest) for digest in await s.find_missing([blob, extra, loose])}
+    s.check(wire.key(loose) in missing, "nothing was evicted at all", Level.SHOULD)
+    s.check(wire.key(blob) not in missing, "the pushed blob was evicted", Level.SHOULD)
+    s.check(wire.key(extra) not in missing, "a referenced blob was evicted", Level.SHOULD)
 
 
 def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:

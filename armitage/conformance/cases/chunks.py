@@ -89,7 +89,7 @@ async def _joined(s: Session, chunks: Sequence[reapi.Digest]) -> bytes:
 )
 async def split_chunks_are_the_blob(s: Session) -> None:
     await s.rejected(_split(s, s.absent()), {Code.NOT_FOUND}, "absent blob")
-    data = random_bytes(8 * _MIB)
+    data = random_bytes(4 * _MIB)
     (digest,) = await s.put(data)
     chunks, _ = await _split(s, digest)
     s.check(await _joined(s, chunks) == data, "the chunks of an upload are other bytes")
@@ -118,7 +118,7 @@ async def cut_points_follow_the_algorithm(s: Session) -> None:
     params = s.cache.fast_cdc_2020_params
     if params.seed:
         raise Skipped(f"the seed is {params.seed}; only 0 has known cut points")
-    data = random_bytes(params.avg_chunk_size_bytes * 10)
+    data = random_bytes(params.avg_chunk_size_bytes * 6)
     (digest,) = await s.put(data)
     fast = reapi.ChunkingFunction.FAST_CDC_2020
     chunks, used = await _split(s, digest, fast)
@@ -157,11 +157,11 @@ async def splice_verifies(s: Session) -> None:
     needs=(Need.SPLIT,),
 )
 async def split_never_dangles(s: Session) -> None:
-    data = random_bytes(8 * _MIB)
+    data = random_bytes(4 * _MIB)
     (digest,) = await s.put(data)
     chunks, _ = await _split(s, digest)
     if len(chunks) < 2:
-        raise NotSupported("8 MiB are not cut at all")
+        raise NotSupported("4 MiB are not cut at all")
     await s.control.evict(chunks[0])
     try:
         again, _ = await _split(s, digest)
