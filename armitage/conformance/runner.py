@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 from armitage.client.channel import CallFailed, Channel, Metadata, Tls
@@ -73,7 +73,11 @@ async def run(
             if on_result is not None:
                 on_result(result)
 
-        await _together([case for case in chosen if not case.alone], one, concurrency)
+        # The longest first: they mostly wait, and the others run meanwhile.
+        beside = sorted(
+            (case for case in chosen if not case.alone), key=lambda case: -case.time_limit_s
+        )
+        await _together(beside, one, concurrency)
         await _together([case for case in chosen if case.alone], one, 1)
     return sorted(results, key=lambda result: result.case.number)
 
@@ -89,13 +93,13 @@ def _choose(only: Collection[int] | None, level: Level) -> list[Case]:
 
 
 async def _together(
-    cases: list[Case], one: Callable[[Case], asyncio.Future[None] | object], concurrency: int
+    cases: list[Case], one: Callable[[Case], Awaitable[None]], concurrency: int
 ) -> None:
     gate = asyncio.Semaphore(concurrency)
 
     async def gated(case: Case) -> None:
         async with gate:
-            await one(case)  # type: ignore[misc]
+            await one(case)
 
     async with asyncio.TaskGroup() as group:
         for case in cases:

@@ -119,7 +119,7 @@ async def killed_worker_is_survived(s: Session) -> None:
     needs=_NEEDS,
 )
 async def wait_execution_joins(s: Session) -> None:
-    prepared = _sleeper(s, 1.5)
+    prepared = _sleeper(s, 2.5)
     name = await _begin(s, prepared)
     first, last = await _first_and_last(s, name)
     s.check(not first.done, "the first message of a running operation is already done")
@@ -242,7 +242,7 @@ async def lower_priority_value_runs_first(s: Session) -> None:
             verdict.expect_ok()
             order.append(name)
 
-        blocker = _sleeper(other, 2)
+        blocker = _sleeper(other, 3)
         async with _running(other, blocker) as (_, blocking), asyncio.TaskGroup() as group:
             group.create_task(queued("5", late, 5))
             await asyncio.sleep(0.5)
