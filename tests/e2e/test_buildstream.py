@@ -1,8 +1,4 @@
-"""BuildStream 2.8 shares artifacts through the daemon and builds on it (case 112).
-
-Pants, which the case names too, is not covered: its last release on the package index, 2.17.1, runs
-on Python 3.9 alone, which Debian 12 does not have.
-"""
+"""BuildStream 2.8 shares artifacts through the daemon and builds on it (case 112)."""
 
 from __future__ import annotations
 

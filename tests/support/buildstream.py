@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "tests" / "e2e" / "buildstream" / "project"
-VENV = ROOT / ".cache" / "e2e" / "venv"
+VENV = ROOT / ".cache" / "e2e" / "buildstream"
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "cat", "chmod", "cp", "ln", "mkdir", "rm", "test", "touch", "env", "ls")
 
