@@ -402,14 +402,15 @@ class LocalExecutor(ABC):
         }
         asked = [name for name, value in wanted.items() if value is not None]
         grouped = [name for name in asked if name in self._cgroups.controllers]
-        others = [name for name in asked if name not in grouped and name != "cpu"]
+        by_process = [name for name in asked if name not in grouped and name in _by_process()]
+        lost = [name for name in asked if name not in (*grouped, *by_process)]
         parts = []
         if grouped:
             parts.append(f"cgroup v{self._cgroups.version}: {' '.join(grouped)}")
-        if others:
-            parts.append(f"rlimit: {' '.join(others)}")
-        if "cpu" in asked and "cpu" not in grouped:
-            parts.append("not enforced: cpu")
+        if by_process:
+            parts.append(f"rlimit: {' '.join(by_process)}")
+        if lost:
+            parts.append(f"not enforced: {' '.join(lost)}")
         return "; ".join(parts) or "none"
 
     def _message(self, ending: Ending, usage: Usage, captures: tuple[Capture, Capture]) -> str:
@@ -436,6 +437,13 @@ class LocalExecutor(ABC):
     @abstractmethod
     def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
         """Answers the sandbox really applied to actions, as short facts."""
+
+
+def _by_process() -> tuple[str, ...]:
+    """Which limits setrlimit(2) can put in a control group's place; the number of root's processes
+    is not limited by it.
+    """
+    return ("memory",) if os.geteuid() == 0 else ("memory", "pids")
 
 
 def wants_input_root(policy: FilesystemRoot, work: Work) -> bool:
