@@ -50,6 +50,10 @@ class Group:
         """Makes the group and sets its limits. Raises OSError."""
         for directory in self._all:
             directory.mkdir()
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Sets the limits of a group that exists. Raises OSError."""
         if "memory" in self._of and limits.memory_bytes is not None:
             self._limit_memory(self._of["memory"], limits.memory_bytes)
         if "pids" in self._of and limits.processes is not None:

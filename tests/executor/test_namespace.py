@@ -335,6 +335,7 @@ class TestLimits:
                 pytest.skip("this host cannot bound the processes of root")
             assert 0 < int(await bench.text(outcome)) < 32
 
+    @pytest.mark.slow
     async def test_fork_bomb_ends_with_its_action(self, options: ExecutorOptions) -> None:
         async with open_bench(replace(options, processes=64)) as bench:
             if "not enforced: pids" in bench.executor.sandbox()["limits"]:  # type: ignore[attr-defined]
@@ -366,6 +367,7 @@ class TestLimits:
         assert outcome.resources.peak_memory_bytes is not None
         assert outcome.resources.peak_memory_bytes > 30 << 20
 
+    @pytest.mark.slow
     async def test_nearly_full_scratch_space_ends_the_action(
         self, options: ExecutorOptions
     ) -> None:

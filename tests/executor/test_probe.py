@@ -1,0 +1,75 @@
+"""The report on the host: tried, plain, with a remedy for everything that is needed and missing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from executor.probe import Finding, Report, explain, probe
+
+
+def fine(command: Sequence[str]) -> str:
+    return ""
+
+
+def test_every_needed_thing_that_fails_has_a_remedy() -> None:
+    report = probe("/no/such/bwrap", run=lambda command: "unshare: Operation not permitted")
+
+    needed = [finding for finding in report.findings if finding.is_needed]
+    assert not report.can_sandbox
+    assert needed
+    assert all(finding.remedy for finding in needed if not finding.is_there)
+    assert "apt-get install bubblewrap" in report.remedies
+
+
+def test_host_that_lacks_only_extras_can_sandbox() -> None:
+    report = Report(
+        (Finding("bubblewrap", True, "0.8.0", is_needed=True), Finding("GPU", False, "no device"))
+    )
+
+    assert report.can_sandbox
+    assert report.remedies == ()
+
+
+def test_old_bubblewrap_is_told(tmp_path: Path) -> None:
+    old = tmp_path / "bwrap"
+    old.write_text("#!/bin/sh\necho bubblewrap 0.4.1\n")
+    old.chmod(0o755)
+
+    report = probe(str(old), run=fine)
+
+    assert not report.can_sandbox
+    assert "install bubblewrap 0.8 or newer" in report.remedies
+
+
+def test_each_namespace_is_really_tried() -> None:
+    tried: list[str] = []
+
+    def run(command: Sequence[str]) -> str:
+        tried.extend(command)
+        return ""
+
+    probe(run=run)
+
+    for kind in ("user", "mount", "pid", "ipc", "uts", "net", "cgroup"):
+        assert f"--{kind}" in tried
+
+
+def test_failure_of_one_namespace_stands_in_its_line() -> None:
+    def run(command: Sequence[str]) -> str:
+        return "unshare failed: No space left on device" if "--net" in command else ""
+
+    report = probe(run=run)
+
+    [line] = [line for line in report.lines() if "net namespaces" in line]
+    assert line.startswith("NO ")
+    assert "No space left on device" in line
+    assert " -> " in line
+
+
+def test_explanation_names_cause_remedy_and_flag() -> None:
+    report = probe("/no/such/bwrap", run=fine)
+
+    text = explain("bwrap: nope", report)
+
+    assert "bwrap: nope" in text
+    assert "apt-get install bubblewrap" in text
+    assert "--accept-unsandboxed" in text
