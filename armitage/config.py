@@ -68,7 +68,7 @@ class WorkerConfig:
     name: str = ""
     """Shown in every result; empty: the host's name."""
     slots: int = 0
-    """Actions at once; 0: one for each CPU."""
+    """Actions at once; 0: two more than there are CPUs."""
     properties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What the worker offers (REAPI `Platform`), beside and before what the host says of itself:
     OSFamily and ISA.
@@ -76,7 +76,7 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         if self.slots < 0:
-            raise ValueError("slots must be at least 1, or 0 for one for each CPU")
+            raise ValueError("slots must be at least 1, or 0 for two more than there are CPUs")
 
 
 @dataclass(frozen=True, slots=True)

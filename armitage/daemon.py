@@ -73,6 +73,8 @@ _log = logging.getLogger(__name__)
 _HOUSEKEEPING_S = 30.0
 _FETCH_S = 2.0
 """While draining, how long clients have to begin to fetch what the last action left."""
+_SPARE_SLOTS = 2
+"""Beyond the CPUs: while an action is staged, waits for its sandbox or is stored, another runs."""
 _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64le": "power-isa-le"}
 """From uname's names to those of REAPI's platform lexicon."""
 
@@ -353,7 +355,7 @@ class Daemon:
         worker = self._config.worker
         return WorkerOptions(
             name=worker.name or socket.gethostname() or "local",
-            slots=worker.slots or len(os.sched_getaffinity(0)),
+            slots=worker.slots or len(os.sched_getaffinity(0)) + _SPARE_SLOTS,
             properties={**_host_properties(), **worker.properties},
         )
 
