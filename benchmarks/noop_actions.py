@@ -1,6 +1,6 @@
 """Actions a second when the actions do nothing, and where the time of one goes.
 
-    python benchmarks/noop_actions.py [--actions 200] [--concurrency 16] [--inputs 20]
+    python benchmarks/noop_actions.py [--actions 200] [--concurrency 16] [--inputs 0,20]
 
 A client with one gRPC connection uploads Action, Command and inputs of all actions first, then
 executes them, so many at a time. Every action is new to the server; each is `true` in a sandbox.
@@ -118,13 +118,14 @@ def percentiles(values: list[float]) -> list[str]:
 
 
 async def measure(address: str, pid: int, arguments: argparse.Namespace) -> None:
+    shapes = [(int(inputs), arguments.concurrency) for inputs in arguments.inputs.split(",")]
     async with Channel(address) as channel:
-        for concurrency in (arguments.concurrency, 1):
-            warm, blobs = prepare(10, arguments.inputs)
+        for inputs, concurrency in [*shapes, (shapes[0][0], 1)]:
+            warm, blobs = prepare(20, inputs)
             await upload(channel, blobs)
             await run_all(channel, warm, concurrency)
 
-            digests, blobs = prepare(arguments.actions, arguments.inputs)
+            digests, blobs = prepare(arguments.actions, inputs)
             await upload(channel, blobs)
             cpu = cpu_s(pid)
             wall, latencies, metadata = await run_all(channel, digests, concurrency)
@@ -135,7 +136,7 @@ async def measure(address: str, pid: int, arguments: argparse.Namespace) -> None
             ]
             rows.append(["seen by the client", *percentiles([s * 1000 for s in latencies])])
             title = (
-                f"{arguments.actions} no-op actions, {arguments.inputs} inputs each, "
+                f"{arguments.actions} no-op actions, {inputs} input files each, "
                 f"{concurrency} at a time: {arguments.actions / wall:.0f} actions/s, "
                 f"{cpu / arguments.actions * 1000:.2f} ms CPU of the daemon each"
             )
@@ -148,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--actions", type=int, default=200)
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--inputs", type=int, default=20)
+    parser.add_argument("--inputs", default="0,20", help="files of an action's input tree")
     arguments = parser.parse_args()
     with daemon() as served:
         asyncio.run(measure(served.address, served.pid, arguments))
