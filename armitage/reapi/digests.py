@@ -39,6 +39,9 @@ MARKED_FUNCTIONS = frozenset({DigestFunction.BLAKE3})
 """Functions whose name is part of resource names; the others' is left out."""
 
 
+_HEX_DIGITS = b"0123456789abcdef"
+_make_digest = tuple.__new__  # Skips Digest's own checks, which half of a cold call would go into.
+
 _MAX_REMEMBERED = 1 << 15
 """Some 15 MiB of digests for each notation in use."""
 
@@ -122,11 +125,35 @@ class Notation:
         """
         known = self._encoded.get(encoded)
         if known is None:
-            known = self.parse(reapi.Digest.FromString(encoded))
+            known = self._read(encoded) or self.parse(reapi.Digest.FromString(encoded))
             if len(self._encoded) >= _MAX_REMEMBERED:
                 self._encoded.clear()
             self._encoded[encoded] = known
         return known
+
+    def _read(self, encoded: bytes) -> Candidates | None:
+        """Reads the ordinary form of a good digest by hand; leaves all else to others to judge."""
+        length = encoded[1] if len(encoded) > 1 else 0
+        functions = self._by_length.get(length)
+        hash_ = encoded[2 : length + 2]
+        rest = encoded[length + 2 :]
+        if functions is None or encoded[0] != 0x0A or len(hash_) != length:
+            return None
+        if hash_.translate(None, _HEX_DIGITS):
+            return None
+        size, shift = 0, 0
+        if rest:
+            if rest[0] != 0x10 or not 1 < len(rest) < 10 or rest[-1] > 0x7F:
+                return None
+            for byte in rest[1:]:
+                size |= (byte & 0x7F) << shift
+                shift += 7
+                if byte < 0x80:
+                    break
+            if (len(rest) - 1) * 7 != shift:
+                return None
+        text = hash_.decode()
+        return tuple([_make_digest(Digest, (function, text, size)) for function in functions])
 
     def candidates(self, hash: str, size_bytes: int) -> Candidates:  # noqa: A002
         """Reads the two parts of a digest. Raises InvalidRequest, naming it."""

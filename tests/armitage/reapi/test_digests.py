@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,3 +108,24 @@ def test_remembering_digests_is_bounded() -> None:
         encoded = reapi.Digest(hash=f"{number:040x}", size_bytes=1).SerializeToString()
         assert notation.parse_encoded(encoded)[0].hash == f"{number:040x}"
     assert len(notation._encoded) <= 1 << 15
+
+
+@given(st.data())
+def test_reading_encoded_bytes_by_hand_agrees_with_the_parser(data: st.DataObject) -> None:
+    digest = data.draw(functions).digest(data.draw(st.binary(max_size=3)))
+    size = data.draw(st.sampled_from([0, 1, 127, 128, 1 << 40, (1 << 63) - 1, -1]))
+    encoded = bytearray(reapi.Digest(hash=digest.hash, size_bytes=size).SerializeToString())
+    for _ in range(data.draw(st.integers(0, 2))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(encoded[: data.draw(st.integers(0, len(encoded)))])
+    added = bytes(encoded) + data.draw(st.sampled_from([b"", b"\x00", b"\x10\x01", b"\x18\x01"]))
+
+    for wire in (cut, added):
+        notation = DigestPolicy().notation(reapi.DigestFunction.UNKNOWN)
+        try:
+            expected = notation.parse(reapi.Digest.FromString(wire))
+        except (DecodeError, InvalidRequest) as error:
+            with pytest.raises(type(error)):
+                notation.parse_encoded(wire)
+        else:
+            assert notation.parse_encoded(wire) == expected
