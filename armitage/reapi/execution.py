@@ -63,6 +63,10 @@ class ExecutionOptions:
     """A waiting client is told the unchanged state again after this long, so that nothing between
     takes the stream for dead, and its invocation counts as alive.
     """
+    settle_s: float = 0.05
+    """How long news of an action's stage may wait for its end, which then goes out alone: a message
+    costs as much as all the rest of the scheduling.
+    """
 
 
 OpenStreams = Callable[[str], tuple[OutputStream, OutputStream]]
@@ -156,7 +160,7 @@ class ExecutionService:
                 yield update
 
     async def _stream(self, watch: Watch, call: Call) -> AsyncIterator[bytes]:
-        async for state in watch.states(self._options.remind_s):
+        async for state in watch.states(self._options.remind_s, self._options.settle_s):
             holder = self._invocations.holder(call)
             if state.is_done and holder is not None:
                 await self._hold_result(state, call, holder)

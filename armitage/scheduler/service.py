@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from types import TracebackType
@@ -97,11 +98,14 @@ class Watch:
     ) -> None:
         self._scheduler.leave(self.name)
 
-    async def states(self, remind_s: float | None = None) -> AsyncIterator[OperationState]:
+    async def states(
+        self, remind_s: float | None = None, settle_s: float = 0.0
+    ) -> AsyncIterator[OperationState]:
         """Yields the present state at once, then each change until it is done.
 
-        Changes that come faster than they are taken are merged. After `remind_s` without a change
-        the state comes again. Raises NotFound when the operation is deleted meanwhile.
+        Changes that come faster than they are taken are merged, and one that is not the end waits
+        for `settle_s`, since for a short action the end follows at once. After `remind_s` without a
+        change the state comes again. Raises NotFound when the operation is deleted meanwhile.
         """
         while True:
             changed = self._scheduler.changed(self.name)
@@ -114,6 +118,13 @@ class Watch:
                     await changed.wait()
             except TimeoutError:
                 continue
+            await self._settle(settle_s)
+
+    async def _settle(self, settle_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settle_s):
+                while not self._scheduler.state(self.name).is_done:
+                    await self._scheduler.changed(self.name).wait()
 
 
 class _JobProgress:
