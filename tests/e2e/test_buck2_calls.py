@@ -186,7 +186,8 @@ async def test_metadata_that_buck2_reads_is_there(client: Buck2Client) -> None:
 
 async def test_second_execute_says_that_it_is_cached(client: Buck2Client) -> None:
     root, blobs = InputTree(client).build()
-    action = client.prepare(["echo", f"again {client.function}"], input_root=root)
+    # Long enough for news of its stage to be worth a message.
+    action = client.prepare(["sh", "-c", f"sleep 0.3; : {client.function}"], input_root=root)
     await client.upload_missing([*blobs, *action.blobs])
 
     first = await client.execute(action.digest)
