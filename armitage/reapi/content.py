@@ -268,9 +268,9 @@ def _scan_find_missing(request: bytes) -> tuple[str, int, list[bytes]]:
         if tag == 0x12:
             position = start + length
             digests.append(request[start:position])
-        elif tag == 0x0A:
+        elif tag == 0x0A and (name := request[start : start + length]).isascii():
             position = start + length
-            instance = request[start:position].decode(errors="replace")
+            instance = name.decode()
         elif tag == 0x18:
             function = length
             position = start
