@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import bazel
 from support.bazel import CACHED, REMOTE, Bazel, Build
-from support.serving import ServedDaemon
+from support.daemon import ServedDaemon
 
 from armitage.client.channel import Channel
 from armitage.reapi import rpcs

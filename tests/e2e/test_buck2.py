@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.serving import ServedDaemon
+from support.daemon import ServedDaemon
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.buck2 import REMOTE_DEP_FILE, Blob, Buck2Client, Buck2Fails
-from support.serving import ServedDaemon
+from support.daemon import ServedDaemon
 
 from armitage.client.channel import CallFailed, Channel
 from armitage.reapi import rpcs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import buildstream
 from support.buildstream import BuildStream
-from support.serving import ServedDaemon
+from support.daemon import ServedDaemon
 
 pytestmark = [
     pytest.mark.e2e,

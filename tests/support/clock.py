@@ -21,4 +21,5 @@ class FakeClock:
         self._monotonic += seconds
 
     def step_wall(self, seconds: float) -> None:
+        """The system time is set, which moves nothing else."""
         self._wall += seconds

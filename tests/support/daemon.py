@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from armitage.config import Config, StorageKind
 from armitage.daemon import Daemon
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 60.0
 
 
@@ -90,15 +92,14 @@ def serve_command(*flags: str) -> list[str]:
     return [sys.executable, "-P", "-m", "armitage", "serve", *flags]
 
 
-@contextmanager
-def daemon_process(
+def start_daemon(
     directory: Path,
     *flags: str,
     env: dict[str, str] | None = None,
     wrapper: Sequence[str] = (),
-) -> Iterator[DaemonProcess]:
-    """Starts `armitage serve` on free ports with its data in `directory/data`, waits until it
-    serves, and stops it in the end.
+) -> DaemonProcess:
+    """Starts `armitage serve` on free ports with its data in `directory/data`, and waits until it
+    serves. One that does not is killed.
 
     Flags come after these, so that they win. `wrapper` is a command that executes the daemon's.
     """
@@ -120,16 +121,107 @@ def daemon_process(
             cwd=directory,
         )
     try:
-        yield DaemonProcess(process, _wait_until_ready(process, ready, log), log)
+        return DaemonProcess(process, _wait_until_ready(process, ready, log), log)
+    except BaseException:
+        _end(process)
+        raise
+
+
+@contextmanager
+def daemon_process(
+    directory: Path,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+) -> Iterator[DaemonProcess]:
+    """Like `start_daemon`, and stops it in the end."""
+    daemon = start_daemon(directory, *flags, env=env, wrapper=wrapper)
+    try:
+        yield daemon
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+        _end(daemon.process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+class ServedDaemon:
+    """A daemon with its data below `directory`, which can be killed and started again. A context
+    manager that asks for a clean end.
+
+    The port is the daemon's choice the first time, and the same ever after: one that is killed and
+    started again must be found where its clients look for it.
+    """
+
+    def __init__(self, directory: Path, *, port: int = 0, settings: str = "") -> None:
+        """`settings` is a configuration file's text."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = port
+        self._directory = directory
+        self._config = directory / "armitage.toml"
+        self._config.write_text(settings)
+        self._running: DaemonProcess | None = None
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT` of its gRPC services."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id, while it runs."""
+        assert self._running is not None
+        return self._running.process.pid
+
+    def start(self) -> None:
+        """Starts it and waits until it serves."""
+        assert self._running is None
+        self._running = start_daemon(
+            self._directory, "--config", str(self._config), "--listen", self.address
+        )
+        self.port = int(self._running.target.rpartition(":")[2])
+
+    def kill(self) -> None:
+        """kill -9, and waits for the end of it."""
+        assert self._running is not None
+        self._running.kill()
+        self._running = None
+
+    def stop(self) -> None:
+        """SIGTERM, and waits for a clean end."""
+        if self._running is None:
+            return
+        try:
+            status = self._running.stop()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        self._running = None
+        assert status == 0, f"the daemon ended with status {status}:\n{self.log()}"
+
+    def log(self) -> str:
+        """What it wrote so far."""
+        return (self._directory / "daemon.log").read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
 
 def free_ports(count: int) -> Sequence[int]:

@@ -9,7 +9,7 @@ from itertools import count
 
 from google.longrunning import operations_pb2 as longrunning
 from google.rpc import error_details_pb2
-from support.clocks import FakeClock
+from support.clock import FakeClock
 from support.scripted_executor import ScriptedExecutor
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi

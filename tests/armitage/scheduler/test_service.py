@@ -11,7 +11,7 @@ from contextvars import Context, copy_context
 from itertools import count
 
 import pytest
-from support.clocks import FakeClock
+from support.clock import FakeClock
 from support.scripted_executor import Run, ScriptedExecutor
 
 from armitage.clock import SystemClock
