@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clock import FakeClock
 from support.daemon import (
     STOP_S,
     DaemonProcess,
@@ -137,7 +138,8 @@ async def test_every_rpc_is_wired() -> None:
 
 
 async def no_requests() -> AsyncIterator[Any]:
-    for nothing in ():
+    none: tuple[Any, ...] = ()
+    for nothing in none:
         yield nothing
 
 
@@ -265,6 +267,62 @@ async def test_only_the_accepted_risk_runs_actions_without_a_sandbox() -> None:
     assert ran == (Code.OK, 0, b"hello\n")
     assert not daemon.execution.sandboxed
     assert "WITHOUT" in daemon.execution.reason
+
+
+def timestamps(response: reapi.ExecuteResponse) -> list[float]:
+    """All times of one result, in the order in which they must be."""
+    metadata = response.result.execution_metadata
+    return [
+        at.ToNanoseconds() / 1e9
+        for at in (
+            metadata.queued_timestamp,
+            metadata.worker_start_timestamp,
+            metadata.input_fetch_start_timestamp,
+            metadata.input_fetch_completed_timestamp,
+            metadata.execution_start_timestamp,
+            metadata.execution_completed_timestamp,
+            metadata.output_upload_start_timestamp,
+            metadata.output_upload_completed_timestamp,
+            metadata.worker_completed_timestamp,
+        )
+    ]
+
+
+@pytest.mark.slow
+async def test_a_wall_clock_that_steps_back_loses_nothing_and_orders_every_result(
+    tmp_path: Path,
+) -> None:
+    """It steps back while an action runs, and again between two lives of the daemon."""
+    clock = FakeClock()
+    config = without_a_sandbox(disk_config(tmp_path / "data"))
+    config = replace(config, worker=replace(config.worker, accept_unsandboxed=True))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    async with Daemon(config, clock) as daemon, remote_of(daemon) as remote:
+        packed = pack(Run(("/bin/sh", "-c", f"cat {gate}; echo once")), remote.function)
+        await upload(remote, packed.blobs)
+        async with aclosing(execute(remote, packed.action, monotonic=clock.monotonic)) as seen:
+            async for update in seen:
+                if update.metadata.stage == EXECUTING:
+                    clock.step_wall(-3600)
+                    await asyncio.to_thread(gate.write_bytes, b"")
+        assert update.response is not None
+        first = timestamps(update.response)
+
+    clock.step_wall(-30 * 86400)
+    async with Daemon(config, clock) as daemon, remote_of(daemon) as remote:
+        assert await find_missing(remote, list(packed.blobs)) == []
+        *_, again = [
+            update async for update in execute(remote, packed.action, monotonic=clock.monotonic)
+        ]
+        anew = await run_to_end(remote, "/bin/sh", "-c", "echo anew")
+
+    assert again.response is not None
+    assert again.response.cached_result
+    assert timestamps(again.response) == first
+    assert first == sorted(first)
+    assert first[0] > 0
+    assert anew == (Code.OK, 0, b"anew\n")
 
 
 async def test_a_worker_that_is_switched_off_leaves_a_cache() -> None:
