@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Iterator
 import grpc.aio
 from common import daemon, print_table, reset_peak, resident_bytes
 
+from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.reapi import rpcs
-from armitage.reapi.rpcs import bytestream
 
 CHUNK = 1 << 20
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

@@ -18,9 +18,9 @@ import uuid
 
 from common import cpu_s, daemon, print_table
 
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.client.channel import Channel
 from armitage.reapi import rpcs
-from armitage.reapi.rpcs import reapi
 
 
 def digest_of(data: bytes) -> reapi.Digest:

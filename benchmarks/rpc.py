@@ -25,8 +25,9 @@ from pathlib import Path
 import grpc.aio
 from common import bare_server, cpu_s, daemon, print_table
 
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.reapi import rpcs
-from armitage.reapi.rpcs import bytestream, reapi
 
 CONCURRENCY = 64
 CHUNK = 1 << 20

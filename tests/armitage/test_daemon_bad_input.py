@@ -182,6 +182,7 @@ async def execute_code(remote: Remote, command: bytes, root: Digest) -> tuple[Co
     ).SerializeToString()
     await upload(remote, {digest: command, SHA256.digest(action): action})
     request = reapi.ExecuteRequest(action_digest=wire_digest(SHA256.digest(action)))
+    last = rpcs.EXECUTE.response()
     try:
         async with aclosing(remote.channel.stream(rpcs.EXECUTE, request)) as messages:
             async for message in messages:

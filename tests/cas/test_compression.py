@@ -129,7 +129,7 @@ def test_deflate_refuses_the_zlib_format() -> None:
 
 
 def test_zstd_refuses_a_window_over_the_limit() -> None:
-    options = {
+    options: dict[int, int] = {
         zstd.CompressionParameter.window_log: 27,
         zstd.CompressionParameter.enable_long_distance_matching: 1,
     }

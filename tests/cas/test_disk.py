@@ -16,7 +16,7 @@ import pytest
 from support import crashing
 from support.clock import FakeClock
 
-from cas.digest import Digest, DigestFunction
+from cas.digest import Digest, DigestFunction, Hasher
 from cas.disk import DiskOptions, DiskStore
 from cas.disk_action_cache import DiskActionCache, DiskCacheOptions
 from cas.errors import BlobNotFound, StoreFull, StoreUnavailable
@@ -145,7 +145,7 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     def mount(options: str) -> Path:
         where = tmp_path / f"tmpfs{len(mounted)}"
         where.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", where]
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
         done = subprocess.run(command, check=False, capture_output=True)
         if done.returncode:
             pytest.skip(f"cannot mount a tmpfs: {done.stderr.decode().strip()}")
@@ -226,13 +226,19 @@ async def test_close_waits_for_running_puts(open_store: Open) -> None:
 
 # Damage
 
+
+def replace_file(path: Path, data: bytes) -> None:
+    path.unlink()
+    path.write_bytes(data)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "flipped bit": lambda path: overwrite(path, 5, b"\x00\xff\x00"),
     "truncated": lambda path: os.truncate(path, 7),
     "emptied": lambda path: os.truncate(path, 0),
     "longer": lambda path: os.truncate(path, path.stat().st_size + 1),
-    "replaced": lambda path: (path.unlink(), path.write_bytes(b"x" * 10)),
-    "removed": lambda path: path.unlink(),
+    "replaced": lambda path: replace_file(path, b"x" * 10),
+    "removed": Path.unlink,
 }
 
 
@@ -322,11 +328,14 @@ async def test_first_readers_after_a_start_share_one_verification(
     store = await open_store()
     await store.put([digest], data)
     store = await open_store()
-    hashed = []
+    hashed: list[DigestFunction] = []
     real = DigestFunction.hasher
-    monkeypatch.setattr(
-        DigestFunction, "hasher", lambda function: hashed.append(function) or real(function)
-    )
+
+    def hasher(function: DigestFunction) -> Hasher:
+        hashed.append(function)
+        return real(function)
+
+    monkeypatch.setattr(DigestFunction, "hasher", hasher)
 
     async with asyncio.TaskGroup() as group:
         reads = [group.create_task(read(store, digest)) for _ in range(4)]
@@ -567,6 +576,7 @@ async def test_kill_at_any_step_loses_nothing_acknowledged(
 ) -> None:
     assert len(killed) > 50
     blobs = {digest.hash: (digest, data) for digest, data in crashing.BLOBS}
+    acknowledged: list[list[str]] = []
     for root in killed:
         acknowledged = [line.split() for line in (root / "acknowledged").read_text().splitlines()]
         store = await open_store(root / "cas")

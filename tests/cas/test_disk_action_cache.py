@@ -28,7 +28,8 @@ async def open_cache(directory: Path) -> AsyncIterator[Open]:
     async def open_one(**options: int) -> DiskActionCache:
         for cache in opened:
             await cache.close()
-        cache = await DiskActionCache.open(directory, DiskCacheOptions(**options))
+        made = DiskCacheOptions(**options)  # type: ignore[arg-type]
+        cache = await DiskActionCache.open(directory, made)
         opened.append(cache)
         return cache
 

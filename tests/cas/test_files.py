@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cas import files
+from cas.digest import Buffer
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_writes_that_the_kernel_cuts_short_are_completed(
         return os.write(fd, b"".join(buffers)[:7])
 
     monkeypatch.setattr(os, "writev", writev_a_little)
-    buffers = [b"abc", b"", bytearray(b"defghijklm"), memoryview(b"nopqrstuvwxyz")]
+    buffers: list[Buffer] = [b"abc", b"", bytearray(b"defghijklm"), memoryview(b"nopqrstuvwxyz")]
 
     with (tmp_path / "file").open("wb") as file:
         files.write_all(file.fileno(), buffers)

@@ -28,7 +28,12 @@ async def test_concurrent_puts_share_directory_syncs(
 ) -> None:
     synced: list[int] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(fd) or real(fd))
+
+    def fsync(fd: int) -> None:
+        synced.append(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     await shelf.put("top/a/first", b"data")
     synced.clear()
 
@@ -43,9 +48,12 @@ async def test_folder_is_synced_into_its_parents(
 ) -> None:
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or real(fd)
-    )
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
 
     await shelf.put("top/a/b/file", b"data")
 
@@ -97,7 +105,7 @@ async def test_discarded_files_go_and_their_names_can_be_used_at_once(shelf: She
 
     discarding = shelf.discard(["top/never-there", *names])
     again = shelf.put("top/7", b"new")
-    await asyncio.wait([busy, discarding, again])
+    await asyncio.gather(busy, discarding, again)
 
     assert sorted(found.name for found in shelf.scan()) == ["top/7", "top/x"]
     assert content_of(shelf, "top/7") == b"new"
@@ -112,7 +120,7 @@ async def test_discard_that_fails_fails_nothing_else(
     await shelf.put("top/a", b"data")
     monkeypatch.setattr(os, "unlink", fail)
 
-    await asyncio.wait([shelf.discard(["top/a"]), shelf.put("top/b", b"data")])
+    await asyncio.gather(shelf.discard(["top/a"]), shelf.put("top/b", b"data"))
 
     assert sorted(found.name for found in shelf.scan()) == ["top/a", "top/b"]
     assert "cannot remove" in caplog.text

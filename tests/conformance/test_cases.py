@@ -6,6 +6,7 @@ looks at the result of its own.
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from support.conformance import INSTANCE, DaemonControl, conformance_daemon
@@ -29,13 +30,12 @@ NOT_SUPPORTED = {
 def results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[int, Result]]:
-    numbers = {
-        item.callspec.params[PARAMETER].number
+    parameters: list[Mapping[str, Any]] = [
+        getattr(getattr(item, "callspec", None), "params", {})
         for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and item.module is request.module
-        and PARAMETER in getattr(getattr(item, "callspec", None), "params", {})
-    }
+        if isinstance(item, pytest.Function) and item.module is request.module
+    ]
+    numbers = {found[PARAMETER].number for found in parameters if PARAMETER in found}
     directory = tmp_path_factory.mktemp("conformance") / "shared"
     with conformance_daemon(directory) as daemon:
         control = DaemonControl(daemon, directory, INSTANCE)

@@ -29,14 +29,19 @@ async def open_memory(_: Path, **options: int) -> Cache:
 
 
 async def open_disk(directory: Path, **options: int) -> Cache:
-    return await DiskActionCache.open(directory, DiskCacheOptions(**options))
+    made = DiskCacheOptions(**options)  # type: ignore[arg-type]
+    return await DiskActionCache.open(directory, made)
 
 
 async def open_disk_alone(directory: Path, **options: int) -> Cache:
-    return await DiskActionCache.open(directory, DiskCacheOptions(memory_bytes=0, **options))
+    return await open_disk(directory, memory_bytes=0, **options)
 
 
-CACHES = {"memory": open_memory, "disk": open_disk, "disk without memory": open_disk_alone}
+CACHES: dict[str, Open] = {
+    "memory": open_memory,
+    "disk": open_disk,
+    "disk without memory": open_disk_alone,
+}
 
 
 @pytest.fixture(params=CACHES)

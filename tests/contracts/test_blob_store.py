@@ -54,7 +54,7 @@ async def open_disk(directory: Path, clock: FakeClock, **options: float) -> Stor
     )
 
 
-STORES = {"memory": open_memory, "disk": open_disk}
+STORES: dict[str, Open] = {"memory": open_memory, "disk": open_disk}
 
 
 @pytest.fixture(params=STORES)
@@ -83,8 +83,10 @@ def blob(size: int, seed: int = 0) -> tuple[Digest, bytes]:
     return SHA256.digest(data), data
 
 
-async def read(store: BlobStore, digest: Digest, *args: int | None) -> bytes:
-    return b"".join([bytes(chunk) async for chunk in store.read(digest, *args)])
+async def read(
+    store: BlobStore, digest: Digest, offset: int = 0, limit: int | None = None
+) -> bytes:
+    return b"".join([bytes(chunk) async for chunk in store.read(digest, offset, limit)])
 
 
 async def stream(store: BlobStore, candidates: list[Digest], *chunks: Buffer) -> Digest:

@@ -20,9 +20,10 @@ from support import bazel
 from support.bazel import CACHED, REMOTE, Bazel, Build
 from support.daemon import ServedDaemon
 
+from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.client.channel import Channel
 from armitage.reapi import rpcs
-from armitage.reapi.rpcs import asset, reapi
 
 pytestmark = [
     pytest.mark.e2e,

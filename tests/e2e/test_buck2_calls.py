@@ -13,14 +13,16 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.buck2 import REMOTE_DEP_FILE, Blob, Buck2Client, Buck2Fails
 from support.daemon import ServedDaemon
 
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.client.channel import CallFailed, Channel
 from armitage.reapi import rpcs
-from armitage.reapi.rpcs import bytestream, reapi
 from cas.digest import DigestFunction
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(120)]
@@ -106,7 +108,7 @@ async def run(
     *,
     tree: InputTree | None = None,
     outputs: list[str] | None = None,
-    **how: object,
+    **how: Any,
 ) -> reapi.ActionResult:
     """One action as Buck2 runs it: action cache, FindMissing, upload, Execute, stderr."""
     root, blobs = (tree or InputTree(client)).build()

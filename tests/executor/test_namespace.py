@@ -17,6 +17,7 @@ from support.executing import (
     Exe,
     JsonCodec,
     Link,
+    Tree,
     get_tree,
     sandbox_missing,
 )
@@ -238,7 +239,7 @@ class TestRootModes:
             yield bench
 
     async def test_input_root_is_the_filesystem_root(self, chroot: Bench, program: Exe) -> None:
-        tree = {"bin": {"p": program}, "a": {"b": {}}, "data": b"seen"}
+        tree: Tree = {"bin": {"p": program}, "a": {"b": {}}, "data": b"seen"}
 
         outcome = await chroot.run(
             "/bin/p",
@@ -253,7 +254,7 @@ class TestRootModes:
         assert set(found) == {"bin", "a", "data", "made"}
 
     async def test_platform_can_ask_for_it(self, bench: Bench, program: Exe) -> None:
-        tree = {"p": program, "data": b"d"}
+        tree: Tree = {"p": program, "data": b"d"}
 
         by_name = await bench.run("/p", tree=tree, platform={"chroot-input-root": "true"})
         by_user = await bench.run("/p", tree=tree, platform={"unixUID": "0", "unixGID": "7"})
@@ -442,7 +443,7 @@ class TestDaemonEnd:
 DAEMON = """
 import asyncio, sys
 from pathlib import Path
-from support.executing import Bench, JsonCodec, Seen
+from support.executing import Bench, JsonCodec, Seen, Tree
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.local import ExecutorOptions

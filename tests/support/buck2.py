@@ -12,13 +12,15 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self, TypeVar
 
 import zstandard
 
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.client.channel import CallFailed, Channel
 from armitage.reapi import rpcs
-from armitage.reapi.rpcs import bytestream, reapi
 from armitage.transport.port import Code
 from cas.digest import DigestFunction
 
@@ -155,7 +157,7 @@ class Buck2Client:
         for start in range(0, len(unknown), self._find_missing_batch):
             batch = unknown[start : start + self._find_missing_batch]
             request = reapi.FindMissingBlobsRequest(instance_name=self.instance, blob_digests=batch)
-            answer = await self._retry(lambda r=request: self._call(rpcs.FIND_MISSING_BLOBS, r))
+            answer = await self._retry(partial(self._call, rpcs.FIND_MISSING_BLOBS, request))
             self.find_missing_calls.append(len(batch))
             self._known.update({digest.hash: True for digest in batch})
             for digest in answer.missing_blob_digests:
@@ -251,7 +253,7 @@ class Buck2Client:
             if digest.size_bytes == 0:
                 found[digest.hash] = b""
             elif digest.size_bytes >= self.batch_bytes:
-                found[digest.hash] = await self._retry(lambda d=digest: self._read(d))
+                found[digest.hash] = await self._retry(partial(self._read, digest))
             else:
                 batch_bytes += digest.size_bytes
                 if batch_bytes >= self.batch_bytes:
@@ -264,7 +266,7 @@ class Buck2Client:
                 digests=wanted,
                 acceptable_compressors=[reapi.Compressor.IDENTITY],
             )
-            answer = await self._retry(lambda r=request: self._call(rpcs.BATCH_READ_BLOBS, r))
+            answer = await self._retry(partial(self._call, rpcs.BATCH_READ_BLOBS, request))
             for entry in answer.responses:
                 if entry.status.code != Code.OK:
                     raise Buck2Fails(f"{entry.digest.hash}: {entry.status.message}")

@@ -34,7 +34,7 @@ BLOBS = [blob(seed, size) for seed, size in enumerate([10, 4096, 70_000, 1024 * 
 EVICTED = blob(99, 500_000)
 
 
-async def use(root: Path, acknowledge: Callable[[str], None]) -> None:
+async def use(root: Path, acknowledge: Callable[[str], object]) -> None:
     options = DiskOptions(max_bytes=1_500_000, min_lease_s=0)
     store = await DiskStore.open(
         root / "cas", options, monotonic=time.monotonic, wall=lambda: 1_700_000_000.0

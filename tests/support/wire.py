@@ -223,7 +223,7 @@ async def _encoded(requests: AsyncIterator[Req] | Iterable[Req]) -> AsyncIterato
 async def code_of(awaitable: object) -> Code:
     """The code that a call ends with."""
     try:
-        if hasattr(awaitable, "__anext__"):
+        if isinstance(awaitable, AsyncIterator):
             async for _ in awaitable:
                 pass
         else:

@@ -1,6 +1,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import pytest
 from google.longrunning import operations_pb2 as longrunning
@@ -20,7 +21,7 @@ from cas.digest import DigestFunction
 
 ACTION = DigestFunction.SHA256.digest(b"action")
 QUICK = Patience(give_up_after_s=60, first_pause_s=0.001, longest_pause_s=0.001)
-Step = longrunning.Operation | Exception
+Step: TypeAlias = longrunning.Operation | Exception
 
 
 def operation(name: str, *, done: bool = False) -> longrunning.Operation:

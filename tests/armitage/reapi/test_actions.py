@@ -77,7 +77,7 @@ def test_timeout_is_taken_up_to_the_maximum(timeout: Duration, seconds: float) -
 @pytest.mark.parametrize("field", ["command_digest", "input_root_digest"])
 def test_absent_digest_is_refused_by_its_name(field: str) -> None:
     action = reapi.Action(command_digest=EMPTY, input_root_digest=EMPTY)
-    action.ClearField(field)  # type: ignore[arg-type]
+    action.ClearField(field)
 
     with pytest.raises(InvalidRequest, match=field):
         parse_action(action.SerializeToString(), SHA256, LIMITS)

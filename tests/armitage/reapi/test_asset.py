@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from support.wire import BLAKE3, SHA256, Failed, Services, code_of, wire
@@ -71,7 +73,7 @@ async def directory(services: Services, *files: Digest) -> Digest:
     ],
 )
 async def test_the_probe_of_an_empty_request_is_an_invalid_argument(
-    rpc: rpcs.Rpc, request_: object
+    rpc: rpcs.Rpc[Any, Any], request_: Message
 ) -> None:
     assert await code_of(Services().call(rpc, request_)) == Code.INVALID_ARGUMENT
 

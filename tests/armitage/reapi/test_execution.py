@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -374,7 +375,7 @@ async def test_platform_of_action_wins_over_that_of_command(world: World) -> Non
     ],
 )
 async def test_bad_command_is_refused_by_name(
-    world: World, command: dict[str, object], what: str
+    world: World, command: dict[str, Any], what: str
 ) -> None:
     arguments = command.pop("arguments", ["true"])
     assert isinstance(arguments, Sequence)
@@ -423,7 +424,7 @@ async def test_blobs_that_are_no_messages_are_refused(world: World) -> None:
         ("not a Command", {"command_digest": noise, "input_root_digest": root}),
         ("malformed", {"command_digest": command, "input_root_digest": noise}),
     ):
-        action = await world.put_message(reapi.Action(**digests))
+        action = await world.put_message(reapi.Action(**digests))  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest, match=what):
             await world.execute(action)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from support.wire import Services, code_of
@@ -21,6 +22,10 @@ async def create(services: Services, parent: str = "") -> logstream.LogStream:
     )
 
 
+async def next_of(reader: AsyncIterator[bytestream.ReadResponse]) -> bytestream.ReadResponse:
+    return await anext(reader)
+
+
 async def test_a_reader_gets_bytes_before_the_log_is_finished() -> None:
     services = Services()
     log = await create(services)
@@ -30,7 +35,7 @@ async def test_a_reader_gets_bytes_before_the_log_is_finished() -> None:
     assert (await anext(reader)).data == b"first "
 
     async with asyncio.TaskGroup() as group:
-        following = group.create_task(anext(reader))
+        following = group.create_task(next_of(reader))
         await services.write(log.write_resource_name, b"second", offset=6)
     assert following.result().data == b"second"
     assert [message.data async for message in reader] == []

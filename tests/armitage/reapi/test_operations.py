@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from google.longrunning import operations_pb2 as longrunning
@@ -52,7 +53,7 @@ async def names(world: World, **request: object) -> list[str]:
     return [operation.name for operation in (await listed(world, **request)).operations]
 
 
-async def run(world: World, *arguments: str, **request: object) -> longrunning.Operation:
+async def run(world: World, *arguments: str, **request: Any) -> longrunning.Operation:
     return (await world.states(await world.action(*arguments), **request))[-1]
 
 

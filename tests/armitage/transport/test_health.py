@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import grpc
@@ -28,7 +28,7 @@ async def check(health: HealthService, service: str) -> int:
     return pb.HealthCheckResponse.FromString(await method.handler(request, CALL)).status
 
 
-async def watch(health: HealthService, service: str) -> AsyncIterator[int]:
+async def watch(health: HealthService, service: str) -> AsyncGenerator[int, None]:
     method = methods_of(health)["Watch"]
     assert isinstance(method, ServerStream)
     request = pb.HealthCheckRequest(service=service).SerializeToString()
