@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from common import daemon, print_table
-from support import bazel  # common has put the tests' helpers on the path
+from support import bazel  # common has put tests/ on the path
 from support.bazel import CACHED, REMOTE, Bazel, Build
 
 EVERYTHING = "//..."

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 # This checkout itself first: tests/ has directories named like the packages that they test.
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
-from support.daemon import ServedDaemon  # noqa: E402 (it lives among the tests' helpers)
+from support.daemon import ServedDaemon  # noqa: E402 (it is kept in tests/)
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
