@@ -354,6 +354,10 @@ class _OpenCall:
                 raise error
             else:
                 error = errors.Cancelled("the server cancelled the call")
+        if isinstance(error, grpc.aio.InternalError):
+            # A write found the client gone before the cancellation came; grpc would log it as an
+            # error of ours, with a traceback.
+            raise asyncio.CancelledError from error
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             raise error
         if isinstance(error, _ClientIdle):

@@ -293,6 +293,28 @@ async def test_vanished_client_leaves_no_handler() -> None:
         await subject.settled()
 
 
+@pytest.mark.slow
+async def test_client_that_leaves_in_mid_answer_is_no_error_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def produce(_: bytes, call: Call) -> AsyncIterator[bytes]:
+        for _piece in range(8):
+            yield bytes(1 << 20)
+
+    async with (
+        serving(ServerStream("/s/Produce", produce)) as subject,
+        grpc.aio.insecure_channel(subject.address, options=UNLIMITED) as other,
+    ):
+        for attempt in range(40):
+            call = other.unary_stream("/s/Produce")(b"")
+            await call.read()
+            await asyncio.sleep(attempt / 10_000)  # The failed write and the cancellation race.
+            call.cancel()
+        await subject.settled()
+
+    assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
 class Relay:
     """A TCP relay in front of a server, for networks that fail."""
 
