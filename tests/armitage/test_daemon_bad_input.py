@@ -15,13 +15,15 @@ from support.daemon import memory_config, running_daemon
 
 from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from armitage.client.blobs import upload
+from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
+from armitage.client.blobs import find_missing, upload
 from armitage.client.channel import CallFailed, Channel
 from armitage.client.remote import Remote, connect
 from armitage.daemon import Daemon
 from armitage.reapi import rpcs
 from armitage.reapi.digests import wire_digest
 from armitage.transport.port import Code
+from cas.compression import Codec
 from cas.digest import Digest, DigestFunction
 
 SHA256 = DigestFunction.SHA256
@@ -330,3 +332,23 @@ async def test_a_tree_of_a_million_entries_is_listed_and_refused_as_an_input() -
         code, said = await execute_code(remote, COMMAND, root)
     assert code == Code.INVALID_ARGUMENT
     assert "entries" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", [Codec.ZSTD, Codec.DEFLATE, Codec.BROTLI])
+async def test_a_stream_that_unpacks_to_more_than_was_announced_stores_nothing(
+    codec: Codec,
+) -> None:
+    bomb = codec.compress(bytes(64 << 20))
+    assert len(bomb) < 300_000
+    digest = SHA256.digest(bytes(10))
+    name = f"uploads/bomb/compressed-blobs/{codec.name.lower()}/{digest.hash}/{digest.size_bytes}"
+
+    async def requests() -> AsyncIterator[bytestream.WriteRequest]:
+        yield bytestream.WriteRequest(resource_name=name, data=bomb, finish_write=True)
+
+    async with running_daemon() as daemon, remote_of(daemon) as remote:
+        with pytest.raises(CallFailed) as caught:
+            await remote.channel.send(rpcs.WRITE, requests(), timeout=20)
+        assert await find_missing(remote, [digest]) == [digest]
+    assert caught.value.code is Code.INVALID_ARGUMENT
