@@ -1,7 +1,39 @@
 """Settings for all tests."""
 
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
 from hypothesis import settings
 
 # A deadline for one example measures the machine's other load, not the code.
 settings.register_profile("armitage", deadline=None)
 settings.load_profile("armitage")
+
+_REMEDIES = ("apt-get install", "run tests/e2e/prepare")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all-installed`, which scripts/test gives once it has set everything up."""
+    parser.addoption(
+        "--all-installed",
+        action="store_true",
+        help="fail a test that would skip for want of something that scripts/test installs",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns a skip whose reason names a remedy into a failure: after set-up it hides a hole."""
+    report = yield
+    if report.skipped and item.config.getoption("--all-installed"):
+        reason: Any = report.longrepr
+        text = reason[2] if isinstance(reason, tuple) else str(reason)
+        if any(remedy in text for remedy in _REMEDIES):
+            report.outcome = "failed"
+            report.longrepr = f"set-up should have made this test possible. {text}"
+    return report

@@ -1,6 +1,7 @@
 """scripts/lib/setup.sh, with stubs in place of the system's programs."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def stubs() -> Iterator[Path]:
         directory = Path(made) / "bin"
         directory.mkdir()
         stub(directory, "dpkg-query", 'case "$*" in *known) echo "install ok installed";; esac')
+        shutil.copy(ROOT / "scripts" / "lib" / "setup.sh", made)  # A home may be closed to others.
         stub(directory, "apt-get", f'echo "$*" >> {made}/apt.log; exit "${{APT_CODE:-0}}"')
         yield directory
 
@@ -33,7 +35,7 @@ def stubs() -> Iterator[Path]:
 def shell(
     stubs: Path, code: str, *, as_root: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    command = ["bash", "-c", f"source {ROOT}/scripts/lib/setup.sh; {code}"]
+    command = ["bash", "-c", f"source {stubs.parent}/setup.sh; {code}"]
     if os.geteuid() == 0 and not as_root:
         command = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", *command]
     path = f"{stubs}:{os.environ['PATH']}"

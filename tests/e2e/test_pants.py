@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.timeout(200),
     pytest.mark.skipif(
         not PANTS.is_file(),
-        reason="Pants is not there: run tests/e2e/prepare where Python 3.9 is installed (its last"
+        reason="Pants is not there: tests/e2e/prepare sets it up where Python 3.9 is (its last"
         " release on the package index runs on no other)",
     ),
 ]
