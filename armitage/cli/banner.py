@@ -41,6 +41,22 @@ def _our_command() -> str:
     return str(ours)
 
 
+def _buck2(address: str, instance: str, *, tls: bool) -> list[str]:
+    if address.startswith("unix:"):  # Its client dials hosts alone.
+        return ["Buck2 does not dial a unix socket; add a --listen HOST:PORT for it.", ""]
+    return [
+        "Buck2, in .buckconfig:",
+        "",
+        "  [buck2_re_client]",
+        f"  engine_address = grpc://{address}",
+        f"  action_cache_address = grpc://{address}",
+        f"  cas_address = grpc://{address}",
+        f"  tls = {'true' if tls else 'false'}",
+        *([f"  instance_name = {instance}"] if instance else []),
+        "",
+    ]
+
+
 def banner(known: dict[str, Any]) -> str:
     """Renders the facts, and the lines to paste."""
     address, instance = known["grpc"][0], known["instances"][0]
@@ -58,15 +74,7 @@ def banner(known: dict[str, Any]) -> str:
         f"  data       {kept}",
         f"  execution  {known['execution']}",
         "",
-        "Buck2, in .buckconfig:",
-        "",
-        "  [buck2_re_client]",
-        f"  engine_address = grpc://{address}",
-        f"  action_cache_address = grpc://{address}",
-        f"  cas_address = grpc://{address}",
-        f"  tls = {'true' if known['tls'] else 'false'}",
-        *([f"  instance_name = {instance}"] if instance else []),
-        "",
+        *_buck2(address, instance, tls=known["tls"]),
         "Bazel:",
         "",
         *([f"  bazel build --remote_executor={url}{bazel} //..."] if executes else []),

@@ -59,6 +59,14 @@ def test_the_lines_to_paste_name_tls_and_the_instance() -> None:
     assert "armitage run --server grpcs://127.0.0.1:8980 --instance team/a --input ." in text
 
 
+def test_a_unix_socket_is_offered_only_to_clients_that_dial_one() -> None:
+    text = banner({**FACTS, "grpc": ["unix:/run/a"]})
+
+    assert "engine_address" not in text
+    assert "Buck2 does not dial a unix socket" in text
+    assert "--remote_executor=unix:/run/a //..." in text
+
+
 def test_what_is_only_in_memory_is_said_to_go() -> None:
     text = banner({**FACTS, "storage": "memory", "data_dir": None})
 
