@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from armitage.observability.context import remember_call
+from armitage.observability.context import forget_call, remember_call
 from armitage.transport.port import (
     Bidi,
     BidiHandler,
@@ -30,12 +30,15 @@ from armitage.transport.port import (
     ClientStream,
     ClientStreamHandler,
     Code,
+    ImmediateHandler,
     Method,
+    Response,
     ServerStream,
     ServerStreamHandler,
     Unary,
     UnaryHandler,
     close_stream,
+    size_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -88,8 +91,12 @@ class CallObserver(Collector):
         """Wraps a method (see `armitage.transport.port.Interceptor`)."""
         tally = self._tallies.setdefault(method.path, _Tally(method.path))
         match method:
-            case Unary(path, inner):
-                return Unary(path, self._unary(tally, inner))
+            case Unary(path, inner, immediate):
+                return Unary(
+                    path,
+                    self._unary(tally, inner),
+                    None if immediate is None else self._immediate(tally, immediate),
+                )
             case ServerStream(path, inner):
                 return ServerStream(path, self._server_stream(tally, inner))
             case ClientStream(path, inner):
@@ -165,14 +172,41 @@ class CallObserver(Collector):
 
         return handler
 
+    def _immediate(self, tally: _Tally, inner: ImmediateHandler) -> ImmediateHandler:
+        """Counts what ends at once; what is left to the handler is counted there."""
+        monotonic = self._monotonic
+
+        def handler(request: bytes, call: Call) -> bytes | None:
+            began = monotonic()
+            token = remember_call(call)
+            failure: Exception | None = None
+            response: bytes | None = None
+            try:
+                response = inner(request, call)
+                if response is None:
+                    return None
+                tally.sent += len(response)
+                return response
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                if response is not None or failure is not None:
+                    tally.open += 1
+                    tally.received += len(request)
+                    self.end(tally, began, failure)
+                forget_call(token)
+
+        return handler
+
     def _server_stream(self, tally: _Tally, inner: ServerStreamHandler) -> ServerStreamHandler:
-        async def handler(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        async def handler(request: bytes, call: Call) -> AsyncIterator[Response]:
             with _Watch(self, tally, call):
                 tally.received += len(request)
                 responses = inner(request, call)
                 try:
                     async for response in responses:
-                        tally.sent += len(response)
+                        tally.sent += size_of(response)
                         yield response
                 finally:
                     await close_stream(responses)
@@ -189,12 +223,12 @@ class CallObserver(Collector):
         return handler
 
     def _bidi(self, tally: _Tally, inner: BidiHandler) -> BidiHandler:
-        async def handler(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        async def handler(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[Response]:
             with _Watch(self, tally, call):
                 responses = inner(_Counted(requests, tally), call)
                 try:
                     async for response in responses:
-                        tally.sent += len(response)
+                        tally.sent += size_of(response)
                         yield response
                 finally:
                     await close_stream(responses)

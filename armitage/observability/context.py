@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import MappingProxyType
 
 from armitage.reapi.request_metadata import request_metadata
@@ -19,9 +19,14 @@ _call: ContextVar[Call | None] = ContextVar("armitage_call", default=None)
 _bound: ContextVar[Mapping[str, str]] = ContextVar("armitage_bound", default=MappingProxyType({}))
 
 
-def remember_call(call: Call) -> None:
-    """Makes the call known to the rest of its context."""
-    _call.set(call)
+def remember_call(call: Call) -> Token[Call | None]:
+    """Makes the call known to the rest of its context, or until it is forgotten."""
+    return _call.set(call)
+
+
+def forget_call(token: Token[Call | None]) -> None:
+    """Takes `remember_call` back, where a call has no context of its own."""
+    _call.reset(token)
 
 
 def add_fields(**fields: str) -> None:

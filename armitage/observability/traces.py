@@ -22,6 +22,7 @@ from armitage.transport.port import (
     ClientStream,
     Code,
     Method,
+    Response,
     ServerStream,
     Unary,
     close_stream,
@@ -74,7 +75,7 @@ class Tracing:
     def interceptor(self, method: Method) -> Method:
         """Wraps a method (see `armitage.transport.port.Interceptor`)."""
         match method:
-            case Unary(path, unary):
+            case Unary(path, unary):  # An immediate handler has no context to keep a span in.
 
                 async def one(request: bytes, call: Call) -> bytes:
                     with self._span(call):
@@ -83,7 +84,7 @@ class Tracing:
                 return Unary(path, one)
             case ServerStream(path, server_stream):
 
-                def many(request: bytes, call: Call) -> AsyncIterator[bytes]:
+                def many(request: bytes, call: Call) -> AsyncIterator[Response]:
                     return self._stream(call, lambda: server_stream(request, call))
 
                 return ServerStream(path, many)
@@ -96,14 +97,14 @@ class Tracing:
                 return ClientStream(path, taken)
             case Bidi(path, bidi):
 
-                def both(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+                def both(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[Response]:
                     return self._stream(call, lambda: bidi(requests, call))
 
                 return Bidi(path, both)
 
     async def _stream(
-        self, call: Call, start: Callable[[], AsyncIterator[bytes]]
-    ) -> AsyncIterator[bytes]:
+        self, call: Call, start: Callable[[], AsyncIterator[Response]]
+    ) -> AsyncIterator[Response]:
         with self._span(call):
             responses = start()
             try:

@@ -41,11 +41,13 @@ from armitage.transport.port import (
     Call,
     ClientStream,
     Method,
+    Response,
     ServerStream,
     Status,
     StatusGate,
     Unary,
     close_stream,
+    join,
 )
 from armitage.transport.tls import TlsFiles, TlsMaterial, files_state, load_tls
 
@@ -324,13 +326,13 @@ class _OpenCall:
         request: bytes = message
         return request
 
-    async def write_all(self, responses: AsyncIterator[bytes]) -> None:
+    async def write_all(self, responses: AsyncIterator[Response]) -> None:
         write = self._context.write
         now = self._server.now
         try:
             async for response in responses:
                 self._writing_since = now()
-                await write(response)
+                await write(join(response))
                 self._writing_since = 0.0
         finally:
             await close_stream(responses)

@@ -8,7 +8,7 @@ passes, the handler is cancelled (asyncio.CancelledError at its next await), wha
 The end of a request stream is no proof that the client meant to end it there: a transport may learn
 only afterwards that the client left. Where that matters the protocol must say so
 (`WriteRequest.finish_write`).
-Each call runs in a context (contextvars) of its own.
+Each call runs in a context (contextvars) of its own; immediate handlers leave theirs as it was.
 """
 
 from __future__ import annotations
@@ -65,18 +65,34 @@ class Call:
     """The proven name of the client (mTLS certificate subject), or None."""
 
 
+Piece = bytes | bytearray | memoryview
+"""Consecutive bytes of a message."""
+
+Response = bytes | tuple[Piece, ...]
+"""A response message of a stream: whole, or in pieces that need not be joined to be sent. Pieces
+must stay as they are for as long as somebody refers to them.
+"""
+
 UnaryHandler = Callable[[bytes, Call], Awaitable[bytes]]
-ServerStreamHandler = Callable[[bytes, Call], AsyncIterator[bytes]]
+ImmediateHandler = Callable[[bytes, Call], bytes | None]
+ServerStreamHandler = Callable[[bytes, Call], AsyncIterator[Response]]
 ClientStreamHandler = Callable[[AsyncIterator[bytes], Call], Awaitable[bytes]]
-BidiHandler = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+BidiHandler = Callable[[AsyncIterator[bytes], Call], AsyncIterator[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """One request, one response."""
+    """One request, one response.
+
+    `immediate`, where there is one, answers without waiting for anything, or answers None when it
+    would have to wait; then nothing has happened, and `handler` is asked. What it answers or
+    raises is what `handler` would have. It may be called from outside of any task, and takes a
+    small part of a millisecond. Transports may do without it.
+    """
 
     path: str
     handler: UnaryHandler
+    immediate: ImmediateHandler | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +139,17 @@ Interceptor = Callable[[Method], Method]
 """Wraps a method (metrics, logs, traces, authorisation) without knowing the transport."""
 
 
-async def close_stream(stream: AsyncIterator[bytes]) -> None:
+def size_of(response: Response) -> int:
+    """Answers the size of a response in bytes."""
+    return sum(map(len, response)) if isinstance(response, tuple) else len(response)
+
+
+def join(response: Response) -> bytes:
+    """Answers a response as one piece, for transports that cannot send several."""
+    return b"".join(response) if isinstance(response, tuple) else response
+
+
+async def close_stream(stream: AsyncIterator[object]) -> None:
     """Ends a stream that is not read to its end, so that its `finally` runs now and not whenever
     the garbage collector comes by.
     """

@@ -140,7 +140,7 @@ class Services:
             async for answer in method.handler(
                 request.SerializeToString(), Call(rpc.path, metadata or {})
             ):
-                yield rpc.response.FromString(answer)
+                yield rpc.response.FromString(join(answer))
         except Exception as error:
             raise Failed(status_of(error)) from error
 

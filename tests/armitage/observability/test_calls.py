@@ -13,7 +13,16 @@ from armitage.errors import Exhausted, NotFound
 from armitage.observability.calls import CallObserver
 from armitage.observability.context import current_fields
 from armitage.reapi.gate import code_of
-from armitage.transport.port import Bidi, Call, ClientStream, Method, ServerStream, Unary
+from armitage.transport.port import (
+    Bidi,
+    Call,
+    ClientStream,
+    Method,
+    Response,
+    ServerStream,
+    Unary,
+    join,
+)
 
 PATH = "/pkg.Service/Method"
 CALL = Call(PATH, peer="ipv4:127.0.0.1:1")
@@ -37,7 +46,9 @@ class Watched:
         self.registry = CollectorRegistry()
         observer = CallObserver(code_of, Ticking(step_s))
         self.registry.register(observer)
-        self.handler: Any = observer.interceptor(method).handler
+        wrapped = observer.interceptor(method)
+        self.handler: Any = wrapped.handler
+        self.immediate: Any = getattr(wrapped, "immediate", None)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"armitage_rpc_{name}", {**LABELS, **labels})
@@ -68,6 +79,63 @@ async def test_unary_call_is_counted_and_timed() -> None:
     assert watched.value("duration_seconds_bucket", le="0.01") == 0
     assert watched.value("duration_seconds_bucket", le="0.025") == 1
     assert watched.value("duration_seconds_bucket", le="+Inf") == 1
+
+
+async def unused(request: bytes, call: Call) -> bytes:
+    raise AssertionError
+
+
+def test_what_is_answered_at_once_is_counted_like_any_call() -> None:
+    def immediate(request: bytes, call: Call) -> bytes:
+        assert current_fields()["method"] == PATH
+        return request * 2
+
+    watched = Watched(Unary(PATH, unused, immediate))
+    assert watched.immediate(b"abc", CALL) == b"abcabc"
+
+    assert watched.calls("OK") == 1
+    assert watched.value("open_calls") == 0
+    assert watched.value("received_bytes_total") == 3
+    assert watched.value("sent_bytes_total") == 6
+    assert watched.value("duration_seconds_sum") == pytest.approx(0.02)
+    assert current_fields() == {}
+
+
+def test_error_raised_at_once_is_counted() -> None:
+    def immediate(request: bytes, call: Call) -> bytes:
+        raise NotFound("no")
+
+    watched = Watched(Unary(PATH, unused, immediate))
+    with pytest.raises(NotFound):
+        watched.immediate(b"abc", CALL)
+
+    assert watched.calls("NOT_FOUND") == 1
+    assert watched.value("open_calls") == 0
+    assert watched.value("received_bytes_total") == 3
+    assert current_fields() == {}
+
+
+async def test_what_is_left_to_the_handler_is_counted_once() -> None:
+    async def handler(request: bytes, call: Call) -> bytes:
+        return request
+
+    watched = Watched(Unary(PATH, handler, lambda request, call: None))
+    assert watched.immediate(b"abc", CALL) is None
+    assert watched.calls("OK") is None
+    assert watched.value("received_bytes_total") == 0
+
+    await watched.handler(b"abc", CALL)
+    assert watched.calls("OK") == 1
+    assert watched.value("received_bytes_total") == 3
+
+
+async def test_pieces_of_a_response_are_counted_together() -> None:
+    async def many(request: bytes, call: Call) -> AsyncIterator[Response]:
+        yield b"head", memoryview(b"body")
+
+    watched = Watched(ServerStream(PATH, many))
+    assert [join(answer) async for answer in watched.handler(b"", CALL)] == [b"headbody"]
+    assert watched.value("sent_bytes_total") == 8
 
 
 async def test_streams_are_counted_message_by_message() -> None:

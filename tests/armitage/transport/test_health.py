@@ -12,7 +12,7 @@ from armitage.errors import NotFound
 from armitage.reapi.gate import status_of
 from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
 from armitage.transport.health import HealthService
-from armitage.transport.port import Call, Method, ServerStream, Unary
+from armitage.transport.port import Call, Method, ServerStream, Unary, join
 
 CALL = Call("/grpc.health.v1.Health/Check")
 
@@ -33,7 +33,7 @@ async def watch(health: HealthService, service: str) -> AsyncGenerator[int, None
     assert isinstance(method, ServerStream)
     request = pb.HealthCheckRequest(service=service).SerializeToString()
     async for message in method.handler(request, CALL):
-        yield pb.HealthCheckResponse.FromString(message).status
+        yield pb.HealthCheckResponse.FromString(join(message)).status
 
 
 async def test_check_answers_for_the_server_and_each_service() -> None:
