@@ -31,6 +31,7 @@ from armitage.transport.port import (
     ServerStream,
     Status,
     Unary,
+    join,
 )
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryActionCache, MemoryStore
@@ -63,6 +64,16 @@ class FakeTime:
         return self.now
 
     wall = monotonic = __call__
+
+
+def _at_once(method: Unary, request: bytes, call: Call) -> bytes | Status | None:
+    """What the immediate handler answers, if it does; the other must answer the same."""
+    if method.immediate is None:
+        return None
+    try:
+        return method.immediate(request, call)
+    except Exception as error:
+        return status_of(error)
 
 
 @dataclass
@@ -123,12 +134,14 @@ class Services:
     ) -> Resp:
         method = self.methods[rpc.path]
         assert isinstance(method, Unary)
+        encoded, call = request.SerializeToString(), Call(rpc.path, metadata or {})
+        at_once = _at_once(method, encoded, call)
         try:
-            answer = await method.handler(
-                request.SerializeToString(), Call(rpc.path, metadata or {})
-            )
+            answer = await method.handler(encoded, call)
         except Exception as error:
+            assert at_once in (None, status_of(error))
             raise Failed(status_of(error)) from error
+        assert at_once in (None, answer)
         return rpc.response.FromString(answer)
 
     async def stream(
