@@ -22,6 +22,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail a test that would skip for want of something that scripts/test installs",
     )
+    parser.addoption(
+        "--transport",
+        metavar="NAME",
+        help="run the suites that every transport must pass on this one alone",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a test that takes a `transport` each of them in turn."""
+    if "transport" in metafunc.fixturenames:
+        from support.transports import TRANSPORTS
+
+        only = metafunc.config.getoption("--transport")
+        chosen = [TRANSPORTS[only]] if only else list(TRANSPORTS.values())
+        names = [transport.name for transport in chosen]
+        metafunc.parametrize("transport", chosen, ids=names, scope="session")
 
 
 @pytest.hookimpl(wrapper=True)
