@@ -27,7 +27,7 @@ from armitage.reapi.logstream import LogLimits
 from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
 from armitage.transport.addresses import is_loopback
-from armitage.transport.grpcio import GrpcioOptions
+from armitage.transport.options import GrpcOptions
 from armitage.transport.tls import TlsFiles
 from armitage.web.server import WebOptions
 from cas.disk import DiskOptions
@@ -93,7 +93,7 @@ class Config:
     drain_s: float = 30.0
     """How long running calls may take to end after SIGTERM."""
     instances: tuple[Instance, ...] = (Instance(),)
-    grpc: GrpcioOptions = field(default_factory=GrpcioOptions)
+    grpc: GrpcOptions = field(default_factory=GrpcOptions)
     web: WebOptions = field(default_factory=WebOptions)
     limits: Limits = field(default_factory=Limits)
     invocations: InvocationOptions = field(default_factory=InvocationOptions)

@@ -21,25 +21,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
 
 from armitage import errors
-from armitage.transport.addresses import (
-    explain_bind_failure,
-    is_loopback,
-    join_address,
-    split_address,
-)
+from armitage.transport.addresses import explain_bind_failure, join_address, split_address
+from armitage.transport.options import ClientIdle, GrpcOptions
 from armitage.transport.port import (
     Bidi,
     Call,
     ClientStream,
+    Code,
     Method,
     Response,
     ServerStream,
@@ -50,82 +44,21 @@ from armitage.transport.port import (
     join,
 )
 from armitage.transport.tls import TlsFiles, TlsMaterial, files_state, load_tls
+from armitage.transport.trailers import fit
 
 _log = logging.getLogger(__name__)
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _EOF = grpc.aio.EOF
-_MIB = 1 << 20
-
-_TRAILER_BYTES = 5 * 1024
-"""Clients refuse trailers over 8 KiB (gRPC's default); base64 makes this much of them about 7."""
-
-_MESSAGE_BYTES = 1024
 
 _FAREWELL_S = 2.0
 """How long the last responses may take to leave once every handler has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class GrpcioOptions:
-    """How the grpcio server listens and what it bears from clients. None switches a limit off."""
-
-    addresses: tuple[str, ...] = ("127.0.0.1:8980",)
-    """`HOST:PORT` (port 0: any free one) or `unix:PATH`."""
-    tls: TlsFiles | None = None
-    plaintext_beyond_loopback: bool = field(default=False, metadata={"setting": False})
-    """Accepts that anybody on the network can read and forge everything. The composition root sets
-    it from the one setting for all listeners.
-    """
-
-    receive_limit_bytes: int = 64 * _MIB
-    """Per message. Well above the advertised batch limit, whose messages carry overhead too."""
-    metadata_limit_bytes: int = 64 * 1024
-    max_streams: int = 1024
-    """Concurrent calls per connection; further ones wait at the client."""
-
-    min_ping_interval_s: float = 5.0
-    """Clients may ping this often, also with no call open. Buck2 pings every 30 s."""
-    keepalive_s: float | None = 60.0
-    """How often we ping a silent client, so that vanished ones are noticed."""
-    keepalive_timeout_s: float = 20.0
-    handshake_timeout_s: float = 20.0
-    client_idle_s: float | None = 600.0
-    """How long a call may wait for its client to send or to take a message."""
-    connection_idle_s: float | None = None
-    """Closes connections that had no call for this long."""
-    connection_age_s: float | None = None
-    """Closes connections this old, once their calls have ended or the grace below is up."""
-    connection_age_grace_s: float | None = None
-
-    discard_limit_bytes: int = 256 * _MIB
-    """How much of an upload is read and thrown away after an early answer (see `ClientStream`)."""
-    discard_limit_s: float = 120.0
-    discard_idle_s: float = 1.0
-    """How long such a client may be silent before it gets its answer all the same: one that waits
-    for the answer before it sends more must not wait for `discard_limit_s`.
-    """
-
-    drain_retry_after_s: float = 1.0
-    """What calls that come while draining are told (RetryInfo)."""
-    drain_exempt: tuple[str, ...] = field(
-        default=("grpc.health.v1.Health",), metadata={"setting": False}
-    )
-    """Services that are still served while draining and do not hold it up."""
-
-    def __post_init__(self) -> None:
-        if not self.addresses:
-            raise ValueError("addresses: none is left; write at least one HOST:PORT")
-        if self.max_streams < 1:
-            raise ValueError("max_streams: must be at least 1")
-        if self.receive_limit_bytes < 1:
-            raise ValueError("receive_limit_bytes: must be at least 1")
-
-
 class GrpcioServer:
     """Serves methods over grpc.aio."""
 
-    def __init__(self, methods: Sequence[Method], gate: StatusGate, options: GrpcioOptions) -> None:
+    def __init__(self, methods: Sequence[Method], gate: StatusGate, options: GrpcOptions) -> None:
         self.options = options
         self._gate = gate
         self._lookup = _Lookup(self, methods)
@@ -153,8 +86,7 @@ class GrpcioServer:
 
         Raises ConfigError, with nothing left bound, when an address or TLS file is unusable.
         """
-        for address in self.options.addresses:
-            self._check_address(address)
+        self.options.check_reach()
         credentials = _credentials(self.options.tls) if self.options.tls else None
         self._loop = asyncio.get_running_loop()
         self._server = grpc.aio.server(options=channel_arguments(self.options))
@@ -191,13 +123,11 @@ class GrpcioServer:
 
     def refusal(self) -> errors.Unavailable:
         """What a call gets that this server does not serve any more."""
-        return errors.Unavailable(
-            "the server is shutting down; try again", self.options.drain_retry_after_s
-        )
+        return self.options.refusal()
 
     def is_exempt(self, path: str) -> bool:
         """Whether the method is served while draining."""
-        return path[1:].partition("/")[0] in self.options.drain_exempt
+        return self.options.is_exempt(path)
 
     def opened(self, call: _OpenCall) -> None:
         """Counts a call whose handler starts."""
@@ -210,22 +140,14 @@ class GrpcioServer:
             self._emptied.set()
 
     def status_of(self, error: BaseException) -> Status:
-        """Asks the gate."""
-        return self._gate(error)
+        """Asks the gate, but for what only a transport knows."""
+        if isinstance(error, ClientIdle):
+            return Status(Code.DEADLINE_EXCEEDED, str(error))
+        return fit(self._gate(error))
 
     def now(self) -> float:
         """Monotonic seconds, to measure idleness."""
         return self._loop.time()
-
-    def _check_address(self, address: str) -> None:
-        if not address.startswith("unix"):
-            split_address(address)
-        if self.options.tls or self.options.plaintext_beyond_loopback or is_loopback(address):
-            return
-        raise errors.ConfigError(
-            f"listen address {address}: reaches beyond this host without TLS; configure TLS, "
-            "listen on 127.0.0.1, or accept plaintext explicitly"
-        )
 
     def _bind(self, address: str, credentials: Any) -> str:
         try:
@@ -248,12 +170,8 @@ class GrpcioServer:
         before = self.now() - idle_s
         for call in list(self._open):
             if call.waits_since() < before:
-                call.interrupt(_ClientIdle(f"the client was idle for {idle_s:g} s"))
+                call.interrupt(ClientIdle(idle_s))
         self._schedule_sweep()
-
-
-class _ClientIdle(Exception):
-    """The client neither sent nor took a message for too long."""
 
 
 class _OpenCall:
@@ -362,12 +280,9 @@ class _OpenCall:
             raise asyncio.CancelledError from error
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             raise error
-        if isinstance(error, _ClientIdle):
-            code, message, details = grpc.StatusCode.DEADLINE_EXCEEDED, str(error), b""
-        else:
-            status = self._server.status_of(error)
-            code, message, details = _CODES[status.code], status.message, status.details
-        await self._context.abort(code, *_trailers(message, details))
+        status = self._server.status_of(error)
+        trailers = (("grpc-status-details-bin", status.details),) if status.details else ()
+        await self._context.abort(_CODES[status.code], status.message, trailers)
 
 
 class _UnaryCall(_OpenCall):
@@ -510,43 +425,6 @@ class _Lookup(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
         return kind(self._server, method, details.invocation_metadata, exempt=exempt)
 
 
-def _trailers(message: str, details: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    encoded = message.encode("utf-8", "replace")
-    if len(encoded) > _MESSAGE_BYTES:
-        message = encoded[:_MESSAGE_BYTES].decode("utf-8", "ignore") + "..."
-    if details and len(details) + len(encoded) > _TRAILER_BYTES:
-        details = _shortened(details, message)
-    return message, (("grpc-status-details-bin", details),) if details else ()
-
-
-def _shortened(details: bytes, message: str) -> bytes:
-    """Drops violations until the rest fits, and everything if that does not help. A client that
-    mends the ones it is told of learns of the others when it tries again.
-    """
-    status = status_pb2.Status.FromString(details)
-    status.message = message  # Clients check that it is the one of the other trailer.
-    shorter: bytes = status.SerializeToString()
-    while len(shorter) + len(message.encode()) > _TRAILER_BYTES:
-        before = len(shorter)
-        for packed in status.details:
-            _halve(packed)
-        shorter = status.SerializeToString()
-        if len(shorter) == before:
-            return b""
-    return shorter
-
-
-def _halve(packed: any_pb2.Any) -> None:
-    for detail, field_name in (
-        (error_details_pb2.PreconditionFailure(), "violations"),
-        (error_details_pb2.BadRequest(), "field_violations"),
-    ):
-        if packed.Unpack(detail):
-            violations = getattr(detail, field_name)
-            del violations[max(1, len(violations) // 2) :]
-            packed.Pack(detail)
-
-
 def _identity(context: Any) -> str | None:
     """The subject of the client's certificate, which grpc has verified; None without one."""
     proven = context.auth_context()
@@ -587,7 +465,7 @@ def _configuration(material: TlsMaterial) -> Any:
     )
 
 
-def channel_arguments(options: GrpcioOptions) -> list[tuple[str, int]]:
+def channel_arguments(options: GrpcOptions) -> list[tuple[str, int]]:
     """The options in grpc's own words."""
     arguments: list[tuple[str, int]] = [
         ("grpc.so_reuseport", 0),

@@ -10,7 +10,8 @@ from armitage.client.channel import CallFailed, Channel
 from armitage.reapi import rpcs
 from armitage.reapi.gate import status_of
 from armitage.reapi.rpcs import Rpc
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import (
     Call,
     ClientStream,
@@ -47,7 +48,7 @@ async def lying_server(
                 if rpc.path not in own
             ),
         ]
-        options = GrpcioOptions(addresses=("127.0.0.1:0",))
+        options = GrpcOptions(addresses=("127.0.0.1:0",))
         server = GrpcioServer(methods, gate or honest_gate, options)
         (address,) = await server.start()
         try:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import grpc.aio
 
 from armitage.reapi.gate import status_of
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Method, StatusGate
 
 MIB = 1 << 20
@@ -68,7 +69,7 @@ class Transport:
             yield Subject(server, address, channel)
 
 
-TRANSPORTS = {each.name: each for each in (Transport("grpcio", GrpcioServer, GrpcioOptions),)}
+TRANSPORTS = {each.name: each for each in (Transport("grpcio", GrpcioServer, GrpcOptions),)}
 """A new transport joins every suite by a line here."""
 
 

@@ -17,7 +17,8 @@ from armitage.client.remote import Remote, connect
 from armitage.reapi import rpcs
 from armitage.reapi.digests import wire_digest
 from armitage.reapi.gate import status_of
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Method, ServerStream, Unary
 from cas.digest import Digest, DigestFunction
 
@@ -39,7 +40,7 @@ async def server_of(
     methods: Sequence[Method], max_batch_bytes: int = 4000
 ) -> AsyncIterator[Remote]:
     """A server that does as the test says."""
-    server = GrpcioServer(methods, status_of, GrpcioOptions(addresses=("127.0.0.1:0",)))
+    server = GrpcioServer(methods, status_of, GrpcOptions(addresses=("127.0.0.1:0",)))
     (target,) = await server.start()
     try:
         async with Channel(target) as channel:

@@ -7,7 +7,8 @@ from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.client.channel import CallFailed, Channel
 from armitage.reapi import rpcs
 from armitage.reapi.gate import status_of
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, ClientStream, Code
 
 
@@ -22,7 +23,7 @@ async def server() -> AsyncIterator[str]:
     server = GrpcioServer(
         [ClientStream(rpcs.WRITE.path, take_all)],
         status_of,
-        GrpcioOptions(addresses=("127.0.0.1:0",)),
+        GrpcOptions(addresses=("127.0.0.1:0",)),
     )
     (target,) = await server.start()
     yield target

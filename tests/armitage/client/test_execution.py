@@ -15,7 +15,8 @@ from armitage.client.execution import Patience, Update, execute, only_blobs_are_
 from armitage.client.remote import Remote
 from armitage.reapi import rpcs
 from armitage.reapi.gate import status_of
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Code, ServerStream
 from cas.digest import DigestFunction
 
@@ -55,7 +56,7 @@ class Script:
 
 @asynccontextmanager
 async def server_with(script: Script) -> AsyncIterator[Remote]:
-    options = GrpcioOptions(addresses=("127.0.0.1:0",))
+    options = GrpcOptions(addresses=("127.0.0.1:0",))
     server = GrpcioServer(script.methods(), status_of, options)
     (target,) = await server.start()
     try:

@@ -10,8 +10,9 @@ import pytest
 from armitage._proto.grpc.health.v1 import health_pb2 as pb
 from armitage.errors import NotFound
 from armitage.reapi.gate import status_of
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
 from armitage.transport.health import HealthService
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Method, ServerStream, Unary, join
 
 CALL = Call("/grpc.health.v1.Health/Check")
@@ -77,7 +78,7 @@ async def test_list_names_all() -> None:
 
 async def test_drain_tells_watchers_and_ends_them() -> None:
     health = HealthService([])
-    server = GrpcioServer(health.methods(), status_of, GrpcioOptions(addresses=("127.0.0.1:0",)))
+    server = GrpcioServer(health.methods(), status_of, GrpcOptions(addresses=("127.0.0.1:0",)))
     [address] = await server.start()
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")

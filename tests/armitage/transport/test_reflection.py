@@ -11,7 +11,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2  # noqa: F401
 from armitage._proto.grpc.reflection.v1 import reflection_pb2 as pb
 from armitage.reapi.gate import status_of
-from armitage.transport.grpcio import GrpcioOptions, GrpcioServer
+from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Unary
 from armitage.transport.reflection import (
     SERVICE,
@@ -32,7 +33,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     methods = [Unary(f"/{CAS}/FindMissingBlobs", echo)]
     reflection = ReflectionService(services_of(methods))
     server = GrpcioServer(
-        [*methods, *reflection.methods()], status_of, GrpcioOptions(addresses=("127.0.0.1:0",))
+        [*methods, *reflection.methods()], status_of, GrpcOptions(addresses=("127.0.0.1:0",))
     )
     [address] = await server.start()
     async with grpc.aio.insecure_channel(address) as opened:
