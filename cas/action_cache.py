@@ -34,3 +34,12 @@ class ActionCache(Protocol):
 
     async def remove(self, instance: str, action: Digest) -> None:
         """Forgets; does nothing when there is nothing to forget."""
+
+
+class Recall(Protocol):
+    """A cache that answers at once, without an await, where it can."""
+
+    def recall(self, instance: str, key: bytes) -> bytes | None:
+        """Answers the remembered result of the action with that key (cas.keys) when it is at hand
+        in memory. None says nothing: ask get.
+        """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from cas.digest import Buffer, Digest, DigestFunction
+from cas.errors import CasError
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,33 @@ class BlobStore(Protocol):
         """Starts a streamed write.
 
         Raises BlobTooLarge, StoreFull when the announced size cannot fit.
+        """
+
+
+class Glimpse(Protocol):
+    """A store that knows at once, without an await, what it is asked most."""
+
+    def all_fresh(self, keys: Collection[bytes]) -> bool:
+        """Whether all of these blobs are stored and none needs its lease renewed, so that nothing
+        has to be done but to say so. False says nothing: ask find_missing.
+
+        Keys are cas.keys's. One pass in C; pass a list or a set.
+        """
+
+
+class BatchPut(NamedTuple):
+    """One blob of a put_many."""
+
+    candidates: Sequence[Digest]
+    data: Buffer
+
+
+class BatchStore(Protocol):
+    """A store that takes many blobs in one go, with one sync for all."""
+
+    async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+        """Stores each as put does and answers, in the order given, its digest or why it is not
+        stored.
         """
 
 
