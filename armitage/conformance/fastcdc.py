@@ -68,8 +68,9 @@ def _next(window: bytes, minimum: int, average: int, strict: int, loose: int) ->
     if len(window) <= minimum:
         return len(window)
     rolling = 0
-    for position in range(minimum, len(window)):
+    # The implementations take bytes in pairs, and so never look at an odd last one.
+    for position in range(minimum // 2 * 2, len(window) // 2 * 2):
         rolling = ((rolling << 1) + _GEAR[window[position]]) & _WORD
-        if not rolling & (strict if position < average else loose):
+        if not rolling & (strict if position < average // 2 * 2 else loose):
             return position
     return len(window)
