@@ -1,17 +1,19 @@
 """The least of an HTTP/2 gRPC client, for what real clients will not do on demand: pings in a row,
-streams left half open, frames counted.
+streams left half open, frames counted, rules broken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
+WINDOW_UPDATE, CONTINUATION = 8, 9
+END_STREAM, ACK, END_HEADERS, PADDED, WITH_PRIORITY = 1, 1, 4, 8, 0x20
 
 
 class Frame(NamedTuple):
@@ -19,6 +21,41 @@ class Frame(NamedTuple):
     flags: int
     stream: int
     payload: bytes
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One frame as it travels."""
+    head = struct.pack(">I", len(payload))[1:] + bytes([kind, flags])
+    return head + struct.pack(">I", stream) + payload
+
+
+def request_fields(path: str, /, **changed: str) -> list[tuple[str, str]]:
+    """The header fields of a gRPC call; `method`, `scheme` and so on change pseudo-headers."""
+    pseudo = {"method": "POST", "scheme": "http", "path": path, "authority": "localhost"}
+    fields = [(f":{name}", value) for name, value in (pseudo | changed).items()]
+    return [*fields, ("content-type", "application/grpc"), ("te", "trailers")]
+
+
+def header_block(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Literal fields that no table remembers, without Huffman codes (RFC 7541 section 6.2.2)."""
+    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("latin-1")
+    if len(data) < 127:
+        return bytes([len(data)]) + data
+    head, left = bytearray([127]), len(data) - 127
+    while left >= 128:
+        head.append(left % 128 + 128)
+        left //= 128
+    head.append(left)
+    return bytes(head) + data
+
+
+def message(data: bytes) -> bytes:
+    """A gRPC message with its prefix."""
+    return struct.pack(">xI", len(data)) + data
 
 
 class RawClient:
@@ -30,32 +67,25 @@ class RawClient:
         self._next_stream = 1
 
     def send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
-        head = struct.pack(">I", len(payload))[1:] + bytes([kind, flags])
-        self._writer.write(head + struct.pack(">I", stream) + payload)
+        self.write(frame(kind, flags, stream, payload))
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes as they are."""
+        self._writer.write(data)
+
+    async def flush(self) -> None:
+        """Waits while too much is unsent. Raises ConnectionError once the server is gone."""
+        await self._writer.drain()
 
     def open_stream(self, path: str) -> int:
         """Sends a call's headers and answers its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        fields = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": "localhost",
-            "content-type": "application/grpc",
-            "te": "trailers",
-        }
-        block = b"".join(
-            b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-            for name, value in fields.items()
-        )
-        self.send(HEADERS, END_HEADERS, stream, block)
+        self.send(HEADERS, END_HEADERS, stream, header_block(request_fields(path)))
         return stream
 
-    def send_message(self, stream: int, message: bytes, *, last: bool) -> None:
+    def send_message(self, stream: int, data: bytes, *, last: bool) -> None:
         """Sends a message (at most 16 KiB) as one DATA frame."""
-        self.send(
-            DATA, END_STREAM if last else 0, stream, struct.pack(">xI", len(message)) + message
-        )
+        self.send(DATA, END_STREAM if last else 0, stream, message(data))
 
     async def receive(self) -> Frame | None:
         """The next frame; None at the end of the connection."""
@@ -63,12 +93,12 @@ class RawClient:
             head = await self._reader.readexactly(9)
             length = int.from_bytes(head[:3], "big")
             stream = int.from_bytes(head[5:], "big")
-            frame = Frame(head[3], head[4], stream, await self._reader.readexactly(length))
+            received = Frame(head[3], head[4], stream, await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        if frame.kind == SETTINGS and not frame.flags & ACK:
+        if received.kind == SETTINGS and not received.flags & ACK:
             self.send(SETTINGS, ACK, 0)
-        return frame
+        return received
 
     async def ping(self) -> list[Frame]:
         """Sends a ping; answers what came until its acknowledgement.
@@ -78,31 +108,38 @@ class RawClient:
         self.send(PING, 0, 0, b"pingpong")
         frames: list[Frame] = []
         while True:
-            frame = await self.receive()
-            assert frame is not None, "the server closed the connection"
-            assert frame.kind != GOAWAY, f"GOAWAY: {frame.payload[8:].decode()}"
-            if frame.kind == PING and frame.flags & ACK:
+            received = await self.receive()
+            assert received is not None, "the server closed the connection"
+            assert received.kind != GOAWAY, f"GOAWAY: {received.payload[8:].decode()}"
+            if received.kind == PING and received.flags & ACK:
                 return frames
-            frames.append(frame)
+            frames.append(received)
 
     async def until_end_of(self, stream: int) -> list[Frame]:
         """The stream's frames up to the one that ends it."""
         frames = []
-        while frame := await self.receive():
-            if frame.stream == stream:
-                frames.append(frame)
-                if frame.kind == RST_STREAM or frame.flags & END_STREAM:
+        while received := await self.receive():
+            if received.stream == stream:
+                frames.append(received)
+                if received.kind == RST_STREAM or received.flags & END_STREAM:
                     break
+        return frames
+
+    async def until_closed(self) -> list[Frame]:
+        """Everything that comes until the server closes the connection."""
+        frames = []
+        while received := await self.receive():
+            frames.append(received)
         return frames
 
 
 @asynccontextmanager
-async def raw_client(address: str) -> AsyncIterator[RawClient]:
+async def raw_client(address: str, opening: bytes | None = None) -> AsyncIterator[RawClient]:
+    """A connection that has sent the preface and empty settings, or another opening."""
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     client = RawClient(reader, writer)
-    client.send(SETTINGS, 0, 0)
+    client.write(PREFACE + frame(SETTINGS, 0, 0) if opening is None else opening)
     try:
         yield client
     finally:

@@ -40,6 +40,8 @@ class Transport:
     name: str
     kind: Callable[[Sequence[Method], StatusGate, Any], Server]
     options: Callable[..., Any]
+    flags: tuple[str, ...] = ()
+    """What makes `armitage serve` use it."""
 
     def server(self, *methods: Method, gate: StatusGate = status_of, **options: Any) -> Server:
         """A server that is not started yet; on a free port of loopback unless told otherwise."""
