@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 from cas.digest import Buffer
 
@@ -15,6 +15,13 @@ _SMALL = 64 * 1024
 _PIECE = 1024 * 1024
 _SLICE = 64 * 1024 * 1024
 _CANNOT_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+
+
+class Stop(Protocol):
+    """Tells a long copy that nobody waits for it any more; threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
 
 
 def write_all(fd: int, buffers: Sequence[Buffer]) -> None:
@@ -59,7 +66,7 @@ def write_new_file(path: str, mode: int, data: Buffer) -> None:
         os.close(fd)
 
 
-def copy_to_new(source: int, size_bytes: int, path: str, mode: int, stop: threading.Event) -> None:
+def copy_to_new(source: int, size_bytes: int, path: str, mode: int, stop: Stop) -> None:
     """Makes a new file with an open file's first bytes; leaves it half done when told to stop."""
     fd = create(path, mode)
     try:
