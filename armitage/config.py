@@ -20,6 +20,7 @@ from armitage.observability.logs import LogOptions
 from armitage.observability.traces import TraceOptions
 from armitage.reapi.asset import AssetOptions
 from armitage.reapi.bytestream import ByteStreamOptions
+from armitage.reapi.chunking import ChunkingOptions
 from armitage.reapi.execution import ExecutionOptions
 from armitage.reapi.instances import Instance
 from armitage.reapi.limits import Limits
@@ -102,6 +103,7 @@ class Config:
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
     bytestream: ByteStreamOptions = field(default_factory=ByteStreamOptions)
+    chunking: ChunkingOptions = field(default_factory=ChunkingOptions)
     logstream: LogLimits = field(default_factory=LogLimits)
     asset: AssetOptions = field(default_factory=AssetOptions)
     execute: ExecutionOptions = field(default_factory=ExecutionOptions)

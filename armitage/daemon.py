@@ -39,6 +39,7 @@ from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.asset import AssetService
 from armitage.reapi.bytestream import ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
+from armitage.reapi.chunking import ChunkingService
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
 from armitage.reapi.execution import ExecutionService
@@ -62,7 +63,7 @@ from cas.action_cache import ActionCache, CacheStats
 from cas.disk import DiskStore
 from cas.disk_action_cache import DiskActionCache
 from cas.memory import MemoryActionCache, MemoryStore
-from cas.store import BlobStore, Measured, Retention
+from cas.store import BatchStore, BlobStore, Measured, Retention
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
 from executor.namespace import NamespaceExecutor
@@ -79,7 +80,7 @@ _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64l
 """From uname's names to those of REAPI's platform lexicon."""
 
 
-class Store(BlobStore, Retention, Measured, Protocol):
+class Store(BlobStore, BatchStore, Retention, Measured, Protocol):
     """What the daemon needs of a store."""
 
 
@@ -307,12 +308,16 @@ class Daemon:
         return (config.data_dir or Path()) / config.executor.scratch
 
     def _cache_methods(self, base: _Base) -> list[Method]:
-        limits, scheduler = self._config.limits, self._config.scheduler
+        limits, chunking = self._config.limits, self._config.chunking
+        scheduler = self._config.scheduler
         priorities = (scheduler.priority_min, scheduler.priority_max)
         shared = (base.instances, base.invocations)
         return [
-            *CapabilitiesService(base.instances, limits=limits, priorities=priorities).methods(),
+            *CapabilitiesService(
+                base.instances, limits=limits, chunking=chunking, priorities=priorities
+            ).methods(),
             *ContentService(base.store, *shared, limits=limits).methods(),
+            *ChunkingService(base.store, *shared, limits=limits, options=chunking).methods(),
             *ActionCacheService(
                 base.cache, base.store, *shared, base.completeness, limits=limits
             ).methods(),

@@ -37,6 +37,7 @@ from cas.digest import Buffer, Digest, DigestFunction, Hasher
 from cas.errors import (
     BlobNotFound,
     BlobTooLarge,
+    CasError,
     InvalidDigest,
     OffsetOutOfRange,
     StoreFull,
@@ -44,7 +45,7 @@ from cas.errors import (
 )
 from cas.eviction import Index
 from cas.shelf import Draft, FileId, Shelf, store_error
-from cas.store import BlobWriter, FileExport, StoreStats
+from cas.store import BatchPut, BlobWriter, FileExport, StoreStats
 
 _log = logging.getLogger(__name__)
 
@@ -314,6 +315,18 @@ class DiskStore:
             digest = await self._shelf.run(match, candidates, frozen, self._blob_limit)
         await self._store(digest, frozen)
         return digest
+
+    async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+        """See BatchStore."""
+        async with asyncio.TaskGroup() as group:
+            puts = [group.create_task(self._put_or_say(blob)) for blob in blobs]
+        return [put.result() for put in puts]
+
+    async def _put_or_say(self, blob: BatchPut) -> Digest | CasError:
+        try:
+            return await self.put(blob.candidates, blob.data)
+        except CasError as error:
+            return error
 
     async def _store(
         self, digest: Digest, content: Buffer | Draft, reserved_bytes: int = 0

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from cas.action_cache import CacheStats
 from cas.candidates import Candidates, match
 from cas.digest import Buffer, Digest, DigestFunction
-from cas.errors import BlobNotFound, OffsetOutOfRange, StoreFull, StoreUnavailable
+from cas.errors import BlobNotFound, CasError, OffsetOutOfRange, StoreFull, StoreUnavailable
 from cas.eviction import Index
 from cas.files import open_regular, write_new_file
-from cas.store import BlobWriter, FileExport, StoreStats
+from cas.store import BatchPut, BlobWriter, FileExport, StoreStats
 
 _CHUNK = 1024 * 1024
 
@@ -80,6 +80,16 @@ class MemoryStore:
         digest = match(candidates, data, self._blob_limit)
         self._store(digest, data)
         return digest
+
+    async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+        """See BatchStore."""
+        outcomes: list[Digest | CasError] = []
+        for candidates, data in blobs:
+            try:
+                outcomes.append(await self.put(candidates, data))
+            except CasError as error:
+                outcomes.append(error)
+        return outcomes
 
     def _store(self, digest: Digest, data: Buffer) -> None:
         if not self._find((digest,)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage._proto.build.bazel.semver import semver_pb2 as semver
 from armitage.reapi import rpcs
+from armitage.reapi.chunking import ChunkingOptions
 from armitage.reapi.compressors import CODECS
 from armitage.reapi.digests import WIRE_FUNCTIONS
 from armitage.reapi.instances import Instance, Instances
@@ -12,7 +13,7 @@ from armitage.reapi.limits import Limits
 from armitage.transport.port import Call, Method, Unary
 
 LOWEST_VERSION = semver.SemVer(major=2, minor=0)
-HIGHEST_VERSION = semver.SemVer(major=2, minor=11)
+HIGHEST_VERSION = semver.SemVer(major=2, minor=13)
 
 
 class CapabilitiesService:
@@ -23,11 +24,13 @@ class CapabilitiesService:
         instances: Instances,
         *,
         limits: Limits | None = None,
+        chunking: ChunkingOptions | None = None,
         priorities: tuple[int, int] = (-(1 << 31), (1 << 31) - 1),
         allow_absolute_symlinks: bool = True,
     ) -> None:
         self._instances = instances
         self._limits = limits or Limits()
+        self._chunking = chunking or ChunkingOptions()
         self._priorities = priorities
         self._allow_absolute_symlinks = allow_absolute_symlinks
 
@@ -62,6 +65,11 @@ class CapabilitiesService:
             supported_compressors=[*CODECS],
             supported_batch_update_compressors=[*CODECS],
             max_cas_blob_size_bytes=instance.max_blob_size_bytes,
+            split_blob_support=True,
+            splice_blob_support=True,
+            fast_cdc_2020_params=reapi.FastCdc2020Params(
+                avg_chunk_size_bytes=self._chunking.average_bytes
+            ),
         )
 
     def _execution(self, instance: Instance) -> reapi.ExecutionCapabilities:

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from hashlib import sha256
 from itertools import chain
+from typing import Protocol
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.errors import ArmitageError, InvalidRequest, NotFound
@@ -23,12 +24,14 @@ from armitage.transport.port import Call, Code, Method, ServerStream, Unary
 from cas.compression import Codec
 from cas.digest import Digest
 from cas.errors import BlobNotFound, BlobTooLarge, CasError
-from cas.store import BlobStore
+from cas.store import BatchPut, BatchStore, BlobStore
 
-_PUTS_AT_ONCE = 4096
-"""Puts share their disk syncs, so that many at once cost little more than one."""
 _GETS_AT_ONCE = 256
 _COMPRESS_FROM_BYTES = 512
+
+
+class ContentStore(BlobStore, BatchStore, Protocol):
+    """What this service stores blobs in."""
 
 
 class ContentService:
@@ -36,7 +39,7 @@ class ContentService:
 
     def __init__(
         self,
-        store: BlobStore,
+        store: ContentStore,
         instances: Instances,
         invocations: Invocations,
         *,
@@ -48,7 +51,7 @@ class ContentService:
         self._limits = limits or Limits()
 
     def methods(self) -> list[Method]:
-        """Answers the methods for a transport. SplitBlob and SpliceBlob are not offered."""
+        """Answers the methods for a transport."""
         return [
             Unary(rpcs.FIND_MISSING_BLOBS.path, self.find_missing_blobs),
             Unary(rpcs.BATCH_UPDATE_BLOBS.path, self.batch_update_blobs),
@@ -81,14 +84,9 @@ class ContentService:
         instance = self._instances.get(message.instance_name)
         notation = instance.digests.notation(message.digest_function)
         self._check_batch(_announced_bytes(message.requests))
-
-        async def store(entry: reapi.BatchUpdateBlobsRequest.Request) -> Digest | Exception:
-            try:
-                return await self._store_entry(instance, notation, entry)
-            except (ArmitageError, CasError) as error:
-                return error
-
-        outcomes = await map_concurrently(store, message.requests, _PUTS_AT_ONCE)
+        outcomes = await self._store_all(
+            [_read_entry(instance, notation, entry) for entry in message.requests]
+        )
         self._invocations.hold(call, [out for out in outcomes if isinstance(out, Digest)])
         response = reapi.BatchUpdateBlobsResponse()
         for entry, outcome in zip(message.requests, outcomes, strict=True):
@@ -180,23 +178,14 @@ class ContentService:
             absent = {candidates for candidates in absent if missing.issuperset(candidates)}
         return found, absent
 
-    async def _store_entry(
-        self,
-        instance: Instance,
-        notation: Notation,
-        entry: reapi.BatchUpdateBlobsRequest.Request,
-    ) -> Digest:
-        candidates = notation.parse(entry.digest)
-        size = candidates[0].size_bytes
-        if 0 < instance.max_blob_size_bytes < size:
-            raise BlobTooLarge(candidates[0], instance.max_blob_size_bytes)
-        if entry.compressor == reapi.Compressor.IDENTITY:
-            return await self._store.put(candidates, entry.data)
-        if entry.compressor not in CODECS:
-            raise InvalidRequest(f"compressor {entry.compressor} is not offered for batch updates")
-        return await self._store.put(
-            candidates, CODECS[entry.compressor].decompress(entry.data, size)
+    async def _store_all(
+        self, entries: Sequence[BatchPut | ArmitageError | CasError]
+    ) -> list[Digest | ArmitageError | CasError]:
+        """Stores what could be read, all at once, and answers for each what came of it."""
+        outcomes = iter(
+            await self._store.put_many([entry for entry in entries if isinstance(entry, BatchPut)])
         )
+        return [next(outcomes) if isinstance(entry, BatchPut) else entry for entry in entries]
 
     def _check_batch(self, total_bytes: int) -> None:
         limit = self._limits.max_batch_total_size_bytes
@@ -281,6 +270,24 @@ def _scan_find_missing(request: bytes) -> tuple[str, int, list[bytes]]:
     message = reapi.FindMissingBlobsRequest.FromString(request)
     encoded = [digest.SerializeToString() for digest in message.blob_digests]
     return message.instance_name, message.digest_function, encoded
+
+
+def _read_entry(
+    instance: Instance, notation: Notation, entry: reapi.BatchUpdateBlobsRequest.Request
+) -> BatchPut | ArmitageError | CasError:
+    """Answers the blob, decompressed, or what is wrong with the entry."""
+    try:
+        candidates = notation.parse(entry.digest)
+        size_bytes = candidates[0].size_bytes
+        if 0 < instance.max_blob_size_bytes < size_bytes:
+            raise BlobTooLarge(candidates[0], instance.max_blob_size_bytes)
+        if entry.compressor == reapi.Compressor.IDENTITY:
+            return BatchPut(candidates, entry.data)
+        if entry.compressor not in CODECS:
+            raise InvalidRequest(f"compressor {entry.compressor} is not offered for batch updates")
+        return BatchPut(candidates, CODECS[entry.compressor].decompress(entry.data, size_bytes))
+    except (ArmitageError, CasError) as error:
+        return error
 
 
 def _announced_bytes(entries: Iterable[reapi.BatchUpdateBlobsRequest.Request]) -> int:

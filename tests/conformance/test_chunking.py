@@ -1,4 +1,4 @@
-"""The cases about chunks, which our daemon does not offer yet, judged on a server that does."""
+"""The cases about chunks, judged on another server: one of either version, and careless ones."""
 
 import hashlib
 

@@ -21,7 +21,16 @@ from cas.errors import (
     StoreUnavailable,
 )
 from cas.memory import MemoryOptions, MemoryStore
-from cas.store import BlobExporter, BlobImporter, BlobStore, FileExport, Measured, Retention
+from cas.store import (
+    BatchPut,
+    BatchStore,
+    BlobExporter,
+    BlobImporter,
+    BlobStore,
+    FileExport,
+    Measured,
+    Retention,
+)
 
 SHA256, BLAKE3 = DigestFunction.SHA256, DigestFunction.BLAKE3
 MIB = 1024 * 1024
@@ -29,7 +38,7 @@ LEASE_S = 12 * 3600.0
 PAST_LEASE_S = LEASE_S * 13 / 12 + 1
 
 
-class Store(BlobStore, Retention, BlobExporter, BlobImporter, Measured, Protocol):
+class Store(BlobStore, BatchStore, Retention, BlobExporter, BlobImporter, Measured, Protocol):
     async def close(self) -> None: ...
 
 
@@ -113,6 +122,46 @@ async def test_what_is_put_is_read_back(store: Store, function: DigestFunction, 
     assert await store.find_missing([digest]) == []
     assert await store.get(digest) == data
     assert await read(store, digest) == data
+
+
+async def test_each_blob_of_a_batch_is_stored_or_told_of(open_store: Open) -> None:
+    store = await open_store(max_blob_bytes=2 * MIB)
+    small, large, other = blob(100), blob(MIB, 1), blob(100, 2)
+    huge = blob(2 * MIB + 1, 3)
+
+    outcomes = await store.put_many(
+        [
+            BatchPut([small[0]], small[1]),
+            BatchPut([other[0]], small[1]),
+            BatchPut([large[0]], large[1]),
+            BatchPut([huge[0]], huge[1]),
+            BatchPut([small[0]], small[1]),
+            BatchPut([SHA256.empty], b""),
+        ]
+    )
+
+    assert outcomes[::2] == [small[0], large[0], small[0]]
+    assert isinstance(outcomes[1], DigestMismatch)
+    assert isinstance(outcomes[3], BlobTooLarge)
+    assert outcomes[5] == SHA256.empty
+    assert [await store.get(digest) for digest, _ in (small, large)] == [small[1], large[1]]
+    assert await store.find_missing([other[0], huge[0]]) == [other[0], huge[0]]
+
+
+async def test_a_batch_takes_what_has_room(open_store: Open) -> None:
+    store = await open_store(max_bytes=3 * MIB)
+    first, second, third = blob(2 * MIB), blob(2 * MIB, 1), blob(MIB // 2, 2)
+
+    outcomes = await store.put_many([BatchPut([d], data) for d, data in (first, second, third)])
+
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Digest)]
+    assert stored in ([first[0], third[0]], [second[0], third[0]])
+    assert sum(isinstance(outcome, StoreFull) for outcome in outcomes) == 1
+    assert store.stats().bytes == 2 * MIB + MIB // 2
+
+
+async def test_an_empty_batch_is_no_work(store: Store) -> None:
+    assert await store.put_many([]) == []
 
 
 @pytest.mark.parametrize("size", [1, 4096, MIB, MIB + 1, 3 * MIB + 5])

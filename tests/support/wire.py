@@ -15,6 +15,7 @@ from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.asset import AssetService
 from armitage.reapi.bytestream import ByteStreamOptions, ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
+from armitage.reapi.chunking import ChunkingOptions, ChunkingService
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
 from armitage.reapi.gate import status_of
@@ -86,6 +87,7 @@ class Services:
         default_factory=lambda: replace(ByteStreamOptions(), half_close_s=0.05)
     )
     log_limits: LogLimits = field(default_factory=LogLimits)
+    chunking: ChunkingOptions = field(default_factory=ChunkingOptions)
     require_action: bool = False
     store: MemoryStore = field(default_factory=MemoryStore)
     cache: MemoryActionCache = field(default_factory=MemoryActionCache)
@@ -109,7 +111,10 @@ class Services:
             limits=self.limits,
             require_action=self.require_action,
         )
-        self.capabilities = CapabilitiesService(named, limits=self.limits)
+        self.chunks = ChunkingService(
+            self.store, named, self.invocations, limits=self.limits, options=self.chunking
+        )
+        self.capabilities = CapabilitiesService(named, limits=self.limits, chunking=self.chunking)
         self.asset = AssetService(
             self.cache,
             self.store,
@@ -122,6 +127,7 @@ class Services:
         methods: list[Method] = [
             *self.asset.methods(),
             *self.content.methods(),
+            *self.chunks.methods(),
             *self.bytestream.methods(),
             *self.action_cache.methods(),
             *self.capabilities.methods(),

@@ -81,7 +81,7 @@ def test_status_says_what_the_server_offers(
         f"server            {daemon.url}\n"
         "health            serving\n"
         "executes          yes\n"
-        "API               2.0 to 2.11\n"
+        "API               2.0 to 2.13\n"
         "digest functions  sha256, blake3, sha1, sha384, sha512\n"
         "compressors       zstd, deflate, brotli\n"
         "batches           up to 3.8 MiB\n"

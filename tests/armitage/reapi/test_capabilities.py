@@ -8,6 +8,7 @@ from support.wire import BLAKE3, SHA256, Services, code_of
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.errors import InvalidRequest
 from armitage.reapi import rpcs
+from armitage.reapi.chunking import ChunkingOptions
 from armitage.reapi.digests import DigestPolicy
 from armitage.reapi.instances import Instance
 from armitage.reapi.limits import Limits
@@ -32,12 +33,17 @@ async def test_both_parts_are_answered_without_an_unknown() -> None:
     assert (answer.high_api_version.major, answer.high_api_version.minor) >= (2, 3)
 
 
-async def test_chunking_is_not_advertised() -> None:
-    cache = (await capabilities(Services())).cache_capabilities
+async def test_chunking_is_advertised_with_the_sizes_in_use() -> None:
+    services = Services(chunking=ChunkingOptions(average_bytes=64 << 10))
 
-    assert not cache.split_blob_support
-    assert not cache.splice_blob_support
-    assert not cache.HasField("fast_cdc_2020_params")
+    answer = await capabilities(services)
+
+    cache = answer.cache_capabilities
+    assert cache.split_blob_support
+    assert cache.splice_blob_support
+    assert cache.fast_cdc_2020_params.avg_chunk_size_bytes == 64 << 10
+    assert cache.fast_cdc_2020_params.seed == 0
+    assert (answer.high_api_version.major, answer.high_api_version.minor) == (2, 13)
 
 
 async def test_what_is_advertised_is_the_instances() -> None:

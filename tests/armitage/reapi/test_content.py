@@ -441,10 +441,3 @@ async def test_get_tree_pages_a_hundred_thousand_directories() -> None:
     assert sum(len(page.directories) for page in answer) == 100_001
     assert len(answer) > 1
     assert max(page.ByteSize() for page in answer) < 4 << 20
-
-
-async def test_split_and_splice_are_not_offered() -> None:
-    services = Services()
-
-    assert rpcs.SPLIT_BLOB.path not in services.methods
-    assert rpcs.SPLICE_BLOB.path not in services.methods
