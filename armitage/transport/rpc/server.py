@@ -14,22 +14,25 @@ How a shell drives it. One `RpcServer` per listening server, one `RpcConnection`
           the socket ended  events = connection.lost()                # Ended for each open call
 
 Everything that a shell calls may add output (a response, a WINDOW_UPDATE from `read`), so end each
-turn with take_output. Nothing here blocks, awaits, or reads a clock; `now` is monotonic seconds.
+turn with take_output. While the socket does not take what there is, hand nothing more to `receive`:
+what a peer can make us say is bounded by what it sends. Nothing here blocks, awaits, or reads a
+clock; `now` is monotonic seconds.
 
 Events (in the order of their causes; a call's events only ever come in the order below)
 
     Opened(call)            The headers came. For methods that stream requests at once. For the
                             others only if the request did not come in the same turn: the shell
                             can then start to count its deadline and idle time.
-    Requested(call, message)  Unary, ServerStream: the request is there. Start the handler.
+    Requested(call, message)  Unary, ServerStream: the request is there. Start the handler, unless
+                            `call.ended`: a reset may have come in the same turn.
     Readable(call)          ClientStream, Bidi: messages, or the end, came where `read` answered
-                            None before. At most one per turn.
+                            None before.
     Ended(call, reason)     The client reset the call, broke the protocol, or left; or the call
                             failed here (message too large...) and has been answered. Cancel the
                             handler. Nothing of the call comes after it, and its methods then do
                             nothing.
     PingAcknowledged()      The answer to our last ping.
-    Calls that end by our own finish/respond/reset get no event.
+    Calls that end by our own finish/respond/abandon get no event.
 
 Back-pressure. `send` and `respond` answer whether everything was handed to the output; if not,
 the call comes up in take_drained() once it was. take_output(limit) gives about `limit` bytes at
@@ -40,151 +43,546 @@ opens as `read` (or Requested) hands messages over: a handler that does not read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from struct import Struct
 
+from armitage.transport.http2 import frames
+from armitage.transport.http2.codes import ErrorCode
+from armitage.transport.http2.connection import Connection
+from armitage.transport.http2.headers import HeaderMemory
 from armitage.transport.http2.options import Counters, Http2Options
-from armitage.transport.port import Method, Piece, Response, Status
+from armitage.transport.http2.stream import Stream
+from armitage.transport.port import (
+    Code,
+    Method,
+    Response,
+    ServerStream,
+    Status,
+    Unary,
+    size_of,
+)
+from armitage.transport.rpc import blocks
+from armitage.transport.rpc.failure import RpcFailure
+from armitage.transport.rpc.head import Field, Head, RequestRules
+from armitage.transport.rpc.messages import (
+    PREFIX,
+    PREFIX_BYTES,
+    Message,
+    MessageReader,
+    too_large,
+)
 
+_OK = Status(Code.OK)
+_MESSAGE_OVERHEAD = 48
+"""What an unread message costs beside its bytes: many small ones must not come for free."""
 
-class Compressed(Protocol):
-    """A message that came compressed (grpc-encoding: gzip)."""
-
-    def expand(self) -> bytes:
-        """The message. Takes time in proportion to it, so call it in a thread (it touches nothing
-        shared). Raises RpcFailure: finish the call with its `.status`.
-        """
-        ...
-
-
-class ServerCall(Protocol):
-    """One call. All members are for the thread of the connection."""
-
-    method: Method
-    path: str
-    metadata: Mapping[str, str | bytes]
-    """As in `port.Call`; without what HTTP and gRPC use themselves (te, content-type...)."""
-    timeout_s: float | None
-    """From the arrival of the headers (grpc-timeout)."""
-    ended: bool
-    """Nothing more can be sent."""
-    half_closed: bool
-    """The client has sent all of its request (there may be messages left to read)."""
-
-    def read(self) -> bytes | Compressed | None:
-        """The next request message of a streaming call, or None: at the end if `exhausted`, else
-        for want of one; then Readable will come.
-        """
-        ...
-
-    @property
-    def exhausted(self) -> bool:
-        """The client ended the stream and every message was read."""
-        ...
-
-    def respond(self, message: bytes) -> bool:
-        """The response message of a call without any yet, and status OK. The fast path."""
-        ...
-
-    def send(self, message: Response) -> bool:
-        """A response message of a stream. Pieces are referred to, not copied, until they left.
-        Answers whether all of it went to the output. Send nothing more before it drained.
-        """
-        ...
-
-    def finish(self, status: Status) -> None:
-        """The status, after what was sent before. Once only. What the client still sends is read
-        and thrown away, up to a limit, then reset with NO_ERROR.
-        """
-        ...
-
-    def abandon(self) -> None:
-        """Resets the stream now: with CANCEL before its status left, with NO_ERROR after."""
-        ...
+_SMALL_BYTES = frames.FRAME_LIMIT - PREFIX_BYTES
+_RESPONSE_HEAD = blocks.head(len(blocks.RESPONSE), frames.HEADERS, frames.END_HEADERS)
+_TRAILERS_HEAD = blocks.head(
+    len(blocks.OK_TRAILERS), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM
+)
+_RESPONSE_START = Struct(f">5s4s{len(blocks.RESPONSE)}sIB4sBI")
+"""The HEADERS frame of a response, the head of a DATA frame, the prefix of a message."""
+_DATA_START = Struct(">IB4sBI")
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
+    """See above, as for the other events."""
+
     call: ServerCall
 
 
 @dataclass(frozen=True, slots=True)
 class Requested:
+    """The request of a call that takes one."""
+
     call: ServerCall
-    message: bytes | Compressed
+    message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class Readable:
+    """There is something to read."""
+
     call: ServerCall
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
+    """Nobody waits for the handler any more."""
+
     call: ServerCall
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class PingAcknowledged:
-    pass
+    """The client is there."""
 
 
 Event = Opened | Requested | Readable | Ended | PingAcknowledged
 
 
-class RpcServer(Protocol):
+class RpcServer:
     """What all connections share: methods, options, counters, memoised headers.
 
-    RpcServer(methods: Iterable[Method], *, receive_limit_bytes: int,
-              http2: Http2Options = Http2Options(), counters: Counters | None = None)
     A path that no method has is answered UNIMPLEMENTED without an event.
     """
 
-    counters: Counters
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        *,
+        receive_limit_bytes: int,
+        http2: Http2Options | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        given = list(methods)
+        self.methods = {method.path: method for method in given}
+        if len(self.methods) != len(given):
+            raise ValueError("two methods have the same path")
+        self.receive_limit_bytes = receive_limit_bytes
+        self.http2 = http2 or Http2Options()
+        self.counters = counters or Counters()
+        self.memory: HeaderMemory[Field, Head] = HeaderMemory(
+            RequestRules(), self.http2.header_list_limit
+        )
 
     def connect(self) -> RpcConnection:
-        """A new connection; its first output is our SETTINGS."""
-        ...
+        """A new connection. It says nothing before its peer has."""
+        return RpcConnection(self)
 
 
-class RpcConnection(Protocol):
-    """One connection."""
+class RpcConnection(Connection[Head, "ServerCall"]):
+    """One connection. Besides what is here a shell uses of its base: `closing`, `close_reason`,
+    `output_bytes`, `take_output`, `take_drained`, `ping`, `announce_drain`, `drain`.
+    """
 
-    closing: bool
-    """Write what is there, then close: a fatal error, or drained and empty, or not HTTP/2."""
-    close_reason: str
-    """For logs; empty while not closing."""
-    calls: Iterable[ServerCall]
-    """Those open, for sweeps of idle ones."""
-    open_calls: int
-    output_bytes: int
-    """How much take_output would give without limit, about."""
+    def __init__(self, server: RpcServer) -> None:
+        super().__init__(server.http2, server.counters, server.memory)
+        self.server = server
+        self.methods = server.methods
+        self.events: list[Event] = []
+        self._fresh: list[ServerCall] = []
+        self._assembling: dict[ServerCall, None] = {}
+        self._assembled_bytes = 0
 
-    def receive(self, data: bytes, now: float) -> list[Event]: ...
-    def take_output(self, limit: int = 1 << 20) -> list[Piece]: ...
-    def take_drained(self) -> list[ServerCall]: ...
+    @property
+    def calls(self) -> Collection[ServerCall]:
+        """Those that the connection knows of, also those answered whose client still sends."""
+        return self.streams.values()
+
+    @property
+    def open_calls(self) -> int:
+        """How many `calls` there are."""
+        return len(self.streams)
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """What the client sent, in pieces of any size."""
+        self.consume(data, now)
+        return self._take_events()
+
     def lost(self) -> list[Event]:
         """The peer is gone: every open call ends. Idempotent."""
-        ...
+        self.abort("the client left")
+        return self._take_events()
 
-    def ping(self) -> None:
-        """Asks for a PingAcknowledged (keepalive)."""
-        ...
+    def close(self, reason: str = "closed") -> list[Event]:
+        """Ends everything at once, with a GOAWAY."""
+        self.terminate(ErrorCode.NO_ERROR, reason)
+        return self._take_events()
 
-    def announce_drain(self) -> None:
-        """Step one of a graceful end: GOAWAY(2^31-1) and a ping; calls that the client has not
-        heard that in time for still come in.
+    def _take_events(self) -> list[Event]:
+        if self._fresh:
+            for call in self._fresh:
+                if not (call.requested or call.ended or call.gone):
+                    call.announced = True
+                    self.events.append(Opened(call))
+            self._fresh = []
+        events, self.events = self.events, []
+        return events
+
+    def on_ping_acknowledged(self) -> None:
+        """See the base."""
+        self.events.append(PingAcknowledged())
+
+    def open_stream(self, stream_id: int, id_bytes: bytes, head: Head, *, ended: bool) -> None:
+        """Starts a call, or refuses it."""
+        call = ServerCall(self, stream_id, id_bytes, head)
+        self.streams[stream_id] = call
+        if ended:
+            call.remote_closed = True
+        if head.http_status:
+            call.reject(head.http_status)
+        elif head.refusal is not None:
+            call.finish(head.refusal)
+        else:
+            method = self.methods.get(head.path)
+            if method is None:
+                call.finish(Status(Code.UNIMPLEMENTED, "Method not found!"))
+            else:
+                self._start(call, method, ended=ended)
+
+    def _start(self, call: ServerCall, method: Method, *, ended: bool) -> None:
+        call.method = method
+        length = call.head.content_length
+        if length is not None:
+            call.content_left = length
+            self._check_content(call, 0, ends=ended)
+            if call.gone:
+                return
+        if type(method) is Unary or type(method) is ServerStream:
+            self._fresh.append(call)
+        else:
+            call.streams = call.announced = True
+            self.events.append(Opened(call))
+        if ended:
+            call.on_end()
+
+    def open_oversized(self, stream_id: int, id_bytes: bytes, *, ended: bool) -> None:
+        """Refuses a call in gRPC's terms."""
+        call = ServerCall(self, stream_id, id_bytes, _OVERSIZED)
+        self.streams[stream_id] = call
+        call.remote_closed = ended
+        limit = self.options.header_list_limit
+        call.finish(
+            Status(Code.RESOURCE_EXHAUSTED, f"the metadata is over the limit of {limit} bytes")
+        )
+
+    # Messages that are still coming in. They do not hold the connection's window back, or it could
+    # get stuck with none complete; past a budget only the oldest goes on.
+
+    def assemble(self, call: ServerCall, size: int) -> None:
+        """Counts bytes of an incomplete message."""
+        self._assembling[call] = None
+        self._assembled_bytes += size
+        call.assembling_bytes += size
+
+    def may_assemble(self, call: ServerCall) -> bool:
+        """Whether more may be sent of the call's incomplete message."""
+        return (
+            self._assembled_bytes <= self.options.assembly_budget
+            or next(iter(self._assembling), call) is call
+        )
+
+    def assembled(self, call: ServerCall) -> None:
+        """A message is complete, or given up; others may go on in its place."""
+        if call not in self._assembling:
+            return
+        del self._assembling[call]
+        self._assembled_bytes -= call.assembling_bytes
+        call.assembling_bytes = 0
+        call.withheld = 0
+        if self._assembled_bytes <= self.options.assembly_budget:
+            waiting = [each for each in self._assembling if each.withheld]
+        else:
+            waiting = list(self._assembling)[:1]
+        for each in waiting:
+            each.release_withheld()
+
+    def forget(self, stream: ServerCall) -> None:
+        """Lets go of a call, and of what it held back."""
+        super().forget(stream)
+        self.assembled(stream)
+
+
+class ServerCall(Stream):
+    """One call. All members are for the thread of the connection."""
+
+    connection: RpcConnection
+    method: Method
+    """Set once the method was found, hence on every call of an event."""
+    streams = False
+    """The method streams requests."""
+    owner: object = None
+    """For the shell."""
+
+    ended = False
+    """Nothing more can be sent."""
+    announced = False
+    """An event told of the call, so its end must be told too."""
+    requested = False
+    """The one request of a method that does not stream requests has been handed over."""
+    began = False
+    """The response headers left."""
+    assembling_bytes = 0
+    """Of an incomplete message, as the connection counts them."""
+    _reader: MessageReader | None = None
+    _inbox: deque[Message] | None = None
+    _waits = False
+    """`read` found nothing: say when there is something."""
+    _discarded = 0
+
+    def __init__(
+        self, connection: RpcConnection, stream_id: int, id_bytes: bytes, head: Head
+    ) -> None:
+        self.head = head
+        # As the base does; a call of it for every call served would show.
+        self.connection = connection
+        self.id = stream_id
+        self.id_bytes = id_bytes
+        self.receive_window = self.window_target = connection.stream_window
+        self.send_window = connection.peer_window
+        self.queue = None
+
+    @property
+    def path(self) -> str:
+        """`/package.Service/Method`."""
+        return self.head.path
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """As in `port.Call`; without what HTTP and gRPC use themselves (te, content-type...)."""
+        return self.head.metadata
+
+    @property
+    def timeout_s(self) -> float | None:
+        """From the arrival of the headers (grpc-timeout)."""
+        return self.head.timeout_s
+
+    @property
+    def half_closed(self) -> bool:
+        """The client has sent all of its request (there may be messages left to read)."""
+        return self.remote_closed
+
+    # Requests
+
+    def read(self) -> Message | None:
+        """The next request message of a streaming call, or None: at the end if `exhausted`, else
+        for want of one; then Readable will come.
         """
-        ...
+        if not self._inbox:
+            self._waits = not self.remote_closed
+            return None
+        message = self._inbox.popleft()
+        if not self.gone:
+            connection = self.connection
+            self.unread -= len(message) + _MESSAGE_OVERHEAD
+            connection.unread -= len(message) + _MESSAGE_OVERHEAD
+            connection.open_window()
+            self.release_withheld()
+        return message
 
-    def drain(self) -> None:
-        """Step two, by itself when that ping is acknowledged (or when the shell says so): GOAWAY
-        with the last stream. New streams are ignored, and `closing` is set when no call is left.
+    @property
+    def exhausted(self) -> bool:
+        """The client ended the stream and every message was read."""
+        return self.remote_closed and not self._inbox
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        """Takes messages, or parts of them."""
+        size = len(data)
+        if self.requested or self.ended:
+            self._discard(size)
+            return
+        if size >= PREFIX_BYTES and (self._reader is None or self._reader.is_between):
+            flag, length = PREFIX.unpack_from(data)
+            if flag == 0 and length == size - PREFIX_BYTES:
+                if length > self.connection.server.receive_limit_bytes:
+                    self._fail(too_large(self.connection.server.receive_limit_bytes).status)
+                else:
+                    self._take(data[PREFIX_BYTES:])
+                    if end:
+                        self.on_end()
+                    elif not self.gone:
+                        self.connection.refill(self)
+                return
+        self._assemble(data)
+        if end and not self.gone:
+            self.on_end()
+
+    def _assemble(self, data: bytes) -> None:
+        """Takes part of a message, or parts of several."""
+        connection = self.connection
+        reader = self._reader
+        if reader is None:
+            limit = connection.server.receive_limit_bytes
+            reader = self._reader = MessageReader(limit, gzip=self.head.gzip)
+        try:
+            messages = reader.feed(data)
+        except RpcFailure as failure:
+            self._fail(failure.status)
+            return
+        if messages:
+            connection.assembled(self)
+            for message in messages:
+                self._take(message)
+        more = reader.size - self.assembling_bytes
+        if more and not self.requested:
+            connection.assemble(self, more)
+            self.withheld += more
+        self.release_withheld()
+
+    def release_withheld(self) -> None:
+        """Lets the client go on with a message that is half there, if the handler waits for it."""
+        if self.withheld and not self._inbox and self.connection.may_assemble(self):
+            self.withheld = 0
+        self.connection.refill(self)
+
+    def _take(self, message: Message) -> None:
+        """A whole message."""
+        connection = self.connection
+        if not self.streams:
+            if not self.requested:
+                self.requested = self.announced = True
+                connection.events.append(Requested(self, message))
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(message)
+        self.unread += len(message) + _MESSAGE_OVERHEAD
+        connection.unread += len(message) + _MESSAGE_OVERHEAD
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waits:
+            self._waits = False
+            self.connection.events.append(Readable(self))
+
+    def on_end(self) -> None:
+        """Takes the end of the request."""
+        if self.ended:
+            return
+        if self._reader is not None and not self._reader.is_between and not self.requested:
+            self._fail(Status(Code.INTERNAL, "the request ended within a message"))
+        elif self.streams:
+            self._notify()
+        elif not self.requested:
+            self._fail(Status(Code.INVALID_ARGUMENT, "the call ended before its request message"))
+
+    def _discard(self, size: int) -> None:
+        """What nobody will read: after the answer, or after the only request."""
+        self._discarded += size
+        if self._discarded > self.connection.options.discard_limit:
+            self.connection.cancel(self, ErrorCode.NO_ERROR)
+        else:
+            self.connection.refill(self)
+
+    def on_closed(self, reason: str) -> None:
+        """Tells of an end that nobody here wanted."""
+        if not self.ended:
+            self.ended = True
+            if self.announced:
+                self.connection.events.append(Ended(self, reason))
+
+    def _fail(self, status: Status) -> None:
+        """Answers what no handler could."""
+        if not self.ended:
+            if self.announced:
+                self.connection.events.append(Ended(self, status.message))
+            self.finish(status)
+
+    # Responses
+
+    def respond(self, message: bytes) -> bool:
+        """The response message of a call without any yet, and status OK. The fast path."""
+        if self.ended:
+            return True
+        connection = self.connection
+        length = len(message)
+        size = length + PREFIX_BYTES
+        if (
+            length > _SMALL_BYTES
+            or size > connection.send_window
+            or size > self.send_window
+            or self.began
+        ):
+            everything = self.send(message)
+            self.finish(_OK)
+            return everything
+        connection.send_window -= size
+        connection.work += 1
+        id_bytes = self.id_bytes
+        start = _RESPONSE_START.pack(
+            _RESPONSE_HEAD, id_bytes, blocks.RESPONSE, size << 8, 0, id_bytes, 0, length
+        )
+        connection.write(b"".join((start, message, _TRAILERS_HEAD, id_bytes, blocks.OK_TRAILERS)))
+        self.ended = self.began = self.local_closed = True
+        if self.remote_closed:
+            connection.forget(self)
+        else:
+            self._release()
+        return True
+
+    def send(self, message: Response) -> bool:
+        """A response message of a stream. Pieces are referred to, not copied, until they left.
+        Answers whether all of it went to the output. Send nothing more before it drained.
         """
-        ...
+        if self.ended:
+            return True
+        connection = self.connection
+        if not self.began:
+            self.began = True
+            connection.write(blocks.header_frames(self.id_bytes, blocks.RESPONSE, ends=False))
+        length = size_of(message)
+        size = length + PREFIX_BYTES
+        pieces = message if isinstance(message, tuple) else (message,)
+        if (
+            length <= _SMALL_BYTES
+            and size <= connection.send_window
+            and size <= self.send_window
+            and not self.queued_bytes
+        ):
+            connection.send_window -= size
+            self.send_window -= size
+            connection.work += 1
+            start = _DATA_START.pack(size << 8, 0, self.id_bytes, 0, length)
+            connection.write(b"".join((start, *pieces)))
+            return True
+        connection.enqueue(self, (PREFIX.pack(0, length), *pieces), size)
+        return False
 
-    def close(self, reason: str = "") -> list[Event]:
-        """At once: GOAWAY(NO_ERROR), Ended for each open call, closing."""
-        ...
+    def finish(self, status: Status) -> None:
+        """The status, after what was sent before. Once only. What the client still sends is read
+        and thrown away, up to a limit, then reset with NO_ERROR.
+
+        A message that waits to be sent is given up if the status is not OK, unless part of it left.
+        """
+        if self.ended:
+            return
+        self.ended = True
+        if status.code != Code.OK and self.queued_bytes and not self.begun:
+            self.queued_bytes = 0
+            self.queue = None
+        if self.began:
+            block = blocks.trailers(status)
+        else:
+            self.began = True
+            block = blocks.trailers_only(status)
+        self._part(block)
+
+    def reject(self, http_status: int) -> None:
+        """Answers what is no gRPC."""
+        self.ended = self.began = True
+        self._part(blocks.http_error(http_status))
+
+    def _part(self, block: bytes) -> None:
+        frame = blocks.header_frames(self.id_bytes, block, ends=True)
+        self.connection.say_farewell(self, frame)
+        if not self.gone:
+            self._release()
+
+    def _release(self) -> None:
+        """Gives up what came and nobody will read; what still comes is thrown away."""
+        connection = self.connection
+        if self._inbox:
+            self._inbox = None
+            connection.unread -= self.unread
+            self.unread = 0
+            connection.open_window()
+        self._reader = None
+        connection.assembled(self)
+        connection.refill(self)
+
+    def abandon(self) -> None:
+        """Resets the stream now: with CANCEL before its status left, with NO_ERROR after."""
+        if self.gone:
+            return
+        answered = self.ended and not self.queued_bytes
+        self.ended = True
+        self.connection.cancel(self, ErrorCode.NO_ERROR if answered else ErrorCode.CANCEL)
+
+
+_OVERSIZED = Head("", {})

@@ -1,0 +1,131 @@
+"""Messages on the wire (gRPC over HTTP/2, "Length-Prefixed-Message"): a byte that says whether it
+is compressed, four bytes of length, the message.
+"""
+
+from __future__ import annotations
+
+import zlib
+from struct import Struct
+
+from armitage.transport.port import Code
+from armitage.transport.rpc.failure import RpcFailure
+
+PREFIX = Struct(">BI")
+PREFIX_BYTES = 5
+_WBITS_GZIP = 31
+_SMALL = 4096
+
+
+class Compressed:
+    """A message that came compressed with gzip."""
+
+    __slots__ = ("_limit_bytes", "data")
+
+    def __init__(self, data: bytes, limit_bytes: int) -> None:
+        self.data = data
+        self._limit_bytes = limit_bytes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def expand(self) -> bytes:
+        """The message. Takes time in proportion to it and touches nothing shared: call it in a
+        thread. Raises RpcFailure when it is larger than the limit or no gzip.
+        """
+        inflater = zlib.decompressobj(_WBITS_GZIP)
+        try:
+            message = inflater.decompress(self.data, self._limit_bytes + 1)
+        except zlib.error:
+            raise RpcFailure(Code.INTERNAL, "the message is no valid gzip") from None
+        if len(message) > self._limit_bytes:
+            raise too_large(self._limit_bytes)
+        if not inflater.eof or inflater.unused_data:
+            raise RpcFailure(Code.INTERNAL, "the message is no valid gzip")
+        return message
+
+
+Message = bytes | Compressed
+
+
+def too_large(limit_bytes: int) -> RpcFailure:
+    """What a message over the limit fails with."""
+    return RpcFailure(
+        Code.RESOURCE_EXHAUSTED, f"the message is larger than the limit of {limit_bytes} bytes"
+    )
+
+
+class MessageReader:
+    """Puts messages together from pieces split anywhere."""
+
+    __slots__ = ("_compressed", "_gzip", "_left", "_limit_bytes", "_pieces", "_prefix", "size")
+
+    def __init__(self, limit_bytes: int, *, gzip: bool) -> None:
+        self._limit_bytes = limit_bytes
+        self._gzip = gzip
+        self._prefix = b""
+        self._compressed = False
+        self._left = 0
+        self._pieces: list[bytes | bytearray] = []
+        self.size = 0
+        """How many bytes of an incomplete message it holds."""
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a message is due to begin, with none half read."""
+        return not self._prefix
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Takes a piece and answers the messages that it completes.
+
+        Raises RpcFailure for a prefix that is refused; then it is of no more use.
+        """
+        messages: list[Message] = []
+        at = 0
+        end = len(data)
+        while at < end:
+            if len(self._prefix) < PREFIX_BYTES:
+                take = PREFIX_BYTES - len(self._prefix)
+                self._prefix += data[at : at + take]
+                at += take
+                if len(self._prefix) < PREFIX_BYTES:
+                    break
+                self._begin()
+            if self._left:
+                piece = data[at : at + self._left]
+                at += len(piece)
+                self._left -= len(piece)
+                self._keep(piece)
+            if self._left == 0:
+                messages.append(self._complete())
+        return messages
+
+    def _begin(self) -> None:
+        flag, self._left = PREFIX.unpack(self._prefix)
+        if flag > 1:
+            raise RpcFailure(Code.INTERNAL, f"a message with the flags {flag:#x}")
+        if flag and not self._gzip:
+            raise RpcFailure(Code.INTERNAL, "a compressed message without grpc-encoding")
+        if self._left > self._limit_bytes:
+            raise too_large(self._limit_bytes)
+        self._compressed = flag == 1
+
+    def _keep(self, piece: bytes) -> None:
+        """Small pieces are put together at once: each by itself would take several times the memory
+        that its sender paid for.
+        """
+        self.size += len(piece)
+        pieces = self._pieces
+        if len(piece) >= _SMALL:
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        elif piece:
+            pieces.append(bytearray(piece))
+
+    def _complete(self) -> Message:
+        pieces, self._pieces = self._pieces, []
+        self._prefix = b""
+        self.size = 0
+        only = pieces[0] if len(pieces) == 1 else None
+        data = only if isinstance(only, bytes) else b"".join(pieces)
+        return Compressed(data, self._limit_bytes) if self._compressed else data
