@@ -116,6 +116,10 @@ class BatchPut(NamedTuple):
 
     candidates: Sequence[Digest]
     data: Buffer
+    zstd: Buffer | None = None
+    """A zstd stream of these very bytes, as the caller has made sure; a ZstdStore keeps it in their
+    place where it is shorter.
+    """
 
 
 class BatchStore(Protocol):
@@ -124,6 +128,31 @@ class BatchStore(Protocol):
     async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
         """Stores each as put does and answers, in the order given, its digest or why it is not
         stored.
+        """
+
+
+class ZstdStore(Protocol):
+    """A store that keeps a blob as the zstd stream (one or more frames) that it came in, and gives
+    it out so to whoever takes that, without compressing anything itself. All other methods work on
+    the blob's own bytes, however it is kept.
+    """
+
+    async def open_zstd_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
+        """Starts a streamed write of which the bytes are a zstd stream of the blob, verified like
+        any other.
+
+        Raises what open_writer does; the writer raises BadCompressedData too.
+        """
+
+    async def get_zstd(self, digest: Digest) -> bytes | None:
+        """Answers a whole blob's stream if that is how it is kept, else None. Raises BlobNotFound.
+
+        The caller minds the blob's size; the stream is hardly longer.
+        """
+
+    async def read_zstd(self, digest: Digest) -> AsyncIterator[Buffer] | None:
+        """Answers a blob's stream, in pieces of at most 1 MiB, if that is how it is kept, else
+        None. Raises BlobNotFound.
         """
 
 
