@@ -18,9 +18,12 @@ from armitage.reapi.limits import Limits
 from armitage.reapi.walk import children_of, files_of, walk
 from cas.digest import Digest, DigestFunction
 from cas.errors import BlobNotFound, InvalidDigest
-from cas.store import BlobStore
+from cas.keys import key_of
+from cas.store import BlobStore, Glimpse
 
 _PARSE_IN_THREAD_BYTES = 1 << 18
+_MOST_AT_ONCE = 2000
+"""Look-ups that nobody need wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ class Verdict:
         return not self.missing
 
 
+@dataclass(slots=True)
+class _Closure:
+    """What a result refers to; also as keys, once somebody asked for them."""
+
+    digests: tuple[Digest, ...]
+    keys: list[bytes] | None = None
+
+
 class Completeness:
     """Checks results against a store; remembers the closure of recent results (they never change),
     so that a repeated check costs index look-ups only. For the event loop only.
@@ -54,9 +65,7 @@ class Completeness:
         self._store = store
         self._limits = limits or Limits()
         self._max_remembered = max_remembered_digests
-        self._remembered: OrderedDict[tuple[DigestFunction, bytes], tuple[Digest, ...]] = (
-            OrderedDict()
-        )
+        self._remembered: OrderedDict[tuple[DigestFunction, bytes], _Closure] = OrderedDict()
         self._remembered_digests = 0
 
     async def check(self, result: bytes, function: DigestFunction) -> Verdict:
@@ -66,24 +75,41 @@ class Completeness:
         Raises InvalidRequest for a result that is malformed (a bad digest, path or Tree).
         """
         key = (function, result)
-        closure = self._remembered.get(key)
-        if closure is None:
+        known = self._remembered.get(key)
+        if known is None:
             closure, is_whole = await self._closure(result, function)
             if is_whole:
                 self._remember(key, closure)
         else:
+            closure = known.digests
             self._remembered.move_to_end(key)
         return Verdict(closure, tuple(await self._store.find_missing(closure)))
+
+    def recall(
+        self, result: bytes, function: DigestFunction, store: Glimpse
+    ) -> tuple[Digest, ...] | None:
+        """Answers what a result refers to, if it was read before and the store, the one that
+        `check` asks, has all of it at hand. None says nothing: ask `check`.
+        """
+        known = self._remembered.get((function, result))
+        if known is None or len(known.digests) > _MOST_AT_ONCE:
+            return None
+        if known.keys is None:
+            known.keys = [key_of(digest) for digest in known.digests]
+        if not store.all_fresh(known.keys):
+            return None
+        self._remembered.move_to_end((function, result))
+        return known.digests
 
     def _remember(self, key: tuple[DigestFunction, bytes], closure: tuple[Digest, ...]) -> None:
         cost = len(closure) + 1
         if cost > self._max_remembered // 2 or key in self._remembered:
             return
-        self._remembered[key] = closure
+        self._remembered[key] = _Closure(closure)
         self._remembered_digests += cost
         while self._remembered_digests > self._max_remembered:
             _, dropped = self._remembered.popitem(last=False)
-            self._remembered_digests -= len(dropped) + 1
+            self._remembered_digests -= len(dropped.digests) + 1
 
     async def _closure(
         self, result: bytes, function: DigestFunction

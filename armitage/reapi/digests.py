@@ -109,6 +109,10 @@ class Notation:
         self._by_length = by_length
         self._encoded: dict[bytes, Candidates] = {}
 
+    def functions_of(self, hex_length: int) -> tuple[DigestFunction, ...]:
+        """Answers what a hash of so many characters may be, the likeliest first."""
+        return self._by_length.get(hex_length, ())
+
     def parse(self, wire: reapi.Digest) -> Candidates:
         """Reads one digest. Raises InvalidRequest, naming it, when it can name no blob."""
         return self.candidates(wire.hash, wire.size_bytes)

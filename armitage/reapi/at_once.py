@@ -1,0 +1,178 @@
+"""What is asked most, answered at once: FindMissingBlobs of what is all there, and GetActionResult
+of what is known to be complete.
+
+Theory of operation. These calls need neither a task nor protobuf, as long as they are written the
+way clients write them and the answer is "nothing is missing" or the result as it is stored. A
+request is cut into what comes before its digests, the digests and what comes after. The digests'
+bytes are the store's own keys (cas.keys), so that *finding* them in the store proves that they are
+well formed; that nothing else is in the message is proven by each piece beginning where the one
+before ended. The rest of the message (instance name, digest function) is one of a few byte strings,
+remembered once they have been understood.
+
+Whatever is not proven is answered by None, and then the ordinary handler is asked, which also does
+what takes waiting: renewing leases, reading Trees, telling what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from armitage.errors import InvalidRequest, NotFound
+from armitage.reapi.completeness import Completeness
+from armitage.reapi.digests import Notation
+from armitage.reapi.instances import Instances
+from armitage.reapi.invocations import Invocations
+from armitage.transport.port import Call
+from cas.action_cache import Recall
+from cas.digest import DigestFunction
+from cas.keys import key_of, tag_of
+from cas.store import Glimpse
+
+_MAX_REQUEST_BYTES = 32 << 10
+"""Some 450 digests: larger requests would hold up other clients' small ones."""
+_HEX_LENGTH = 64
+_DIGEST = b"\x0a%c" % _HEX_LENGTH
+"""How a Digest begins (REAPI `Digest.hash`)."""
+_DIGEST_BYTES = range(_HEX_LENGTH + 4, _HEX_LENGTH + 13)
+"""How long one of a blob that is not empty can be: its size takes one byte to nine."""
+_HEADS = {b"\x12%c%b" % (length, _DIGEST): length + 2 for length in _DIGEST_BYTES}
+"""How a digest in field 2 begins, and how long it then is in all."""
+_FIND_FUNCTION, _GET_FUNCTION = 0x18, 0x30
+"""The tags of `digest_function` in FindMissingBlobs and in GetActionResult."""
+_MAX_KNOWN = 256
+
+
+class _Context(NamedTuple):
+    """What the parts of a request around its digests say."""
+
+    cache_key: str
+    function: DigestFunction
+    """Of digests of 64 characters: the first that they may mean."""
+    notation: Notation
+    tag: bytes
+    """What stands before them in keys."""
+    empty: bytes
+    """The empty blob's key, which every store has without holding it."""
+
+
+class AtOnce:
+    """Answers for the services of one server. For the event loop only."""
+
+    def __init__(
+        self,
+        store: Glimpse,
+        cache: Recall,
+        instances: Instances,
+        invocations: Invocations,
+        completeness: Completeness,
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._instances = instances
+        self._invocations = invocations
+        self._completeness = completeness
+        self._finding: dict[tuple[bytes, bytes], _Context] = {}
+        self._getting: dict[tuple[bytes, bytes], _Context] = {}
+
+    def find_missing_blobs(self, request: bytes, call: Call) -> bytes | None:
+        """Answers that nothing is missing; None where that is not certain."""
+        end = len(request)
+        if not 4 <= end <= _MAX_REQUEST_BYTES:
+            return None
+        position = 2 + request[1] if request[0] == 0x0A else 0
+        before = request[:position]
+        after = b""
+        if request[-2] == _FIND_FUNCTION:  # In a size, this byte could only be the last one.
+            end -= 2
+            after = request[end:]
+        context = self._finding.get((before, after)) or self._learn(
+            self._finding, before, after, _FIND_FUNCTION
+        )
+        if context is None:
+            return None
+        keys = _split(request, position, end)
+        if keys is None:
+            return None
+        if context.tag:
+            keys = [context.tag + key for key in keys]
+        if not self._store.all_fresh(keys):
+            if context.empty not in keys:
+                return None
+            keys = [key for key in keys if key != context.empty]
+            if not self._store.all_fresh(keys):
+                return None
+        holder = self._invocations.holder(call)
+        if holder is not None:
+            read = context.notation.parse_encoded
+            cut = len(context.tag)
+            digests = [read(_DIGEST + key[cut:])[0] for key in keys]
+            self._invocations.keep(holder, digests)
+        return b""
+
+    def get_action_result(self, request: bytes, call: Call) -> bytes | None:
+        """Answers a result as it is stored; None where that may not be the answer."""
+        if len(request) < _DIGEST_BYTES.start:
+            return None
+        start = 2 + request[1] if request[0] == 0x0A else 0
+        size = _HEADS.get(request[start : start + 4])
+        if size is None:
+            return None
+        end = start + size
+        before, after = request[:start], request[end:]
+        context = self._getting.get((before, after)) or self._learn(
+            self._getting, before, after, _GET_FUNCTION
+        )
+        if context is None:
+            return None
+        result = self._cache.recall(context.cache_key, context.tag + request[start + 4 : end])
+        if result is None:
+            return None
+        closure = self._completeness.recall(result, context.function, self._store)
+        if closure is None:
+            return None
+        self._invocations.hold(call, closure)
+        return result
+
+    def _learn(
+        self,
+        known: dict[tuple[bytes, bytes], _Context],
+        before: bytes,
+        after: bytes,
+        function_tag: int,
+    ) -> _Context | None:
+        """Understands what is around the digests; None unless it is an instance's name before and
+        a digest function after them, or nothing.
+        """
+        name = before[2:]
+        if not name.isascii() or (before and len(name) != before[1]) or len(name) > 0x7F:
+            return None
+        if after and (len(after) != 2 or after[0] != function_tag or after[1] > 0x7F):
+            return None
+        try:
+            instance = self._instances.get(name.decode())
+            notation = instance.digests.notation(after[1] if after else 0)
+        except (InvalidRequest, NotFound):
+            return None
+        functions = notation.functions_of(_HEX_LENGTH)
+        if not functions:
+            return None
+        function = functions[0]
+        context = _Context(
+            instance.action_cache_key, function, notation, tag_of(function), key_of(function.empty)
+        )
+        if len(known) < _MAX_KNOWN:
+            known[before, after] = context
+        return context
+
+
+def _split(request: bytes, position: int, end: int) -> list[bytes] | None:
+    """Cuts digests in field 2 out of a message; None if there is anything else in between."""
+    keys: list[bytes] = []
+    try:
+        while position < end:
+            start = position + 4
+            position += _HEADS[request[position:start]]
+            keys.append(request[start:position])
+    except KeyError:
+        return None
+    return keys if position == end else None
