@@ -77,10 +77,11 @@ class RawClient:
         """Waits while too much is unsent. Raises ConnectionError once the server is gone."""
         await self._writer.drain()
 
-    def open_stream(self, path: str) -> int:
-        """Sends a call's headers and answers its stream."""
+    def open_stream(self, path: str, block: bytes | None = None) -> int:
+        """Sends a call's headers, those of an ordinary one unless told otherwise; its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        self.send(HEADERS, END_HEADERS, stream, header_block(request_fields(path)))
+        block = header_block(request_fields(path)) if block is None else block
+        self.send(HEADERS, END_HEADERS, stream, block)
         return stream
 
     def send_message(self, stream: int, data: bytes, *, last: bool) -> None:
