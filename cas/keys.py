@@ -9,7 +9,7 @@ Digest.
 
 from __future__ import annotations
 
-from cas.digest import Digest, DigestFunction
+from cas.digest import Buffer, Digest, DigestFunction
 
 _SIZE_TAG = b"\x10"
 _TAGS = dict.fromkeys(DigestFunction, b"") | {DigestFunction.BLAKE3: b"B"}
@@ -43,6 +43,16 @@ def size_of(key: bytes) -> int:
         size_bytes |= (byte & 0x7F) << shift
         shift += 7
     return size_bytes
+
+
+def names(key: bytes, data: Buffer) -> bool:
+    """Whether the key is that of these bytes."""
+    end = key.index(_SIZE_TAG)
+    start = key.startswith(b"B")
+    function = DigestFunction.BLAKE3 if start else _BY_LENGTH[end]
+    hasher = function.hasher()
+    hasher.update(data)
+    return key[start:end] == hasher.hexdigest().encode("ascii") and size_of(key) == len(data)
 
 
 def _leb128(number: int) -> bytes:
