@@ -14,7 +14,7 @@ PACKAGES = {
     "executor": {"executor", "cas"},
 }
 OWN_FILE = {
-    "compression.py": {"backports", "compression", "brotli"},
+    "compression.py": {"backports", "compression", "brotli", "zstandard"},
     "chunking.py": {"pyfastcdc"},
 }
 CORES = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import random
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from backports import zstd
@@ -149,3 +151,29 @@ def test_many_small_frames_in_one_message_are_read() -> None:
     stream = b"".join(zstd.compress(bytes([n % 251])) for n in range(5000))
 
     assert Codec.ZSTD.decompress(stream, 5000) == bytes(n % 251 for n in range(5000))
+
+
+@given(
+    data=st.binary(min_size=1, max_size=300), cut=st.integers(0, 400), change=st.binary(max_size=4)
+)
+def test_one_frame_is_read_whole_as_it_is_in_pieces(data: bytes, cut: int, change: bytes) -> None:
+    """The reused context takes the ordinary stream, and leaves every other to the general way."""
+    stream = bytearray(Codec.ZSTD.compress(data))
+    stream[cut : cut + len(change)] = change
+    try:
+        wanted = decompress(Codec.ZSTD.decompressor(len(data)), [bytes(stream)])
+    except BadCompressedData:
+        with pytest.raises(BadCompressedData):
+            Codec.ZSTD.decompress(bytes(stream), len(data))
+    else:
+        assert Codec.ZSTD.decompress(bytes(stream), len(data)) == wanted
+
+
+def test_contexts_are_each_threads_own() -> None:
+    blobs = [random.Random(n).randbytes(50_000) * 4 for n in range(8)]
+
+    def round_trip(data: bytes) -> bytes:
+        return Codec.ZSTD.decompress(Codec.ZSTD.compress(data), len(data))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(round_trip, blobs * 10)) == blobs * 10
