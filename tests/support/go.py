@@ -1,0 +1,16 @@
+"""The tools of tests/e2e/go: a client on grpc-go, and h2spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DIRECTORY = Path(__file__).resolve().parents[2] / ".cache" / "e2e" / "go"
+CLIENT = DIRECTORY / "grpc_go_client"
+H2SPEC = DIRECTORY / "h2spec"
+
+
+def unavailable() -> str | None:
+    """Why they cannot run here, or None."""
+    if CLIENT.is_file() and H2SPEC.is_file():
+        return None
+    return "the Go tools are not there: apt-get install golang-go, then run tests/e2e/prepare"
