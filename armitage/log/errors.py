@@ -17,3 +17,11 @@ class InvalidSignature(LogError):
 
 class InvalidProof(LogError):
     """The proof does not lead from what it starts at to the root that it should reach."""
+
+
+class LogDamaged(LogError):
+    """What is on disk is not what was signed. Nothing may be signed on top of it."""
+
+
+class NotLogged(LogError):
+    """The log has no such entry or tile (yet)."""

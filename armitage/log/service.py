@@ -1,0 +1,80 @@
+"""A log for many callers at once: whoever appends while another append is on its way shares the
+next checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+
+from armitage.log.errors import LogError
+from armitage.log.store import LogStore
+from armitage.log.tiles import MAX_ENTRY_BYTES
+
+_BATCH_ENTRIES = 1024
+
+
+class Log:
+    """Appends entries in batches, in a thread."""
+
+    def __init__(self, store: LogStore, threads: Executor) -> None:
+        self.store = store
+        self._threads = threads
+        self._queue: list[tuple[bytes, asyncio.Future[int]]] = []
+        self._turn = asyncio.Lock()
+
+    async def append(self, entry: bytes) -> int:
+        """Adds an entry and answers its index once a checkpoint over it is durable.
+
+        Cancelled, it may or may not be in. Raises ValueError when it is too long, OSError for the
+        disk's refusal, LogError when the log takes no more.
+        """
+        if len(entry) > MAX_ENTRY_BYTES:  # Here, so that it spoils nobody else's batch.
+            raise ValueError(f"an entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(entry)}")
+        place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._queue.append((entry, place))
+        try:
+            async with self._turn:
+                while not place.done():
+                    await self._append_batch()
+        finally:
+            place.cancel()  # Does nothing to one that is settled.
+        return place.result()
+
+    async def _append_batch(self) -> None:
+        batch, self._queue = self._queue[:_BATCH_ENTRIES], self._queue[_BATCH_ENTRIES:]
+        waiting = [(entry, place) for entry, place in batch if not place.cancelled()]
+        loop = asyncio.get_running_loop()
+        appending = loop.run_in_executor(
+            self._threads, self.store.append, [entry for entry, _ in waiting]
+        )
+        cancelled = await _outlast(appending)
+        for number, (_, place) in enumerate(waiting):
+            _settle(place, appending, number)
+        if cancelled is not None:
+            raise cancelled
+
+
+async def _outlast(work: asyncio.Future[int]) -> asyncio.CancelledError | None:
+    """Waits until the work is done, however often this task is cancelled meanwhile: the thread
+    cannot be stopped, and the next append must not begin beside it.
+    """
+    cancelled = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
+def _settle(place: asyncio.Future[int], appended: asyncio.Future[int], number: int) -> None:
+    if place.done():
+        return
+    error = appended.exception()
+    if error is None:
+        place.set_result(appended.result() + number)
+    elif isinstance(error, OSError | LogError):
+        place.set_exception(error)
+    else:
+        place.set_exception(LogError(f"the log failed: {error}"))
