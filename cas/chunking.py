@@ -20,6 +20,7 @@ from cas.digest import Buffer
 _NORMALISATION: Final = 2
 _LOWEST, _HIGHEST = 1 << 10, 4 << 20
 """The API allows up to 8 MiB; the library, half of that."""
+_WINDOW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class ChunkSizes:
 
 
 class Cutter:
-    """Cuts one blob, streamed in pieces of any sizes. Holds back less than a largest chunk.
+    """Cuts one blob, streamed in pieces of any sizes. Keeps up to four of the largest chunks.
 
     Blocks for about a millisecond a MiB, most of it without the interpreter's lock.
     """
@@ -61,21 +62,28 @@ class Cutter:
             normalized_chunking=_NORMALISATION,
             seed=seed,
         )
-        self._rest = b""
+        self._kept: list[Buffer] = []
+        self._kept_bytes = 0
 
     def feed(self, data: Buffer) -> Iterator[bytes]:
-        """Takes bytes in and gives out the chunks that are whole. Must be read to its end."""
-        window = memoryview(b"".join((self._rest, data)))
+        """Takes bytes in and gives out chunks that are whole. Must be read to its end."""
+        self._kept.append(data)
+        self._kept_bytes += len(data)
+        # Seldom, since what is left over is copied each time.
+        if self._kept_bytes < _WINDOW * self._largest:
+            return
+        window = memoryview(b"".join(self._kept))
         taken = 0
         # Where a chunk ends depends on no byte after the largest that it could be.
         while len(window) - taken >= self._largest:
             chunk = next(self._algorithm.cut_buf(window[taken:]))
             taken += chunk.length
             yield bytes(chunk.data)
-        self._rest = bytes(window[taken:])
+        self._kept = [bytes(window[taken:])]
+        self._kept_bytes -= taken
 
     def finish(self) -> Iterator[bytes]:
-        """Gives out the chunks of what was held back: the blob ends here."""
-        window, self._rest = self._rest, b""
+        """Gives out the chunks that are left: the blob ends here."""
+        window, self._kept = b"".join(self._kept), []
         for chunk in self._algorithm.cut_buf(window):
             yield bytes(chunk.data)

@@ -7,9 +7,11 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cas.action_cache import CacheStats
 from cas.candidates import Candidates, match
+from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound, CasError, OffsetOutOfRange, StoreFull, StoreUnavailable
 from cas.eviction import Index
@@ -31,6 +33,19 @@ class MemoryOptions:
     """How long a blob stays after its last touch, whatever room is wanted."""
 
 
+class _Kept(NamedTuple):
+    data: bytes
+    is_zstd: bool
+
+
+_EMPTY = _Kept(b"", is_zstd=False)
+
+
+async def _slices(data: memoryview) -> AsyncIterator[Buffer]:
+    for start in range(0, len(data), _CHUNK):
+        yield data[start : start + _CHUNK]
+
+
 class MemoryStore:
     """A BlobStore, with Retention, whose blobs are bytes objects."""
 
@@ -44,7 +59,7 @@ class MemoryStore:
         if options.max_blob_bytes is not None:
             self._blob_limit = min(options.max_blob_bytes, options.max_bytes)
         self._index = Index(options.max_bytes, options.min_lease_s)
-        self._blobs: dict[Digest, bytes] = {}
+        self._blobs: dict[Digest, _Kept] = {}
         self._evicted_blobs = 0
         self._evicted_bytes = 0
         self._closed = False
@@ -61,7 +76,23 @@ class MemoryStore:
         """See BlobStore."""
         if self._find((digest,)):
             raise BlobNotFound(digest)
-        return self._blobs.get(digest, b"")
+        return self._plain(digest)
+
+    def _plain(self, digest: Digest) -> bytes:
+        kept = self._blobs.get(digest, _EMPTY)
+        return Codec.ZSTD.decompress(kept.data, digest.size_bytes) if kept.is_zstd else kept.data
+
+    async def get_zstd(self, digest: Digest) -> bytes | None:
+        """See ZstdStore."""
+        if self._find((digest,)):
+            raise BlobNotFound(digest)
+        kept = self._blobs.get(digest, _EMPTY)
+        return kept.data if kept.is_zstd else None
+
+    async def read_zstd(self, digest: Digest) -> AsyncIterator[Buffer] | None:
+        """See ZstdStore."""
+        stream = await self.get_zstd(digest)
+        return None if stream is None else _slices(memoryview(stream))
 
     async def read(
         self, digest: Digest, offset: int = 0, limit: int | None = None
@@ -70,33 +101,39 @@ class MemoryStore:
         data = memoryview(await self.get(digest))
         if not 0 <= offset <= len(data):
             raise OffsetOutOfRange(digest, offset)
-        end = len(data) if limit is None else min(len(data), offset + limit)
-        for start in range(offset, end, _CHUNK):
-            yield data[start : min(start + _CHUNK, end)]
+        async for piece in _slices(data[offset : None if limit is None else offset + limit]):
+            yield piece
 
     async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
         """See BlobStore."""
         self._check_open()
         digest = match(candidates, data, self._blob_limit)
-        self._store(digest, data)
+        self._store(digest, data, None)
         return digest
 
     async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
         """See BatchStore."""
+        self._check_open()
         outcomes: list[Digest | CasError] = []
-        for candidates, data in blobs:
+        for candidates, data, zstd in blobs:
             try:
-                outcomes.append(await self.put(candidates, data))
+                digest = match(candidates, data, self._blob_limit)
+                self._store(digest, data, zstd)
             except CasError as error:
                 outcomes.append(error)
+            else:
+                outcomes.append(digest)
         return outcomes
 
-    def _store(self, digest: Digest, data: Buffer) -> None:
+    def _store(self, digest: Digest, data: Buffer, zstd: Buffer | None) -> None:
         if not self._find((digest,)):
             return
         self.reserve(digest.size_bytes)
         self.unreserve(digest.size_bytes)
-        self._blobs[digest] = bytes(data)
+        if zstd is not None and len(zstd) < len(data):
+            self._blobs[digest] = _Kept(bytes(zstd), is_zstd=True)
+        else:
+            self._blobs[digest] = _Kept(bytes(data), is_zstd=False)
         self._index.add(digest, self._clock())
 
     def reserve(self, size_bytes: int) -> None:
@@ -116,6 +153,11 @@ class MemoryStore:
         self._check_open()
         return _MemoryWriter(self, Candidates(candidates, self._blob_limit))
 
+    async def open_zstd_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
+        """See ZstdStore."""
+        self._check_open()
+        return _ZstdMemoryWriter(self, Candidates(candidates, self._blob_limit))
+
     def hold(self, holder: str, digests: Collection[Digest]) -> None:
         """See Retention."""
         self._index.hold(holder, digests)
@@ -128,9 +170,7 @@ class MemoryStore:
         """See BlobExporter."""
         missing = self._find([file.digest for file in files])
         gone = set(missing)
-        stored = [
-            (file, self._blobs.get(file.digest, b"")) for file in files if file.digest not in gone
-        ]
+        stored = [(file, self._plain(file.digest)) for file in files if file.digest not in gone]
         await asyncio.to_thread(_write_files, stored)
         return list(dict.fromkeys(missing))
 
@@ -205,6 +245,29 @@ class _MemoryWriter:
         self._reserved = 0
         self._data = bytearray()
         self._ended = True
+
+
+class _ZstdMemoryWriter(_MemoryWriter):
+    """Keeps the stream beside the blob that it gives, until it is clear which of them to store."""
+
+    def __init__(self, store: MemoryStore, candidates: Candidates) -> None:
+        super().__init__(store, candidates)
+        self._decompressor = Codec.ZSTD.decompressor(candidates.size_bytes)
+        self._stream = bytearray()
+
+    async def write(self, data: Buffer) -> None:
+        self._stream += data
+        for piece in self._decompressor.feed(data):
+            await super().write(piece)
+
+    async def commit(self) -> Digest:
+        self._decompressor.finish()
+        plain, stream = bytes(self._data), bytes(self._stream)
+        await self.abort()
+        (outcome,) = await self._store.put_many([BatchPut(self._candidates.digests, plain, stream)])
+        if isinstance(outcome, CasError):
+            raise outcome
+        return outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ _STORE_BYTES = 8 << 20
 """Chunks are stored by so much at once: they share their disk syncs."""
 _FLUSH_BYTES = 256 << 10
 _SPLITS_AT_ONCE = 2
-"""Each has some 20 MiB in memory and keeps a core busy."""
+"""Each has some 30 MiB in memory and keeps a core busy."""
 _DIGESTS_A_MESSAGE = 10_000
 _DIGEST_BYTES = 150
 """More than any digest takes up in a message."""
