@@ -18,7 +18,6 @@ except the certificate fetcher, which grpc runs on its own threads.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -43,10 +42,8 @@ from armitage.transport.port import (
     close_stream,
     join,
 )
-from armitage.transport.tls import TlsFiles, TlsMaterial, files_state, load_tls
+from armitage.transport.tls import FollowedTls, TlsFiles, TlsMaterial
 from armitage.transport.trailers import fit
-
-_log = logging.getLogger(__name__)
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _EOF = grpc.aio.EOF
@@ -437,23 +434,15 @@ def _identity(context: Any) -> str | None:
 
 
 def _credentials(files: TlsFiles) -> Any:
-    """Server credentials that follow the files: a changed and valid set serves new connections."""
-    current = load_tls(files)
+    """Server credentials that follow the files."""
+    tls = FollowedTls(files)
 
     def fetch() -> Any:
-        nonlocal current
-        try:
-            if files_state(files) == current.state:
-                return None
-            current = load_tls(files)
-        except (OSError, errors.ConfigError) as error:
-            _log.warning("keeping the old TLS certificate: %s", error)
-            return None
-        _log.info("serving the new TLS certificate of %s", files.certificate)
-        return _configuration(current)
+        changed = tls.changed()
+        return None if changed is None else _configuration(changed)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(current),
+        _configuration(tls.material),
         fetch,
         require_client_authentication=files.client_authority is not None,
     )

@@ -92,3 +92,10 @@ class ClientIdle(Exception):
 
     def __init__(self, idle_s: float) -> None:
         super().__init__(f"the client was idle for {idle_s:g} s")
+
+
+class DeadlinePassed(Exception):
+    """The client's deadline passed. Answered as DEADLINE_EXCEEDED."""
+
+    def __init__(self) -> None:
+        super().__init__("the deadline that the client set has passed")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import grpc.aio
 
 from armitage.reapi.gate import status_of
+from armitage.transport.fast.server import FastServer
 from armitage.transport.grpcio import GrpcioServer
 from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Method, StatusGate
@@ -71,7 +72,13 @@ class Transport:
             yield Subject(server, address, channel)
 
 
-TRANSPORTS = {each.name: each for each in (Transport("grpcio", GrpcioServer, GrpcOptions),)}
+TRANSPORTS = {
+    each.name: each
+    for each in (
+        Transport("grpcio", GrpcioServer, GrpcOptions),
+        Transport("fast", FastServer, GrpcOptions),
+    )
+}
 """A new transport joins every suite by a line here."""
 
 

@@ -682,7 +682,17 @@ class Connection(ABC, Generic[Head, StreamT]):
             and self._grown + target <= options.connection_window
         )
 
+    @property
+    def greeted(self) -> bool:
+        """Whether the peer has begun to speak HTTP/2."""
+        return self._begun
+
     # Sending
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `take_output` would give anything."""
+        return bool(self.output) or (bool(self._turns) and self.send_window > 0)
 
     def write(self, frame: bytes) -> None:
         """Output that no window holds up."""

@@ -47,6 +47,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from struct import Struct
+from typing import Any
 
 from armitage.transport.http2 import frames
 from armitage.transport.http2.codes import ErrorCode
@@ -158,7 +159,8 @@ class RpcServer:
 
 class RpcConnection(Connection[Head, "ServerCall"]):
     """One connection. Besides what is here a shell uses of its base: `closing`, `close_reason`,
-    `output_bytes`, `take_output`, `take_drained`, `ping`, `announce_drain`, `drain`.
+    `greeted`, `has_output`, `output_bytes`, `take_output`, `take_drained`, `ping`,
+    `announce_drain`, `drain`.
     """
 
     def __init__(self, server: RpcServer) -> None:
@@ -297,7 +299,7 @@ class ServerCall(Stream):
     """Set once the method was found, hence on every call of an event."""
     streams = False
     """The method streams requests."""
-    owner: object = None
+    owner: Any = None
     """For the shell."""
 
     ended = False
