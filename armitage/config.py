@@ -44,6 +44,15 @@ class StorageKind(StrEnum):
     MEMORY = "memory"
 
 
+class TransportKind(StrEnum):
+    """What carries gRPC."""
+
+    FAST = "fast"
+    """Our own HTTP/2."""
+    GRPCIO = "grpcio"
+    """gRPC's own library."""
+
+
 @dataclass(frozen=True, slots=True)
 class InvocationOptions:
     """How long what a build (RequestMetadata) refers to is kept for its sake, beyond any lease."""
@@ -87,6 +96,7 @@ class Config:
     data_dir: Path | None = None
     """Where everything that outlives the daemon is kept; `armitage serve` has a default."""
     storage: StorageKind = StorageKind.DISK
+    transport: TransportKind = TransportKind.GRPCIO
     accept_insecure_network: bool = False
     """Listen beyond loopback without TLS and client certificates: whoever reaches the port can
     read, forge and execute everything.

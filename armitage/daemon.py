@@ -24,13 +24,14 @@ from typing import Protocol, Self
 
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
-from armitage.config import Config, StorageKind, check
+from armitage.config import Config, StorageKind, TransportKind, check
 from armitage.errors import ConfigError
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
     SCHEDULER,
     STORE,
+    TRANSPORT,
     FiguresCollector,
     open_registry,
 )
@@ -52,8 +53,9 @@ from armitage.reapi.operations import OperationsService
 from armitage.reapi.trees import DirectoryCodec
 from armitage.scheduler.service import Scheduler
 from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
-from armitage.transport.grpcio import GrpcioServer
+from armitage.transport.fast.server import FastServer
 from armitage.transport.health import HealthService
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Interceptor, Method, wrap
 from armitage.transport.reflection import ReflectionService, services_of
 from armitage.version import version
@@ -82,6 +84,16 @@ _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64l
 
 class Store(BlobStore, BatchStore, Retention, Measured, Protocol):
     """What the daemon needs of a store."""
+
+
+class Server(Protocol):
+    """What the daemon needs of a transport."""
+
+    async def start(self) -> list[str]:
+        """Binds and serves; answers the bound addresses. Raises ConfigError."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Lets running calls end for so long, and closes."""
 
 
 class Results(ActionCache, Protocol):
@@ -132,7 +144,7 @@ class Daemon:
         self._config = config
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
-        self._server: GrpcioServer | None = None
+        self._server: Server | None = None
         self._health: HealthService | None = None
         self._scheduler: Scheduler | None = None
         self._is_draining = False
@@ -376,13 +388,22 @@ class Daemon:
             stack.push_async_callback(tracing.close)
             interceptors.append(tracing.interceptor)
         options = replace(config.grpc, plaintext_beyond_loopback=config.accept_insecure_network)
-        server = GrpcioServer(wrap(served, interceptors), status_of, options)
+        server = self._transport(wrap(served, interceptors), options)
         self._health, self._server = health, server
         grpc = await server.start()
         stack.push_async_callback(server.drain, 0)
         web = self._web(base, observer)
         self._addresses = Addresses(tuple(grpc), tuple(await web.start()))
         stack.push_async_callback(web.stop)
+
+    def _transport(self, methods: Sequence[Method], options: GrpcOptions) -> Server:
+        match self._config.transport:
+            case TransportKind.FAST:
+                return FastServer(methods, status_of, options)
+            case TransportKind.GRPCIO:
+                from armitage.transport.grpcio import GrpcioServer  # Large, and often not needed.
+
+                return GrpcioServer(methods, status_of, options)
 
     def _web(self, base: _Base, observer: CallObserver) -> WebServer:
         config, scheduler = self._config, self._scheduler
@@ -392,6 +413,8 @@ class Daemon:
         registry.register(FiguresCollector(STORE, base.store.stats))
         registry.register(FiguresCollector(CACHE, base.cache.stats))
         registry.register(FiguresCollector(SCHEDULER, scheduler.stats))
+        if isinstance(self._server, FastServer):
+            registry.register(FiguresCollector(TRANSPORT, self._server.figures))
         started = self._clock.monotonic()
 
         def status() -> Mapping[str, object]:
@@ -402,6 +425,7 @@ class Daemon:
                 "instances": [instance.name for instance in base.instances],
                 "execution": self._execution,
                 "storage": config.storage.value,
+                "transport": config.transport.value,
                 "data_dir": "" if config.data_dir is None else str(config.data_dir),
                 "live_invocations": len(base.invocations),
                 "cas": base.store.stats(),

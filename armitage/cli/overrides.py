@@ -32,6 +32,11 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         help="disk, or memory (nothing outlives the daemon)",
     )
     group.add_argument(
+        "--transport",
+        choices=("fast", "grpcio"),
+        help="what carries gRPC: our own HTTP/2, or gRPC's library (default: grpcio)",
+    )
+    group.add_argument(
         "--listen",
         metavar="HOST:PORT",
         action="append",
@@ -96,6 +101,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     for path, value in (
         ("data_dir", args.data_dir),
         ("storage", args.storage),
+        ("transport", args.transport),
         ("grpc.addresses", args.listen),
         ("web.addresses", [args.http_listen] if args.http_listen else None),
         ("instances", args.instance and [{"name": name} for name in args.instance]),

@@ -99,6 +99,39 @@ SCHEDULER: Mapping[str, Figure] = {
 """The fields of `armitage.scheduler.core.SchedulerStats`."""
 
 
+def _hostile(name: str, text: str) -> Figure:
+    return _counter(f"http2_{name}", text)
+
+
+TRANSPORT: Mapping[str, Figure] = {
+    "connections": _gauge("http2_connections", "Connected gRPC clients."),
+    "connection_errors": _hostile("connection_errors", "Connections ended for wrong HTTP/2."),
+    "stream_errors": _hostile("stream_errors", "Streams reset for wrong HTTP/2."),
+    "refused_streams": _hostile("refused_streams", "Calls over the limit of one connection."),
+    "reset_floods": _hostile("reset_floods", "Connections ended for opening and resetting calls."),
+    "continuation_floods": _hostile(
+        "continuation_floods", "Connections ended for endless header blocks."
+    ),
+    "header_bombs": _hostile("header_bombs", "Calls refused for too large headers."),
+    "ping_floods": _hostile("ping_floods", "Connections ended for too many pings."),
+    "settings_floods": _hostile("settings_floods", "Connections ended for too many settings."),
+    "empty_frame_floods": _hostile("empty_frame_floods", "Connections ended for empty frames."),
+    "priority_floods": _hostile("priority_floods", "Connections ended for priority frames."),
+    "window_update_floods": _hostile(
+        "window_update_floods", "Connections ended for too many window updates."
+    ),
+    "late_frame_floods": _hostile(
+        "late_frame_floods", "Connections ended for frames of calls that were over."
+    ),
+    "window_violations": _hostile(
+        "window_violations", "Peers that sent more than we let them, or let us send too much."
+    ),
+    "bad_prefaces": _hostile("bad_prefaces", "Connections that did not begin with HTTP/2."),
+    "http1_requests": _hostile("http1_requests", "Connections that began with HTTP/1."),
+}
+"""The fields of `armitage.transport.fast.server.FastServer.figures`."""
+
+
 class FiguresCollector(Collector):
     """The figures of one object, an attribute each, read anew for each scrape.
 

@@ -75,6 +75,9 @@ class OpenCall:
     def start(self, request: bytes | Compressed | None = None) -> None:
         """Starts the handler; with the request, where the call has just one."""
         self._reading_since = 0.0
+        if self._core.timeout_s == 0:
+            self.interrupt(DeadlinePassed())
+            return
         self._request = request
         self._task = self._connection.start_task(self._run())
         # Not a `finally` in the coroutine, whose body never begins if it is cancelled before.

@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 from armitage import errors
@@ -22,7 +23,7 @@ from armitage.transport.fast.calls import OpenCall
 from armitage.transport.fast.connection import Connection
 from armitage.transport.fast.link import READ_MAX_BYTES, PlainLink, TlsLink
 from armitage.transport.fast.listener import Listener, bind, unbind
-from armitage.transport.http2.options import Counters, Http2Options
+from armitage.transport.http2.options import Http2Options
 from armitage.transport.options import ClientIdle, DeadlinePassed, GrpcOptions
 from armitage.transport.port import Code, ImmediateHandler, Method, Status, StatusGate, Unary
 from armitage.transport.rpc.failure import RpcFailure
@@ -76,20 +77,16 @@ class FastServer:
         self._buffer = memoryview(bytearray())
         self._loop: asyncio.AbstractEventLoop
 
-    @property
-    def counters(self) -> Counters:
-        """What peers did that is hostile or wrong."""
-        return self._core.counters
+    def figures(self) -> SimpleNamespace:
+        """What peers did that is hostile or wrong (`Counters`), and how many `connections` there
+        are.
+        """
+        return SimpleNamespace(connections=len(self._connections), **self._core.counters.read())
 
     @property
     def open_calls(self) -> int:
         """How many calls have a handler running, those of exempt services left out."""
         return len(self._open)
-
-    @property
-    def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._connections)
 
     @property
     def draining(self) -> bool:

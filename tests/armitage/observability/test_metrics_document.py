@@ -8,8 +8,17 @@ from typing import Any
 from prometheus_client.registry import CollectorRegistry
 
 from armitage.observability.calls import CallObserver
-from armitage.observability.figures import CACHE, SCHEDULER, STORE, FiguresCollector, open_registry
-from armitage.reapi.gate import code_of
+from armitage.observability.figures import (
+    CACHE,
+    SCHEDULER,
+    STORE,
+    TRANSPORT,
+    FiguresCollector,
+    open_registry,
+)
+from armitage.reapi.gate import code_of, status_of
+from armitage.transport.fast.server import FastServer
+from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Call, Unary
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -29,7 +38,7 @@ async def everything() -> CollectorRegistry:
     handler: Any = observer.interceptor(Unary("/s/M", echo)).handler
     await handler(b"", Call("/s/M"))
     registry.register(observer)
-    for figures in (STORE, CACHE, SCHEDULER):
+    for figures in (STORE, CACHE, SCHEDULER, TRANSPORT):
         registry.register(FiguresCollector(figures, Zeros))
     return registry
 
@@ -51,3 +60,9 @@ async def test_document_and_registry_agree() -> None:
 
     assert set(documented) == await rows_of_registry()
     assert len(documented) == len(set(documented))
+
+
+def test_figures_of_the_transport_are_all_of_its_counters() -> None:
+    server = FastServer([], status_of, GrpcOptions())
+
+    assert set(vars(server.figures())) == set(TRANSPORT)
