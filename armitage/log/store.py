@@ -24,9 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from armitage.log.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
+from armitage.log.durable import FOLDER, Replacer, read_file
 from armitage.log.errors import LogDamaged, LogError, NotLogged
 from armitage.log.merkle import (
     HASH_BYTES,
@@ -49,11 +49,10 @@ from armitage.log.tiles import (
 )
 from cas.volume import Volume
 
-NAMES = frozenset({"checkpoint", "tile", "partial", "new"})
+NAMES = frozenset({"checkpoint", "tile", "partial", FOLDER})
 """What a log's directory may hold."""
 
 _CHECKPOINT = "checkpoint"
-_MAX_CHECKPOINT_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +81,11 @@ class LogStore:
             raise ValueError("a log signs with a key of its own type, not a witness's")
         self._volume = volume
         self._signer = signer
-        self._temporary = count()
         self._folders = {""}
         self._is_sound = True
-        for folder in ("tile", "partial", "new"):
+        self._replacer = Replacer(volume)
+        for folder in ("tile", "partial"):
             self._make_folder(folder)
-        for leftover in list(volume.scan("new")):
-            volume.remove(leftover.name)
         self._state = self._load()
         self._drop_stale_edges()
 
@@ -182,22 +179,15 @@ class LogStore:
 
     def _read_whole(self, name: str) -> bytes:
         try:
-            return self._read_file(name)
+            return read_file(self._volume, name)
         except FileNotFoundError:
             raise LogDamaged(f"{self._volume.root}: {name} is gone") from None
-
-    def _read_file(self, name: str) -> bytes:
-        file = self._volume.open(name)
-        try:
-            return file.read(file.id().size_bytes, 0)
-        finally:
-            file.close()
 
     # Opening
 
     def _load(self) -> _State:
         try:
-            encoded = self._read_file(_CHECKPOINT)
+            encoded = read_file(self._volume, _CHECKPOINT)
         except FileNotFoundError:
             return self._begin()
         try:
@@ -266,9 +256,9 @@ class LogStore:
             folder = tile.path.rpartition("/")[0]
             self._make_folder(folder)
             folders.add(folder)
-            self._replace(tile.path, content)
+            self._replacer.replace(tile.path, content)
         for level, content in edges.items():
-            self._replace(_edge_name(level, size), content)
+            self._replacer.replace(_edge_name(level, size), content)
         for folder in sorted(folders):
             self._volume.sync_folder(folder)
 
@@ -293,27 +283,13 @@ class LogStore:
         text = Checkpoint(self.key.name, tree.size, tree.root()).text()
         encoded = sign_note(text, [self._signer.sign(text)]).encode()
         signed = open_checkpoint(encoded, self.key)
-        temporary = self._write_apart(encoded)
+        temporary = self._replacer.write_apart(encoded)
         # From here on a failure leaves open which checkpoint the disk has: only opening anew tells.
         self._is_sound = False
         self._volume.rename(temporary, _CHECKPOINT)
         self._volume.sync_folder("")
         self._state = _State(tree, edges, signed, encoded)
         self._is_sound = True
-
-    def _replace(self, name: str, content: bytes) -> None:
-        """Writes a file that is there whole or not at all; its folder is still to be synced."""
-        self._volume.rename(self._write_apart(content), name)
-
-    def _write_apart(self, content: bytes) -> str:
-        temporary = f"new/{next(self._temporary)}"
-        file = self._volume.create(temporary)
-        try:
-            file.write([content], 0)
-            file.sync()
-        finally:
-            file.close()
-        return temporary
 
     def _make_folder(self, name: str) -> None:
         """Makes a folder whose name is durable."""
