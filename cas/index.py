@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-_WINDOWS_PER_LEASE = 12
+WINDOWS_PER_LEASE = 12
 _SHARE = 16
 _MOST = 32
 """Generations at once; older ones are merged."""
@@ -58,7 +58,7 @@ class Index:
 
     def __init__(self, min_lease_s: float, now: float) -> None:
         self._lease_s = min_lease_s
-        self._window_s = min_lease_s / _WINDOWS_PER_LEASE
+        self._window_s = min_lease_s / WINDOWS_PER_LEASE
         self._older: list[Generation] = []
         self._ends = now + self._window_s
         self.fresh = set()
@@ -140,6 +140,8 @@ class Index:
     def restore(self, generations: Iterable[Generation]) -> None:
         """Takes over what was there before, oldest first, into an index that is empty."""
         self._older = list(generations)
+        while len(self._older) > _MOST:
+            self._merge()
 
     def expired(self, now: float) -> Iterator[bytes]:
         """Answers the blobs that no lease protects, least recently used first. Nothing may be

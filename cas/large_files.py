@@ -35,6 +35,14 @@ _KEPT_DAMAGED = 16
 _NAME = re.compile(r"blobs/([a-z0-9]+)/[0-9a-f]/([0-9a-f]+)-([0-9]+)")
 
 
+class DamagedFile(Damaged):
+    """A file that is not the blob that it should be; None stands for no file at all."""
+
+    def __init__(self, file_id: FileId | None, what: str) -> None:
+        super().__init__(what)
+        self.file_id = file_id
+
+
 class FoundBlob(NamedTuple):
     """A blob's file that was there at the start."""
 
@@ -99,16 +107,16 @@ class LargeFiles:
             self._volume.remove(draft)
 
     def open(self, digest: Digest) -> File:
-        """Opens a blob's file. Raises Damaged when there is none, OSError."""
+        """Opens a blob's file. Raises DamagedFile when there is none, OSError."""
         try:
             return self._volume.open(self.name(digest))
         except FileNotFoundError:
-            raise Damaged("its file is gone") from None
+            raise DamagedFile(None, "its file is gone") from None
 
     def verify(self, digest: Digest, known: FileId | None) -> tuple[File, FileId]:
         """Opens a blob's file, hashes it unless it is the known one, and answers which it is.
 
-        Raises Damaged, OSError.
+        Raises DamagedFile, OSError.
         """
         file = self.open(digest)
         file_id = file.id()
@@ -156,19 +164,19 @@ class LargeFiles:
 
 
 def check(file: File, file_id: FileId, digest: Digest) -> None:
-    """Hashes a whole file. Raises Damaged, OSError."""
+    """Hashes a whole file. Raises DamagedFile, OSError."""
     if file_id.size_bytes != digest.size_bytes:
-        raise Damaged(f"its file has {file_id.size_bytes} bytes")
+        raise DamagedFile(file_id, f"its file has {file_id.size_bytes} bytes")
     hasher = digest.function.hasher()
     try:
         for offset in range(0, digest.size_bytes, _PIECE_BYTES):
             hasher.update(file.read(_PIECE_BYTES, offset))
     except OSError as error:
         if error.errno == errno.EIO:
-            raise Damaged(str(error)) from error
+            raise DamagedFile(file_id, str(error)) from error
         raise
     if hasher.hexdigest() != digest.hash:
-        raise Damaged("its file holds something else")
+        raise DamagedFile(file_id, "its file holds something else")
 
 
 def _parse(name: str) -> Digest:

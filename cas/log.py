@@ -274,7 +274,11 @@ class Log:
 
     def submit(self, job: Job) -> None:
         """Takes a job; jobs are done in the order of their submission."""
-        self._queue.put(job)
+        if self._thread is not None:
+            self._queue.put(job)
+            return
+        job.error = StoreUnavailable("the store is closed")
+        asyncio.get_running_loop().call_soon(job.done, job)
 
     def read(self, location: int, size_bytes: int | None) -> Record:
         """Reads a record and checks it. Blocks. Raises Damaged, OSError.

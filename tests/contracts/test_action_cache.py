@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from support.clock import FakeClock
+from support.packs import open_storage
 
 from cas.action_cache import ActionCache, CacheStats
 from cas.digest import Digest, DigestFunction
 from cas.disk_action_cache import DiskActionCache, DiskCacheOptions
 from cas.errors import StoreFull
 from cas.memory import MemoryActionCache, MemoryCacheOptions
+from cas.pack_action_cache import CacheOptions
 
 
 class Cache(ActionCache, Protocol):
@@ -37,7 +40,18 @@ async def open_disk_alone(directory: Path, **options: int) -> Cache:
     return await open_disk(directory, memory_bytes=0, **options)
 
 
+async def open_packs(directory: Path, **options: int) -> Cache:
+    made = CacheOptions(**options)
+    return (await open_storage(directory, FakeClock(), cache_options=made)).cache
+
+
+async def open_packs_alone(directory: Path, **options: int) -> Cache:
+    return await open_packs(directory, memory_bytes=0, **options)
+
+
 CACHES: dict[str, Open] = {
+    "packs": open_packs,
+    "packs without memory": open_packs_alone,
     "memory": open_memory,
     "disk": open_disk,
     "disk without memory": open_disk_alone,

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 from support.clock import FakeClock
+from support.packs import open_storage
 
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.disk import DiskOptions, DiskStore
@@ -21,6 +22,7 @@ from cas.errors import (
     StoreUnavailable,
 )
 from cas.memory import MemoryOptions, MemoryStore
+from cas.pack_store import PackOptions
 from cas.store import (
     BatchPut,
     BatchStore,
@@ -63,7 +65,12 @@ async def open_disk(directory: Path, clock: FakeClock, **options: float) -> Stor
     )
 
 
-STORES: dict[str, Open] = {"memory": open_memory, "disk": open_disk}
+async def open_packs(directory: Path, clock: FakeClock, **options: float) -> Store:
+    made = PackOptions(**options)  # type: ignore[arg-type]
+    return (await open_storage(directory, clock, made)).store
+
+
+STORES: dict[str, Open] = {"memory": open_memory, "disk": open_disk, "packs": open_packs}
 
 
 @pytest.fixture(params=STORES)

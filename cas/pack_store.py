@@ -1,0 +1,1069 @@
+"""A BlobStore on disk: small blobs as records of a log (cas.log), large ones as files.
+
+Theory of operation. Which blobs there are is known by cas.index; where a small one is, by
+cas.locations; a large one's file is named after it (cas.large_files). All of that is in memory,
+changed on the event loop only, and only by what the log has acknowledged: a blob is in the index if
+and only if it is durable.
+
+A small blob's record is checked whenever it is read, by the blob's own digest: that costs less than
+to remember what was checked, and no damage is ever served. A large file is hashed before the first
+byte is served, and again when it has changed since (see cas.large_files). What does not check is
+put aside, reported and dropped, and reads as missing.
+
+Reads whose bytes are in the page cache are made on the event loop, since a hop to a thread costs
+ten times as much. All else blocks in the store's threads.
+
+When a blob goes, a GONE record with its location follows, so that the next start does not find it
+again. It need not be durable: a blob that comes back is still the blob. Touches are recorded (see
+cas.index) in TOUCHED records, written before anybody is told of the blob, but not synced: not even
+a kill shortens a lease, while a power failure may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import math
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_threads
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from cas import files
+from cas.candidates import Candidates, match
+from cas.digest import Buffer, Digest, DigestFunction
+from cas.errors import (
+    BlobNotFound,
+    BlobTooLarge,
+    CasError,
+    OffsetOutOfRange,
+    StoreFull,
+    StoreUnavailable,
+)
+from cas.holds import Holds
+from cas.index import Index
+from cas.keys import digest_of, key_of, size_of
+from cas.large_files import DamagedFile, LargeFiles
+from cas.locations import Locations
+from cas.log import Draft, Job, Log, is_encoded, store_error
+from cas.records import (
+    Damaged,
+    Encoding,
+    Kind,
+    Record,
+    encode_gone,
+    encode_touched,
+    record_bytes,
+)
+from cas.store import BatchPut, BlobWriter, FileExport, StoreStats
+from cas.store_time import StoreTime
+from cas.volume import File, FileId, Volume
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SMALL_BYTES = 64 * 1024
+"""Blobs up to this size are records, and are hashed and copied on the event loop, sooner than hop
+to a thread for it.
+"""
+_CHUNK = 1024 * 1024
+_SYNC_BYTES = 16 * _CHUNK
+"""How much of a large file is written before it is synced: while the disk is busy with that, the
+next bytes are hashed.
+"""
+_EXPORT_FILES = 256
+_IMPORT_BYTES = 4 * _CHUNK
+_EMPTY_KEYS = frozenset(key_of(function.empty) for function in DigestFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class PackOptions:
+    """Limits and habits of a PackStore."""
+
+    max_bytes: int = 100 * 1024**3
+    """All blobs together; never exceeded. Writes that cannot make room fail with StoreFull."""
+    max_blob_bytes: int | None = None
+    """One blob; None leaves it to max_bytes."""
+    min_lease_s: float = 12 * 3600.0
+    """How long a blob stays after its last touch, whatever room is wanted."""
+    min_free_bytes: int = 0
+    """What is left free on the disk for others: old blobs go, and then writes fail."""
+    sync: bool = True
+    """Whether a blob survives a power failure once it is acknowledged. It survives the end of the
+    process in any case, and what a power failure damages is noticed in any case.
+    """
+    threads: int = 4
+    """For hashing and disk access."""
+
+
+class Parts(NamedTuple):
+    """What a PackStore and a PackActionCache stand on."""
+
+    volume: Volume
+    log: Log
+    large: LargeFiles
+    pool: ThreadPoolExecutor
+    time: StoreTime
+    close: Callable[[], Awaitable[None]]
+    """Closes all of it."""
+
+
+class _Source(NamedTuple):
+    """A stored blob as a thread sees it."""
+
+    digest: Digest
+    key: bytes
+    location: int | None
+    """Of a small one."""
+    verified: FileId | None
+    """The identity of a large one's file that needs no hashing."""
+
+
+class PackStore:
+    """A BlobStore with Retention, BlobExporter and BlobImporter; cas.pack_storage opens one."""
+
+    def __init__(self, parts: Parts, options: PackOptions) -> None:
+        self._volume, self._log, self._large, self._pool, self._time, self._close = parts
+        self._min_free_bytes = options.min_free_bytes
+        self._max_bytes = options.max_bytes
+        self._min_lease_s = options.min_lease_s
+        self.sync = options.sync
+        self._blob_limit = options.max_bytes
+        if options.max_blob_bytes is not None:
+            self._blob_limit = min(options.max_blob_bytes, options.max_bytes)
+        self.index = Index(options.min_lease_s, self._time.now())
+        self.locations = Locations()
+        self.holds = Holds()
+        self.bytes = 0
+        self._reserved_bytes = 0
+        self._freeing_bytes = 0
+        self._verified: dict[bytes, FileId] = {}
+        self._arriving: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._verifying: dict[bytes, asyncio.Future[FileId]] = {}
+        self._evicted_blobs = 0
+        self._evicted_bytes = 0
+        self.damaged_blobs = 0
+        self._closed = False
+
+    # Looking
+
+    def all_fresh(self, keys: Collection[bytes]) -> bool:
+        """See Glimpse."""
+        if self._closed:
+            return False
+        self.index.turn(self._time.now())
+        return self.index.fresh.issuperset(keys)
+
+    async def find_missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        """See BlobStore."""
+        self._check_open()
+        asked = list(digests)
+        keys = [key_of(digest) for digest in asked]
+        missing = await self._find(keys)
+        if not missing:
+            return []
+        return [digest for digest, key in zip(asked, keys, strict=True) if key in missing]
+
+    async def _find(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Touches the blobs that are stored and answers the others."""
+        missing, recorded = self.index.touch(set(keys), self._time.now())
+        if recorded and self._min_lease_s:
+            await self._save_touches(recorded)
+        if missing:
+            missing -= _EMPTY_KEYS
+        return missing
+
+    async def _save_touches(self, keys: Collection[bytes]) -> None:
+        saved = asyncio.get_running_loop().create_future()
+        record = Record(Kind.TOUCHED, b"", encode_touched(keys), self._stamp())
+        self._log.submit(Job(partial(_settle, saved), (record,), is_durable=False))
+        try:
+            await saved
+        except CasError as error:
+            # Reading goes on where writing does not.
+            _log.warning("cannot save the last use of %d blobs: %s", len(keys), error)
+
+    def _stamp(self) -> int:
+        """The time for a record: rounded up, so that no lease gets shorter."""
+        return math.ceil(self._time.now())
+
+    async def _touch(self, digest: Digest, key: bytes) -> None:
+        self._check_open()
+        if await self._find((key,)):
+            raise BlobNotFound(digest)
+
+    # Reading
+
+    async def get(self, digest: Digest) -> bytes:
+        """See BlobStore."""
+        key = key_of(digest)
+        await self._touch(digest, key)
+        if not digest.size_bytes:
+            return b""
+        if digest.size_bytes <= SMALL_BYTES:
+            return bytes(await self._read_small(digest, key))
+        file = await self._open_verified(digest, key)
+        return await self._read_at(file, digest, 0, digest.size_bytes)
+
+    async def read(
+        self, digest: Digest, offset: int = 0, limit: int | None = None
+    ) -> AsyncIterator[Buffer]:
+        """See BlobStore. The open file keeps the bytes when the blob is evicted in mid-read."""
+        key = key_of(digest)
+        await self._touch(digest, key)
+        size = digest.size_bytes
+        if not 0 <= offset <= size:
+            raise OffsetOutOfRange(digest, offset)
+        end = size if limit is None else min(size, offset + limit)
+        if offset == end:
+            return
+        if size <= SMALL_BYTES:
+            yield (await self._read_small(digest, key))[offset:end]
+            return
+        file = await self._open_verified(digest, key)
+        for start in range(offset, end, _CHUNK):
+            yield await self._read_at(file, digest, start, min(_CHUNK, end - start))
+
+    async def _read_small(self, digest: Digest, key: bytes) -> memoryview:
+        location = self.locate(key)
+        if location is None:
+            raise self._condemn(key, None, Damaged("its record is nowhere"))
+        size_bytes = self._record_bytes(key, location)
+        try:
+            record = None
+            if size_bytes is not None:
+                record = self._log.read_cached(location, size_bytes)
+            if record is None:
+                record = await self._run(self._log.read, location, size_bytes)
+            return _content(record, key)
+        except Damaged as damage:
+            if self.locate(key) != location:  # It was moved meanwhile, or is gone.
+                return await self._read_moved(digest, key)
+            raise self._condemn(key, location, damage) from damage
+        except FileNotFoundError:
+            return await self._read_moved(digest, key)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise self._condemn(key, location, Damaged(str(error))) from error
+            raise store_error(error) from error
+
+    async def _read_moved(self, digest: Digest, key: bytes) -> memoryview:
+        if key not in self.index:
+            raise BlobNotFound(digest)
+        return await self._read_small(digest, key)
+
+    def locate(self, key: bytes) -> int | None:
+        """Answers where a small blob is that is in the index."""
+        found = self.locations.find(key)
+        if len(found) == 1:
+            return found[0]
+        # One key in some hundreds shares its place in memory with another; the log knows them
+        # apart.
+        for location in found:
+            try:
+                if self._log.key_at(location, len(key)) == key:
+                    return location
+            except OSError as error:
+                _log.warning("cannot read where a blob may be: %s", error)
+        return None
+
+    @staticmethod
+    def _record_bytes(key: bytes, location: int) -> int | None:
+        """The size of a record, where it can be known without reading it."""
+        return None if is_encoded(location) else record_bytes(len(key), size_of(key))
+
+    def _condemn(self, key: bytes, location: int | None, damage: Damaged) -> BlobNotFound:
+        """Drops a small blob that was found wanting, and answers what to raise."""
+        digest = digest_of(key)
+        if key in self.index:
+            _log.warning("dropped blob %s: %s", digest, damage)
+            self.damaged_blobs += 1
+            if location is not None:
+                size_bytes = self._record_bytes(key, location) or SMALL_BYTES
+                self._pool.submit(self._put_aside, digest, location, size_bytes)
+            self._forget([key])
+        return BlobNotFound(digest)
+
+    def _put_aside(self, digest: Digest, location: int, size_bytes: int) -> None:
+        try:
+            data = self._log.raw(location, size_bytes)
+        except OSError as error:
+            _log.warning("cannot read damaged blob %s to put it aside: %s", digest, error)
+        else:
+            self._large.keep_damaged(digest, data)
+
+    async def _open_verified(self, digest: Digest, key: bytes) -> File:
+        for _ in range(3):
+            file = self._open_if_verified(digest, key)
+            if file is not None:
+                return file
+            await self._verify(digest, key)
+        raise StoreUnavailable(f"the file of blob {digest} keeps changing")
+
+    def _open_if_verified(self, digest: Digest, key: bytes) -> File | None:
+        known = self._verified.get(key)
+        if known is None:
+            return None
+        try:
+            file = self._large.open(digest)
+            return file if file.id() == known else None
+        except Damaged:
+            return None
+        except OSError as error:
+            raise store_error(error) from error
+
+    async def _verify(self, digest: Digest, key: bytes) -> None:
+        """Hashes the file, once for all who wait. Raises BlobNotFound."""
+        verifying = self._verifying.get(key)
+        if verifying is None:
+            work = self.submit(self._verify_file, digest)
+            verifying = asyncio.wrap_future(work)
+            verifying.add_done_callback(lambda done: self._end_verify(key, done))
+            self._verifying[key] = verifying
+        try:
+            await asyncio.shield(verifying)
+        except Damaged as damage:
+            raise BlobNotFound(digest) from damage
+        except OSError as error:
+            raise store_error(error) from error
+
+    def _verify_file(self, digest: Digest) -> FileId:
+        _, file_id = self._large.verify(digest, None)
+        return file_id
+
+    def _end_verify(self, key: bytes, verified: asyncio.Future[FileId]) -> None:
+        del self._verifying[key]
+        error = verified.exception()
+        if error is None:
+            self._trust(key, verified.result())
+        elif isinstance(error, DamagedFile):
+            self._condemn_file(key, error)
+
+    def _trust(self, key: bytes, file_id: FileId) -> None:
+        if key in self.index:
+            self._verified[key] = file_id
+
+    def _condemn_file(self, key: bytes, damage: DamagedFile) -> None:
+        """Drops a large blob whose file was found wanting, unless its file is another by now."""
+        digest = digest_of(key)
+        if key not in self.index or not self._large.quarantine(digest, damage.file_id):
+            return
+        _log.warning("dropped blob %s: %s", digest, damage)
+        self.damaged_blobs += 1
+        self.index.remove(key)
+        self.bytes -= digest.size_bytes
+        self._verified.pop(key, None)
+
+    async def _read_at(self, file: File, digest: Digest, offset: int, size_bytes: int) -> bytes:
+        try:
+            data = file.read_cached(size_bytes, offset) if size_bytes <= _CHUNK else None
+            if data is None:
+                data = await self._run(file.read, size_bytes, offset)
+        except (OSError, StoreUnavailable) as error:
+            # So that the next read finds out what is wrong.
+            self._verified.pop(key_of(digest), None)
+            raise StoreUnavailable(f"cannot read the file of blob {digest}: {error}") from error
+        if len(data) != size_bytes:
+            self._verified.pop(key_of(digest), None)
+            raise StoreUnavailable(f"the file of blob {digest} was cut short while it was read")
+        return data
+
+    # Writing
+
+    async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
+        """See BlobStore. When cancelled, the blob may be stored, whole."""
+        self._check_open()
+        frozen = freeze(data)
+        if len(frozen) <= SMALL_BYTES:
+            digest = match(candidates, frozen, self._blob_limit)
+        else:
+            digest = await self._run(match, candidates, frozen, self._blob_limit)
+        key = key_of(digest)
+        if key not in self.index.fresh and await self._find((key,)):
+            await self._admit(digest, key, frozen)
+        return digest
+
+    async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+        """See BatchStore."""
+        self._check_open()
+        results: list[Digest | CasError] = []
+        for blob in blobs:
+            frozen = freeze(blob.data)
+            try:
+                if len(frozen) <= SMALL_BYTES:
+                    digest = match(blob.candidates, frozen, self._blob_limit)
+                else:
+                    digest = await self._run(match, blob.candidates, frozen, self._blob_limit)
+            except CasError as error:
+                results.append(error)
+            else:
+                results.append(digest)
+        await self._store_all(
+            [
+                (i, done, freeze(blobs[i].data))
+                for i, done in enumerate(results)
+                if isinstance(done, Digest)
+            ],
+            results,
+        )
+        return results
+
+    async def _store_all(
+        self, blobs: Sequence[tuple[int, Digest, Buffer]], results: list[Digest | CasError]
+    ) -> None:
+        """Stores verified blobs; those that fail have their error put in place of their result."""
+        keys = [key_of(digest) for _, digest, _ in blobs]
+        missing = await self._find(keys)
+        arriving: list[tuple[int, asyncio.Future[None]]] = []
+        for (number, digest, data), key in zip(blobs, keys, strict=True):
+            if key in missing:
+                try:
+                    arriving.append((number, self._admit(digest, key, data)))
+                except CasError as error:
+                    results[number] = error
+        if arriving:
+            await asyncio.wait([future for _, future in arriving])
+        for number, future in arriving:
+            reason = future.exception()
+            if isinstance(reason, CasError):
+                results[number] = reason
+            elif reason is not None:
+                raise reason
+
+    def _admit(self, digest: Digest, key: bytes, data: Buffer) -> asyncio.Future[None]:
+        """Stores a verified blob that is missing, or joins whoever is storing it already."""
+        self._check_open()
+        waiting = self._arriving.get(key)
+        if waiting is not None:
+            return self._wait_for(waiting)
+        self._reserve(digest.size_bytes)
+        waiting = self._arriving[key] = []
+        if digest.size_bytes <= SMALL_BYTES:
+            record = Record(Kind.BLOB, key, data, self._stamp())
+            self._log.submit(Job(partial(self._arrived, key), (record,)))
+        else:
+            drafting = asyncio.wrap_future(
+                self._pool.submit(self._write_draft, digest, data, self._time.now())
+            )
+            drafting.add_done_callback(partial(self._drafted, key))
+        return self._wait_for(waiting)
+
+    @staticmethod
+    def _wait_for(waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        return future
+
+    def _write_draft(self, digest: Digest, data: Buffer, now: float) -> Draft:
+        file, name = self._large.create()
+        try:
+            file.write([data], 0)
+            if self.sync:
+                file.sync()
+            return self._large.finish(file, name, digest, now)
+        except BaseException:
+            self._large.drop(file, name)
+            raise
+
+    def _drafted(self, key: bytes, drafting: asyncio.Future[Draft]) -> None:
+        error = drafting.exception()
+        if error is None:
+            self._publish(key, drafting.result())
+        else:
+            self._arrived(key, Job(_ignore, error=error))
+
+    def _publish(self, key: bytes, draft: Draft) -> None:
+        self._log.submit(Job(partial(self._arrived, key), publish=draft))
+
+    def _arrived(self, key: bytes, job: Job) -> None:
+        """Enters a blob that is durable now, and tells all who wait for it."""
+        waiting = self._arriving.pop(key)
+        size_bytes = size_of(key)
+        self._reserved_bytes -= size_bytes
+        error = job.error
+        if isinstance(error, OSError):
+            error = store_error(error)
+        if job.publish is not None:
+            if error is None:
+                job.publish.file.close()
+            else:
+                self._pool.submit(self._large.drop, job.publish.file, job.publish.draft)
+        if error is None:
+            if job.locations:
+                self.locations.add(key, job.locations[0])
+            elif job.file_id is not None:
+                self._verified[key] = job.file_id
+            self.index.add((key,), self._time.now())
+            self.bytes += size_bytes
+        for future in waiting:
+            if not future.done():
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+    async def open_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
+        """See BlobStore."""
+        self._check_open()
+        incoming = Candidates(candidates, self._blob_limit)
+        self._reserve(incoming.size_bytes)
+        return _PackWriter(self, self._large, incoming)
+
+    async def take(self, digest: Digest, content: Buffer | tuple[File, str]) -> None:
+        """Stores what a writer has verified (a draft: synced too), whatever comes of it, in the
+        room that open_writer reserved.
+        """
+        key = key_of(digest)
+        draft = content if isinstance(content, tuple) else None
+        try:
+            missing = await self._find((key,))
+        except BaseException:
+            self.drop(draft, digest.size_bytes)
+            raise
+        waiting = self._arriving.get(key)
+        if not missing or waiting is not None or draft is None:
+            self.drop(draft, digest.size_bytes)
+        if not missing:
+            return
+        if waiting is not None:
+            await self._wait_for(waiting)
+        elif not isinstance(content, tuple):
+            await self._admit(digest, key, content)
+        else:
+            waiting = self._arriving[key] = []
+            file, name = content
+            finishing = asyncio.wrap_future(
+                self._pool.submit(self._finish, file, name, digest, self._time.now())
+            )
+            finishing.add_done_callback(partial(self._drafted, key))
+            await self._wait_for(waiting)
+
+    def _finish(self, file: File, name: str, digest: Digest, now: float) -> Draft:
+        try:
+            return self._large.finish(file, name, digest, now)
+        except BaseException:
+            self._large.drop(file, name)
+            raise
+
+    def drop(self, draft: tuple[File, str] | None, reserved_bytes: int) -> None:
+        """Frees what a blob that will not be stored has taken up."""
+        self._reserved_bytes -= reserved_bytes
+        if draft is not None:
+            self.submit(self._large.drop, *draft)
+
+    # Making room
+
+    def _reserve(self, size_bytes: int) -> None:
+        """Sets room aside for a write. Raises StoreFull, and then nothing was evicted."""
+        if self._min_free_bytes:
+            self._make_free(size_bytes)
+        over = self.bytes + self._reserved_bytes + size_bytes - self._max_bytes
+        if over > 0:
+            self._evict(over)
+        self._reserved_bytes += size_bytes
+
+    def _make_free(self, size_bytes: int) -> None:
+        """Keeps the minimum free on the disk once everything reserved is written."""
+        try:
+            free_bytes = self._volume.free_bytes() + self._freeing_bytes
+        except OSError as error:
+            raise store_error(error) from error
+        wanted_bytes = self._min_free_bytes + self._reserved_bytes + size_bytes
+        try:
+            self._evict(wanted_bytes - free_bytes)
+        except StoreFull as error:
+            raise StoreFull(
+                f"no room for {size_bytes} more bytes: {self._min_free_bytes} bytes of the disk"
+                " are to stay free, and nothing may be evicted; free some or lower the minimum"
+            ) from error
+
+    def _evict(self, wanted_bytes: int) -> None:
+        """Gives up least recently used blobs of at least that many bytes together.
+
+        Raises StoreFull, and then nothing was given up.
+        """
+        victims: list[bytes] = []
+        left = wanted_bytes
+        if left > 0:
+            for key in self.index.expired(self._time.now()):
+                if key not in self.holds.held:
+                    victims.append(key)
+                    left -= size_of(key)
+                    if left <= 0:
+                        break
+        if left > 0:
+            raise StoreFull(
+                f"no room for {wanted_bytes} more bytes: of the {self._max_bytes} bytes allowed"
+                f" {self.bytes} are stored and {self._reserved_bytes} being written, and leases or"
+                " running builds protect them; raise the size limit or shorten the lease"
+            )
+        self._evicted_blobs += len(victims)
+        self._evicted_bytes += self._forget(victims)
+
+    def _forget(self, keys: Iterable[bytes]) -> int:
+        """Strikes out blobs that are in the index, has them removed, and answers how many bytes
+        they had.
+        """
+        gone: list[tuple[int, bytes]] = []
+        names: list[str] = []
+        total_bytes = large_bytes = 0
+        for key in keys:
+            self.index.remove(key)
+            size_bytes = size_of(key)
+            total_bytes += size_bytes
+            if size_bytes > SMALL_BYTES:
+                large_bytes += size_bytes
+                self._verified.pop(key, None)
+                names.append(self._large.name(digest_of(key)))
+                continue
+            location = self.locate(key)
+            if location is not None:
+                self.locations.remove(key, location)
+                self.release_record(key, location)
+                gone.append((location, key))
+        self.bytes -= total_bytes
+        if gone or names:
+            records = (Record(Kind.GONE, b"", encode_gone(gone), self._stamp()),) if gone else ()
+            self._freeing_bytes += large_bytes
+            job = Job(partial(self._removed, large_bytes), records, is_durable=False, remove=names)
+            self._log.submit(job)
+        return total_bytes
+
+    def release_record(self, key: bytes, location: int) -> None:
+        """Says that a blob's record is not current any more."""
+        size_bytes = self._record_bytes(key, location)
+        if size_bytes is None:
+            try:
+                size_bytes = self._log.record_bytes(location)
+            except (OSError, Damaged):
+                size_bytes = 0
+        self._log.release(location, size_bytes)
+
+    def _removed(self, size_bytes: int, job: Job) -> None:
+        self._freeing_bytes -= size_bytes
+        if job.error is not None:
+            _log.warning("cannot note that blobs are gone: %s", job.error)
+
+    def hold(self, holder: str, digests: Collection[Digest]) -> None:
+        """See Retention."""
+        self.holds.hold(holder, [key_of(digest) for digest in digests])
+
+    def release(self, holder: str) -> None:
+        """See Retention."""
+        self.holds.release(holder)
+
+    # Files
+
+    async def export_files(self, files: Sequence[FileExport]) -> list[Digest]:
+        """See BlobExporter. Makes no more files once it has raised or was cancelled."""
+        missing = dict.fromkeys(await self.find_missing([file.digest for file in files]))
+        wanted = [(self._source(file.digest), file) for file in files if file.digest not in missing]
+        stop = threading.Event()
+        exporting = [
+            self.submit(self._export, wanted[start : start + _EXPORT_FILES], stop)
+            for start in range(0, len(wanted), _EXPORT_FILES)
+        ]
+        try:
+            for part in exporting:
+                for source, file, outcome in await asyncio.wrap_future(part):
+                    if isinstance(outcome, FileId):
+                        self._trust(source.key, outcome)
+                    elif not await self._export_again(source, file, outcome):
+                        missing[source.digest] = None
+        finally:
+            stop.set()
+            for part in exporting:
+                part.cancel()
+            await _wait_for(exporting)
+        return list(missing)
+
+    def _source(self, digest: Digest) -> _Source:
+        key = key_of(digest)
+        location = self.locate(key) if 0 < digest.size_bytes <= SMALL_BYTES else None
+        return _Source(digest, key, location, self._verified.get(key))
+
+    def _export(
+        self, wanted: Sequence[tuple[_Source, FileExport]], stop: threading.Event
+    ) -> list[tuple[_Source, FileExport, FileId | Damaged]]:
+        """Makes files, and answers what was learned about their sources. Runs in a thread."""
+        learned: list[tuple[_Source, FileExport, FileId | Damaged]] = []
+        for source, file in wanted:
+            if stop.is_set():
+                break
+            try:
+                file_id = self._export_one(source, file, stop)
+            except Damaged as damage:
+                learned.append((source, file, damage))
+            else:
+                if file_id is not None and file_id != source.verified:
+                    learned.append((source, file, file_id))
+        return learned
+
+    def _export_one(
+        self, source: _Source, file: FileExport, stop: threading.Event
+    ) -> FileId | None:
+        digest, key, location, verified = source
+        if digest.size_bytes <= SMALL_BYTES:
+            data = b"" if digest.is_empty else self._content_of(key, location)
+            files.write_new_file(file.path, file.mode, data)
+            return None
+        opened, file_id = _as_store_error(self._large.verify, digest, verified)
+        opened.copy_to(file.path, file.mode, digest.size_bytes, stop)
+        return file_id
+
+    def _content_of(self, key: bytes, location: int | None) -> memoryview:
+        if location is None:
+            raise Damaged("its record is nowhere")
+        try:
+            record = self._log.read(location, self._record_bytes(key, location))
+        except FileNotFoundError:
+            raise Damaged("its segment is gone") from None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise Damaged(str(error)) from error
+            raise store_error(error) from error
+        return _content(record, key)
+
+    async def _export_again(self, source: _Source, file: FileExport, damage: Damaged) -> bool:
+        """Exports what could not be read where it was thought to be, if it is anywhere."""
+        if isinstance(damage, DamagedFile):
+            self._condemn_file(source.key, damage)
+            return False
+        try:
+            data = await self._read_moved(source.digest, source.key)
+        except BlobNotFound:
+            return False
+        await self._run(files.write_new_file, file.path, file.mode, data)
+        return True
+
+    async def import_files(self, function: DigestFunction, paths: Sequence[str]) -> list[Digest]:
+        """See BlobImporter. Small files are read many at a time, large ones streamed."""
+        self._check_open()
+        digests: list[Digest] = []
+        while len(digests) < len(paths):
+            group = await asyncio.wrap_future(
+                self.submit(_read_group, function, paths[len(digests) :])
+            )
+            if group:
+                for digest, _ in group:
+                    self._check_size(digest)
+                stored: list[Digest | CasError] = [digest for digest, _ in group]
+                blobs = [(number, digest, data) for number, (digest, data) in enumerate(group)]
+                await self._store_all(blobs, stored)
+                for outcome in stored:
+                    if not isinstance(outcome, Digest):
+                        raise outcome
+                    digests.append(outcome)
+            else:
+                digests.append(await self._import_large(function, paths[len(digests)]))
+        return digests
+
+    async def _import_large(self, function: DigestFunction, path: str) -> Digest:
+        fd = files.open_regular(path)
+        size_bytes = os.fstat(fd).st_size
+        try:
+            if size_bytes > self._blob_limit:
+                self._check_size(await self._run(_digest_of_file, function, fd, size_bytes))
+            self._reserve(size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            copying = self.submit(self._copy_in, function, fd, size_bytes)
+        except BaseException:
+            self._reserved_bytes -= size_bytes
+            os.close(fd)
+            raise
+        try:
+            digest, content = await asyncio.wrap_future(copying)
+        except BaseException:
+            self._reserved_bytes -= size_bytes
+            copying.add_done_callback(partial(self._abandon, fd))
+            raise
+        self._reserved_bytes -= size_bytes - digest.size_bytes
+        await self.take(digest, content)
+        return digest
+
+    def _copy_in(
+        self, function: DigestFunction, fd: int, limit_bytes: int
+    ) -> tuple[Digest, Buffer | tuple[File, str]]:
+        """Copies a file's first bytes to a synced draft; closes the file. Runs in a thread."""
+        try:
+            draft = _as_store_error(self._large.create)
+            try:
+                digest = self._copy_to(draft[0], function, fd, limit_bytes)
+            except BaseException:
+                self._large.drop(*draft)
+                raise
+        finally:
+            os.close(fd)
+        if digest.size_bytes > SMALL_BYTES:
+            return digest, draft
+        data = draft[0].read(digest.size_bytes, 0)  # It was cut short while it was read.
+        self._large.drop(*draft)
+        return digest, data
+
+    def _copy_to(self, draft: File, function: DigestFunction, fd: int, limit_bytes: int) -> Digest:
+        hasher = function.hasher()
+        copied_bytes = 0
+        while data := os.pread(fd, min(_CHUNK, limit_bytes - copied_bytes), copied_bytes):
+            hasher.update(data)
+            _as_store_error(draft.write, [data], copied_bytes)
+            copied_bytes += len(data)
+        if self.sync:
+            _as_store_error(draft.sync)
+        return Digest(function, hasher.hexdigest(), copied_bytes)
+
+    def _abandon(
+        self, fd: int, copied: ThreadFuture[tuple[Digest, Buffer | tuple[File, str]]]
+    ) -> None:
+        """Cleans up after a copy that nobody waits for any more; runs where the copy ended."""
+        if copied.cancelled():
+            os.close(fd)
+        elif copied.exception() is None:
+            content = copied.result()[1]
+            if isinstance(content, tuple):
+                self._large.drop(*content)
+
+    def _check_size(self, digest: Digest) -> None:
+        if digest.size_bytes > self._blob_limit:
+            raise BlobTooLarge(digest, self._blob_limit)
+
+    # The rest
+
+    def stats(self) -> StoreStats:
+        """See Measured."""
+        return StoreStats(
+            blobs=len(self.index),
+            bytes=self.bytes,
+            max_bytes=self._max_bytes,
+            reserved_bytes=self._reserved_bytes,
+            holders=self.holds.holders,
+            held=len(self.holds.held),
+            evicted_blobs=self._evicted_blobs,
+            evicted_bytes=self._evicted_bytes,
+            damaged_blobs=self.damaged_blobs,
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    def submit(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> ThreadFuture[T]:
+        """Runs a blocking function in one of the store's threads, in the order submitted."""
+        self._check_open()
+        return self._pool.submit(function, *args, **kwargs)
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Waits for a blocking function in a thread, which goes on when this is cancelled."""
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    async def close(self) -> None:
+        """Waits for running work and lets the directory go, with all else that is in it; later
+        calls raise StoreUnavailable. Idempotent.
+        """
+        await self._close()
+
+    def refuse(self) -> None:
+        """Refuses all calls from now on. What runs goes on."""
+        self._closed = True
+
+    async def drain(self) -> None:
+        """Waits for all blobs that are on their way to be stored."""
+        while self._arriving:
+            await asyncio.wait([self._wait_for(next(iter(self._arriving.values())))])
+
+
+def freeze(data: Buffer) -> Buffer:
+    """Answers bytes that stay as they are when the caller uses its buffer again: a thread may be at
+    work on them long after the caller was cancelled.
+    """
+    if isinstance(data, memoryview):
+        return data if isinstance(data.obj, bytes) else bytes(data)
+    return bytes(data)
+
+
+class _PackWriter:
+    """Bytes gather in memory up to a slice; a small blob never gets a draft. Each slice is hashed
+    in one thread and written in another, while the next one gathers.
+    """
+
+    def __init__(self, store: PackStore, large: LargeFiles, candidates: Candidates) -> None:
+        self._store = store
+        self._large = large
+        self._candidates = candidates
+        self._is_large = candidates.size_bytes > SMALL_BYTES
+        self._received_bytes = 0
+        self._gathered: list[Buffer] = []
+        self._gathered_bytes = 0
+        self._draft: tuple[File, str] | None = None
+        self._written_bytes = 0
+        self._unsynced_bytes = 0
+        self._working: list[ThreadFuture[None]] = []
+        self._ended = False
+
+    async def write(self, data: Buffer) -> None:
+        assert not self._ended
+        self._candidates.check_size(self._received_bytes + len(data))
+        self._received_bytes += len(data)
+        self._gathered.append(freeze(data))
+        self._gathered_bytes += len(data)
+        if self._gathered_bytes >= _CHUNK and self._is_large:
+            await self._start_slice()
+
+    async def _start_slice(self) -> None:
+        await self._finish_slice()
+        slice_, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        self._working.append(self._store.submit(self._hash, slice_))
+        self._working.append(self._store.submit(self._append, slice_))
+
+    async def _finish_slice(self) -> None:
+        working = self._working
+        while working:
+            try:
+                await asyncio.wrap_future(working[-1])
+            except OSError as error:
+                raise store_error(error) from error
+            working.pop()
+
+    def _hash(self, buffers: Sequence[Buffer]) -> None:
+        for buffer in buffers:
+            self._candidates.update(buffer)
+
+    def _append(self, buffers: Sequence[Buffer]) -> None:
+        if self._draft is None:
+            self._draft = self._large.create()
+        file = self._draft[0]
+        size_bytes = sum(map(len, buffers))
+        file.write(buffers, self._written_bytes)
+        self._written_bytes += size_bytes
+        self._unsynced_bytes += size_bytes
+        if self._unsynced_bytes >= _SYNC_BYTES:
+            self._sync()
+
+    def _sync(self) -> None:
+        self._unsynced_bytes = 0
+        if self._store.sync and self._draft is not None:
+            self._draft[0].sync()
+
+    async def commit(self) -> Digest:
+        assert not self._ended
+        self._candidates.check_size(self._received_bytes, final=True)
+        content: Buffer | tuple[File, str]
+        if self._is_large:
+            await self._start_slice()
+            await self._finish_slice()
+            digest = self._candidates.match()  # Before the sync, which is not for the wrong bytes.
+            self._working.append(self._store.submit(self._sync))
+            await self._finish_slice()
+            assert self._draft is not None
+            content = self._draft
+        else:
+            self._hash(self._gathered)
+            digest = self._candidates.match()
+            content = b"".join(self._gathered)
+        self._ended = True
+        self._gathered = []
+        await self._store.take(digest, content)
+        return digest
+
+    async def abort(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._gathered = []
+        self._store.drop(None, self._candidates.size_bytes)
+        if self._draft is None and not self._working:
+            return
+        try:
+            discarding = self._store.submit(self._discard)
+        except StoreUnavailable:  # Closed, so no thread is at work any more.
+            self._discard()
+        else:
+            await asyncio.shield(asyncio.wrap_future(discarding))
+
+    def _discard(self) -> None:
+        for working in self._working:
+            working.cancel()
+        wait_for_threads(self._working)
+        if self._draft is not None:
+            self._large.drop(*self._draft)
+            self._draft = None
+
+
+def _content(record: Record, key: bytes) -> memoryview:
+    """Answers the blob in a record. Raises Damaged."""
+    if record.key != key or record.kind is not Kind.BLOB:
+        raise Damaged("there is another record in its place")
+    if record.encoding is Encoding.IDENTITY:
+        return memoryview(record.body)
+    raise Damaged(f"its encoding {record.encoding} is not known")
+
+
+def _settle(future: asyncio.Future[None], job: Job) -> None:
+    """Ends a future as its job ended."""
+    if future.done():
+        return
+    if job.error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(job.error)
+
+
+def _ignore(_: Job) -> None:
+    """For jobs that nobody waits for."""
+
+
+async def _wait_for(parts: Sequence[ThreadFuture[T]]) -> None:
+    running = [asyncio.wrap_future(part) for part in parts if not part.done()]
+    if running:
+        await asyncio.wait(running)
+    for part in running:
+        if not part.cancelled():
+            part.exception()  # Taken note of: the first failure is what the caller hears of.
+
+
+def _read_group(function: DigestFunction, paths: Sequence[str]) -> list[tuple[Digest, bytes]]:
+    """Reads the first few files, up to the first large one."""
+    group = []
+    total_bytes = 0
+    for path in paths:
+        fd = files.open_regular(path)
+        try:
+            size_bytes = os.fstat(fd).st_size
+            if size_bytes > _CHUNK:
+                break
+            data = files.read_all(fd, 0, size_bytes)
+        finally:
+            os.close(fd)
+        group.append((function.digest(data), data))
+        total_bytes += len(data)
+        if total_bytes >= _IMPORT_BYTES:
+            break
+    return group
+
+
+def _digest_of_file(function: DigestFunction, fd: int, size_bytes: int) -> Digest:
+    hasher = function.hasher()
+    offset = 0
+    while data := os.pread(fd, min(_CHUNK, size_bytes - offset), offset):
+        hasher.update(data)
+        offset += len(data)
+    return Digest(function, hasher.hexdigest(), offset)
+
+
+def _as_store_error(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return function(*args, **kwargs)
+    except OSError as error:
+        raise store_error(error) from error
