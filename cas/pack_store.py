@@ -656,6 +656,10 @@ class PackStore:
         """See Retention."""
         self.holds.hold(holder, [key_of(digest) for digest in digests])
 
+    def hold_keys(self, holder: str, keys: Collection[bytes]) -> None:
+        """See Glimpse."""
+        self.holds.hold(holder, keys)
+
     def release(self, holder: str) -> None:
         """See Retention."""
         self.holds.release(holder)

@@ -101,14 +101,17 @@ class BlobStore(Protocol):
 
 
 class Glimpse(Protocol):
-    """A store that knows at once, without an await, what it is asked most."""
+    """A store that knows at once, without an await, what it is asked most. Keys are cas.keys's."""
 
     def all_fresh(self, keys: Collection[bytes]) -> bool:
         """Whether all of these blobs are stored and none needs its lease renewed, so that nothing
         has to be done but to say so. False says nothing: ask find_missing.
 
-        Keys are cas.keys's. One pass in C; pass a list or a set.
+        One pass in C; pass a list or a set.
         """
+
+    def hold_keys(self, holder: str, keys: Collection[bytes]) -> None:
+        """See Retention.hold."""
 
 
 class BatchPut(NamedTuple):

@@ -15,11 +15,11 @@ what takes waiting: renewing leases, reading Trees, telling what is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from armitage.errors import InvalidRequest, NotFound
 from armitage.reapi.completeness import Completeness
-from armitage.reapi.digests import Notation
 from armitage.reapi.instances import Instances
 from armitage.reapi.invocations import Invocations
 from armitage.transport.port import Call
@@ -48,7 +48,6 @@ class _Context(NamedTuple):
     cache_key: str
     function: DigestFunction
     """Of digests of 64 characters: the first that they may mean."""
-    notation: Notation
     tag: bytes
     """What stands before them in keys."""
     empty: bytes
@@ -101,12 +100,7 @@ class AtOnce:
             keys = [key for key in keys if key != context.empty]
             if not self._store.all_fresh(keys):
                 return None
-        holder = self._invocations.holder(call)
-        if holder is not None:
-            read = context.notation.parse_encoded
-            cut = len(context.tag)
-            digests = [read(_DIGEST + key[cut:])[0] for key in keys]
-            self._invocations.keep(holder, digests)
+        self._hold(call, keys)
         return b""
 
     def get_action_result(self, request: bytes, call: Call) -> bytes | None:
@@ -130,8 +124,13 @@ class AtOnce:
         closure = self._completeness.recall(result, context.function, self._store)
         if closure is None:
             return None
-        self._invocations.hold(call, closure)
+        self._hold(call, closure)
         return result
+
+    def _hold(self, call: Call, keys: Collection[bytes]) -> None:
+        holder = self._invocations.holder(call)
+        if holder is not None:
+            self._store.hold_keys(holder, keys)
 
     def _learn(
         self,
@@ -158,7 +157,7 @@ class AtOnce:
             return None
         function = functions[0]
         context = _Context(
-            instance.action_cache_key, function, notation, tag_of(function), key_of(function.empty)
+            instance.action_cache_key, function, tag_of(function), key_of(function.empty)
         )
         if len(known) < _MAX_KNOWN:
             known[before, after] = context

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -87,9 +88,9 @@ class Completeness:
 
     def recall(
         self, result: bytes, function: DigestFunction, store: Glimpse
-    ) -> tuple[Digest, ...] | None:
-        """Answers what a result refers to, if it was read before and the store, the one that
-        `check` asks, has all of it at hand. None says nothing: ask `check`.
+    ) -> Collection[bytes] | None:
+        """Answers the keys of what a result refers to, if it was read before and the store, which
+        is the one that `check` asks, has all of it at hand. None says nothing: ask `check`.
         """
         known = self._remembered.get((function, result))
         if known is None or len(known.digests) > _MOST_AT_ONCE:
@@ -99,7 +100,7 @@ class Completeness:
         if not store.all_fresh(known.keys):
             return None
         self._remembered.move_to_end((function, result))
-        return known.digests
+        return known.keys
 
     def _remember(self, key: tuple[DigestFunction, bytes], closure: tuple[Digest, ...]) -> None:
         cost = len(closure) + 1

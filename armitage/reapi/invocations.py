@@ -49,11 +49,7 @@ class Invocations:
         """Keeps blobs for as long as the call's invocation is heard from."""
         holder = self.holder(call)
         if holder is not None and digests:
-            self.keep(holder, digests)
-
-    def keep(self, holder: str, digests: Collection[Digest]) -> None:
-        """Keeps blobs for a holder that was just answered."""
-        self._retention.hold(holder, digests)
+            self._retention.hold(holder, digests)
 
     def expire(self) -> None:
         """Releases the invocations that have been silent for `idle_s`; each call does this, and a

@@ -34,10 +34,14 @@ class Fresh:
 
     def __init__(self) -> None:
         self.keys: set[bytes] = set()
+        self.held: dict[str, set[bytes]] = {}
         self.results: dict[tuple[str, bytes], bytes] = {}
 
     def all_fresh(self, keys: Collection[bytes]) -> bool:
         return self.keys.issuperset(keys)
+
+    def hold_keys(self, holder: str, keys: Collection[bytes]) -> None:
+        self.held.setdefault(holder, set()).update(keys)
 
     def recall(self, instance: str, key: bytes) -> bytes | None:
         return self.results.get((instance, key))
@@ -267,7 +271,8 @@ async def test_what_is_answered_is_held_for_the_invocation() -> None:
     call = Call("/x/Y", {HEADER: header})
 
     assert world.get(action, call) is not None
-    assert world.store.stats().held == 1
-    assert world.find(await world.put(b"asked"), call=call) == b""
-    assert world.store.stats().held == 2
+    assert world.fresh.held == {"invocation:build": {key_of(output)}}
+    asked = await world.put(b"asked")
+    assert world.find(asked, call=call) == b""
+    assert world.fresh.held == {"invocation:build": {key_of(output), key_of(asked)}}
     assert len(world.invocations) == 1
