@@ -17,6 +17,7 @@ from armitage.cli import (
     config,
     conformance,
     doctor,
+    key,
     ops,
     run,
     serve,
@@ -25,7 +26,7 @@ from armitage.cli import (
 from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
-COMMANDS = (serve, config, run, cas, ac, ops, status, doctor, conformance)
+COMMANDS = (serve, config, run, cas, ac, ops, status, key, doctor, conformance)
 
 
 def build_parser() -> argparse.ArgumentParser:
