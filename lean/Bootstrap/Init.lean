@@ -1,0 +1,3 @@
+prelude
+import Init.Core
+import Init.Syntax
