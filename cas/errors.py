@@ -61,6 +61,18 @@ class StoreUnavailable(CasError):
     """The store cannot work at all: read-only, I/O error, used by another daemon, closed."""
 
 
+class StoreDenied(StoreUnavailable):
+    """The remote refuses us, and will go on until somebody changes something: credentials, rights,
+    the bucket's name, or the clock of this host.
+
+    `code` is the remote's own word for it (S3 error code), empty where it gave none.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class OffsetOutOfRange(CasError):
     """A read was to start before the blob's beginning or after its end."""
 

@@ -16,10 +16,14 @@ PACKAGES = {
 OWN_FILE = {
     "compression.py": {"backports", "compression", "brotli", "zstandard"},
     "chunking.py": {"pyfastcdc"},
+    "s3.py": {"obstore"},
 }
 CORES = [
     "cas/eviction.py",
     "cas/digest.py",
+    "cas/objects.py",
+    "cas/recollection.py",
+    "cas/retry.py",
     "executor/spec.py",
     "armitage/log/merkle.py",
     "armitage/log/note.py",
