@@ -38,6 +38,7 @@ from armitage.observability.figures import (
 from armitage.observability.traces import open_tracing
 from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.asset import AssetService
+from armitage.reapi.at_once import AtOnce
 from armitage.reapi.bytestream import ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
 from armitage.reapi.chunking import ChunkingService
@@ -61,7 +62,7 @@ from armitage.transport.reflection import ReflectionService, services_of
 from armitage.version import version
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import WebServer
-from cas.action_cache import ActionCache, CacheStats
+from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.disk import DiskStore
 from cas.disk_action_cache import DiskActionCache
 from cas.memory import MemoryActionCache, MemoryStore
@@ -324,14 +325,20 @@ class Daemon:
         scheduler = self._config.scheduler
         priorities = (scheduler.priority_min, scheduler.priority_max)
         shared = (base.instances, base.invocations)
+        at_once = _at_once(base)
         return [
             *CapabilitiesService(
                 base.instances, limits=limits, chunking=chunking, priorities=priorities
             ).methods(),
-            *ContentService(base.store, *shared, limits=limits).methods(),
+            *ContentService(base.store, *shared, limits=limits, at_once=at_once).methods(),
             *ChunkingService(base.store, *shared, limits=limits, options=chunking).methods(),
             *ActionCacheService(
-                base.cache, base.store, *shared, base.completeness, limits=limits
+                base.cache,
+                base.store,
+                *shared,
+                base.completeness,
+                limits=limits,
+                at_once=at_once,
             ).methods(),
         ]
 
@@ -442,6 +449,13 @@ class Daemon:
             status,
             [drains, lambda: store_refuses_writes(base.store)],
         )
+
+
+def _at_once(base: _Base) -> AtOnce | None:
+    """For stores and caches that know something without an await."""
+    if not isinstance(base.store, Glimpse) or not isinstance(base.cache, Recall):
+        return None
+    return AtOnce(base.store, base.cache, base.instances, base.invocations, base.completeness)
 
 
 def _host_properties() -> Mapping[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cas.digest import Digest
 
@@ -36,6 +36,7 @@ class ActionCache(Protocol):
         """Forgets; does nothing when there is nothing to forget."""
 
 
+@runtime_checkable
 class Recall(Protocol):
     """A cache that answers at once, without an await, where it can."""
 

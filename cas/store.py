@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import CasError
@@ -100,6 +100,7 @@ class BlobStore(Protocol):
         """
 
 
+@runtime_checkable
 class Glimpse(Protocol):
     """A store that knows at once, without an await, what it is asked most. Keys are cas.keys's."""
 

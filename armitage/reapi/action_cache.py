@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.errors import InvalidRequest, NotFound, PermissionDenied, PreconditionFailed
 from armitage.reapi import rpcs
+from armitage.reapi.at_once import AtOnce
 from armitage.reapi.completeness import Completeness, Verdict
 from armitage.reapi.digests import Candidates, Notation, stored_candidate
 from armitage.reapi.instances import Instances
@@ -42,6 +43,7 @@ class ActionCacheService:
         *,
         limits: Limits | None = None,
         require_action: bool = True,
+        at_once: AtOnce | None = None,
     ) -> None:
         self._cache = cache
         self._store = store
@@ -50,11 +52,16 @@ class ActionCacheService:
         self._completeness = completeness
         self._limits = limits or Limits()
         self._require_action = require_action
+        self._at_once = at_once
 
     def methods(self) -> list[Method]:
         """Answers the methods for a transport."""
         return [
-            Unary(rpcs.GET_ACTION_RESULT.path, self.get_action_result),
+            Unary(
+                rpcs.GET_ACTION_RESULT.path,
+                self.get_action_result,
+                self._at_once.get_action_result if self._at_once else None,
+            ),
             Unary(rpcs.UPDATE_ACTION_RESULT.path, self.update_action_result),
         ]
 

@@ -26,7 +26,7 @@ from armitage.reapi.logstream import LogStreams
 from armitage.reapi.resource_names import BlobName, LogName, UploadName
 from armitage.reapi.uploads import Upload, UploadLimits, Uploads
 from armitage.reapi.wire import decode_varint, encode_varint
-from armitage.transport.port import Call, ClientStream, Method, ServerStream, Unary
+from armitage.transport.port import Call, ClientStream, Method, Response, ServerStream, Unary
 from cas.digest import Buffer, Digest
 from cas.errors import BlobTooLarge, CasError
 from cas.store import BlobStore
@@ -90,7 +90,7 @@ class ByteStreamService:
         """Frees uploads that have been idle for too long; to be called now and then."""
         await self._uploads.expire()
 
-    async def read(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
+    async def read(self, request: bytes, call: Call) -> AsyncIterator[Response]:
         """Streams a blob from an offset, in messages of at most about 1 MiB."""
         message = bytestream.ReadRequest.FromString(request)
         _check_header(call, message.resource_name)
@@ -343,8 +343,9 @@ def _parse_write(message: bytes) -> _WriteMessage:
     )
 
 
-def _read_response(data: Buffer) -> bytes:
-    return b"".join((_DATA_TAG, encode_varint(len(data)), data))
+def _read_response(data: Buffer) -> Response:
+    """In pieces, so that large data is not copied to be wrapped."""
+    return b"".join((_DATA_TAG, encode_varint(len(data)))), data
 
 
 def _write_response(committed_size: int) -> bytes:

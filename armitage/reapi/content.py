@@ -11,6 +11,7 @@ from typing import Protocol
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.errors import ArmitageError, InvalidRequest, NotFound
 from armitage.reapi import rpcs
+from armitage.reapi.at_once import AtOnce
 from armitage.reapi.compressors import CODECS
 from armitage.reapi.concurrency import map_concurrently
 from armitage.reapi.digests import Candidates, Notation, stored_candidate
@@ -44,16 +45,22 @@ class ContentService:
         invocations: Invocations,
         *,
         limits: Limits | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         self._store = store
         self._instances = instances
         self._invocations = invocations
         self._limits = limits or Limits()
+        self._at_once = at_once
 
     def methods(self) -> list[Method]:
         """Answers the methods for a transport."""
         return [
-            Unary(rpcs.FIND_MISSING_BLOBS.path, self.find_missing_blobs),
+            Unary(
+                rpcs.FIND_MISSING_BLOBS.path,
+                self.find_missing_blobs,
+                self._at_once.find_missing_blobs if self._at_once else None,
+            ),
             Unary(rpcs.BATCH_UPDATE_BLOBS.path, self.batch_update_blobs),
             Unary(rpcs.BATCH_READ_BLOBS.path, self.batch_read_blobs),
             ServerStream(rpcs.GET_TREE.path, self.get_tree),
