@@ -66,7 +66,7 @@ from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.disk import DiskStore
 from cas.disk_action_cache import DiskActionCache
 from cas.memory import MemoryActionCache, MemoryStore
-from cas.store import BatchStore, BlobStore, Measured, Retention
+from cas.store import BatchStore, BlobStore, Glimpse, Measured, Retention
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
 from executor.namespace import NamespaceExecutor
