@@ -51,6 +51,12 @@ class Candidates:
 
 def match(digests: Sequence[Digest], data: Buffer, limit_bytes: int | None) -> Digest:
     """Answers the candidate that names these bytes. Raises BlobTooLarge, DigestMismatch."""
+    size_bytes = digests[0].size_bytes
+    if len(data) == size_bytes and (limit_bytes is None or size_bytes <= limit_bytes):
+        for digest in digests:
+            if digest.function.hex_of(data) == digest.hash:
+                return digest
+    # Whatever is wrong is said there.
     candidates = Candidates(digests, limit_bytes)
     candidates.check_size(len(data), final=True)
     candidates.update(data)

@@ -14,6 +14,8 @@ from cas.errors import InvalidDigest
 Buffer = bytes | bytearray | memoryview
 
 _HEX_DIGITS = b"0123456789abcdef"
+_SLICE = 2047
+_SLICED = 8 * _SLICE
 
 
 class Hasher(Protocol):
@@ -39,6 +41,14 @@ class DigestFunction(StrEnum):
         """Starts a new incremental hash."""
         return _HASHERS[self]()
 
+    def hex_of(self, data: Buffer) -> str:
+        """Answers the hash of a whole blob, in lowercase hex."""
+        if len(data) <= _SLICED and self is not DigestFunction.BLAKE3:
+            return _hex_without_waiting(self, data)
+        hasher = self.hasher()
+        hasher.update(data)
+        return hasher.hexdigest()
+
     @property
     def hex_length(self) -> int:
         """The number of hex characters of a hash."""
@@ -51,9 +61,7 @@ class DigestFunction(StrEnum):
 
     def digest(self, data: Buffer) -> Digest:
         """Names a whole blob."""
-        hasher = self.hasher()
-        hasher.update(data)
-        return Digest(self, hasher.hexdigest(), len(data))
+        return Digest(self, self.hex_of(data), len(data))
 
 
 class _Fields(NamedTuple):
@@ -92,6 +100,17 @@ class Digest(_Fields):
     def is_empty(self) -> bool:
         """Whether this names the empty blob; a zero size with another hash names nothing."""
         return self.size_bytes == 0 and self == _EMPTY[self.function]
+
+
+def _hex_without_waiting(function: DigestFunction, data: Buffer) -> str:
+    """Hashes by slices below hashlib's threshold (2 KiB) for letting go of the interpreter's lock.
+
+    Where another thread wants the lock, getting it back takes far longer than such a hash.
+    """
+    hasher = function.hasher()
+    for start in range(0, len(data), _SLICE):
+        hasher.update(data[start : start + _SLICE])
+    return hasher.hexdigest()
 
 
 _HASHERS: dict[DigestFunction, Callable[[], Hasher]] = {

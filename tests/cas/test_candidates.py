@@ -46,3 +46,8 @@ def test_hash_of_one_function_is_no_match_for_another() -> None:
     with pytest.raises(DigestMismatch):
         match([crossed], DATA, None)
     assert match([crossed, SHA256], DATA, None) == SHA256
+
+
+def test_whole_bytes_over_the_limit_are_refused() -> None:
+    with pytest.raises(BlobTooLarge):
+        match([SHA256], DATA, len(DATA) - 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas.digest import Digest, DigestFunction
+from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import InvalidDigest
 
 functions = st.sampled_from(DigestFunction)
@@ -49,3 +51,16 @@ def test_a_negative_size_is_refused() -> None:
 
 def test_a_zero_size_with_another_hash_is_not_the_empty_blob() -> None:
     assert not Digest(DigestFunction.SHA1, "a" * 40, 0).is_empty
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 4096, 16_376, 16_377, 100_000])
+@pytest.mark.parametrize("function", DigestFunction)
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview])
+def test_a_whole_blob_is_hashed_as_in_pieces(
+    size: int, function: DigestFunction, form: Callable[[bytes], Buffer]
+) -> None:
+    data = random.Random(size).randbytes(size)
+    hasher = function.hasher()
+    hasher.update(data)
+
+    assert function.hex_of(form(data)) == hasher.hexdigest()
