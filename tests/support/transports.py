@@ -41,8 +41,11 @@ class Transport:
     name: str
     kind: Callable[[Sequence[Method], StatusGate, Any], Server]
     options: Callable[..., Any]
-    flags: tuple[str, ...] = ()
-    """What makes `armitage serve` use it."""
+
+    @property
+    def flags(self) -> tuple[str, str]:
+        """What makes `armitage serve` use it."""
+        return ("--transport", self.name)
 
     def server(self, *methods: Method, gate: StatusGate = status_of, **options: Any) -> Server:
         """A server that is not started yet; on a free port of loopback unless told otherwise."""
