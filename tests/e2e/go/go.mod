@@ -4,6 +4,7 @@ go 1.19
 
 require (
 	github.com/summerwind/h2spec v2.2.1+incompatible
+	golang.org/x/mod v0.17.0
 	google.golang.org/genproto/googleapis/bytestream v0.0.0-20240318140521-94a12d6c2237
 	google.golang.org/grpc v1.64.1
 )
