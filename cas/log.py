@@ -57,9 +57,10 @@ from cas.records import (
     decode,
     decode_header,
     encode,
+    parse_trailer,
+    record_bytes,
     salt_of,
     segment_header,
-    table_offset_of,
     trailer,
 )
 from cas.volume import File, FileId, Volume
@@ -148,7 +149,9 @@ class Job:
     """Of all records."""
 
     def __post_init__(self) -> None:
-        self.size_bytes = sum([record.size_bytes for record in self.records])
+        self.size_bytes = sum(
+            [record_bytes(len(record.key), len(record.body)) for record in self.records]
+        )
 
 
 class _Active:
@@ -184,6 +187,7 @@ class Log:
         self._thread: threading.Thread | None = None
         self._active: _Active | None = None
         self._active_number = 0
+        self._is_suspect = False
         self._folders: set[str] = set()
         self._files: OrderedDict[int, File] = OrderedDict()
         self._files_lock = threading.Lock()
@@ -225,15 +229,11 @@ class Log:
         """Answers the table of a sealed segment, or None."""
         file = self._file(number)
         size_bytes = file.id().size_bytes
-        salt = salt_of(file.read(SEGMENT_HEADER_BYTES, 0))
-        if salt is None:
-            return None
-        end = file.read(TRAILER_BYTES, max(0, size_bytes - TRAILER_BYTES))
-        offset = table_offset_of(end, salt)
-        if offset is None:
+        end = parse_trailer(file.read(TRAILER_BYTES, max(0, size_bytes - TRAILER_BYTES)))
+        if end is None:
             return None
         try:
-            record = decode(file.read(size_bytes - TRAILER_BYTES - offset, offset))
+            record = decode(file.read(size_bytes - TRAILER_BYTES - end[0], end[0]))
             return Table.decode(record.body)
         except Damaged as damage:
             _log.warning("the table of %s/%s is damaged: %s", self._root, _name(number), damage)
@@ -321,6 +321,11 @@ class Log:
     def keep(self, location: int, size_bytes: int) -> None:
         """Says that a record is current, for Segment.live_bytes."""
         self._live_bytes[segment_of(location)] += size_bytes
+
+    def suspect(self, location: int) -> None:
+        """Says that a record was found damaged: nothing more is written to a segment like that."""
+        if segment_of(location) == self._active_number:
+            self._is_suspect = True
 
     def release(self, location: int, size_bytes: int) -> None:
         """Says that a record is not current any more."""
@@ -415,40 +420,58 @@ class Log:
             _log.warning("cannot remove %s/%s: %s", self._root, name, error)
 
     def _append(self, jobs: Sequence[Job]) -> None:
-        if not jobs:
-            return
-        try:
-            self._write(jobs)
-        except OSError as error:
-            for job in jobs:
-                job.locations.clear()
-            if len(jobs) == 1:
-                jobs[0].error = error
-                return
-            # Together they did not fit; alone one or the other may.
-            for job in jobs:
-                self._append([job])
+        at = 0
+        while at < len(jobs):
+            end = at + 1
+            try:
+                active = self._segment_for(jobs[at])
+                end = self._end_of_run(active, jobs, at)
+                self._write(active, jobs[at:end])
+            except OSError as error:
+                if end - at > 1:
+                    # Together they did not fit; alone one or the other may.
+                    for job in jobs[at:end]:
+                        self._append([job])
+                else:
+                    jobs[at].error = error
+            at = end
 
-    def _write(self, jobs: Sequence[Job]) -> None:
-        """Appends the records of all jobs, or raises OSError."""
+    def _segment_for(self, job: Job) -> _Active:
+        """Answers the segment that takes the job's records, which may be a new one."""
+        active = self._active
+        if active is not None and (self._is_suspect or not self._has_room(active, 0, job)):
+            self._close_segment()
+        self._is_suspect = False
+        return self._active or self._begin_segment()
+
+    def _has_room(self, active: _Active, before_bytes: int, job: Job) -> bool:
+        if not len(active.table) and not before_bytes:
+            return True  # Where it does not fit in an empty one it does not fit anywhere.
+        end = active.size_bytes + before_bytes + job.size_bytes
+        return end <= self._segment_bytes and len(active.table) < _MOST_RECORDS
+
+    def _end_of_run(self, active: _Active, jobs: Sequence[Job], at: int) -> int:
+        """Answers how many of the jobs from there on go to the segment together."""
+        size_bytes = 0
+        for number in range(at, len(jobs)):
+            if not self._has_room(active, size_bytes, jobs[number]):
+                return number
+            size_bytes += jobs[number].size_bytes
+        return len(jobs)
+
+    def _write(self, active: _Active, jobs: Sequence[Job]) -> None:
+        """Appends the records of jobs to a segment. Raises OSError, and then nothing is changed."""
         buffers: list[Buffer] = []
         rows: list[tuple[Record, int]] = []
-        active = self._active or self._begin_segment()
         at = active.size_bytes
         for job in jobs:
-            size_bytes = job.size_bytes
-            is_full = at + size_bytes > self._segment_bytes
-            if is_full or len(active.table) + len(rows) >= _MOST_RECORDS:
-                self._flush(active, buffers, rows, is_durable=True)
-                self._close_segment()
-                buffers, rows = [], []
-                active = self._begin_segment()
-                at = active.size_bytes
+            locations = []
             for record in job.records:
                 buffers += encode(record, active.salt)
                 rows.append((record, at))
-                job.locations.append(locate(active.number, at, is_encoded=record.encoding != 0))
-                at += record.size_bytes
+                locations.append(locate(active.number, at, is_encoded=record.encoding != 0))
+                at += record_bytes(len(record.key), len(record.body))
+            job.locations = locations
         self._flush(active, buffers, rows, is_durable=any(job.is_durable for job in jobs))
 
     def _flush(
@@ -459,8 +482,6 @@ class Log:
         *,
         is_durable: bool,
     ) -> None:
-        if not rows:
-            return
         try:
             active.file.write(buffers, active.size_bytes)
         except OSError:
@@ -472,8 +493,7 @@ class Log:
             except OSError:
                 self._active = None
                 raise
-        for record, offset in rows:
-            active.table.add(record, offset)
+        active.table.extend(rows)
         last, offset = rows[-1]
         active.size_bytes = offset + last.size_bytes
 
@@ -567,11 +587,11 @@ class Log:
     def _settle(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if job.error is None:
-                for record, location in zip(job.records, job.locations, strict=True):
-                    number = location >> _NUMBER_SHIFT
-                    size_bytes = record.size_bytes
-                    self._sizes[number] = _offset_of(location) + size_bytes
-                    self._live_bytes[number] = self._live_bytes.get(number, 0) + size_bytes
+                if job.locations:  # A job's records are never in two segments.
+                    number = segment_of(job.locations[0])
+                    end = _offset_of(job.locations[-1]) + job.records[-1].size_bytes
+                    self._sizes[number] = end
+                    self._live_bytes[number] = self._live_bytes.get(number, 0) + job.size_bytes
                     self._active_number = number
             elif isinstance(job.error, OSError):
                 job.error = store_error(job.error)

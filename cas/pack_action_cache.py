@@ -134,6 +134,7 @@ class PackActionCache:
         if self._places.get(key) == place:
             _log.warning("dropped an action result: %s", damage)
             self._damaged += 1
+            self._log.suspect(place & _LOCATION_MASK)
             self._forget([key])
 
     async def put(self, instance: str, action: Digest, result: bytes) -> None:

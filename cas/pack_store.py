@@ -32,6 +32,7 @@ from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -68,6 +69,7 @@ from cas.volume import File, FileId, Volume
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+S = TypeVar("S", int, int | None)
 T = TypeVar("T")
 
 SMALL_BYTES = 64 * 1024
@@ -84,6 +86,17 @@ _IMPORT_BYTES = 4 * _CHUNK
 _EMPTY_KEYS = frozenset(key_of(function.empty) for function in DigestFunction)
 
 
+class Durability(StrEnum):
+    """What an acknowledged write survives."""
+
+    FULL = "full"
+    """Power failures, too."""
+    NONE = "none"
+    """The end of the process, however sudden. What a power failure damages is noticed and dropped, as
+    ever; anything may be lost.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class PackOptions:
     """Limits and habits of a PackStore."""
@@ -96,10 +109,8 @@ class PackOptions:
     """How long a blob stays after its last touch, whatever room is wanted."""
     min_free_bytes: int = 0
     """What is left free on the disk for others: old blobs go, and then writes fail."""
-    sync: bool = True
-    """Whether a blob survives a power failure once it is acknowledged. It survives the end of the
-    process in any case, and what a power failure damages is noticed in any case.
-    """
+    durability: Durability = Durability.FULL
+    """Of action results, too."""
     threads: int = 4
     """For hashing and disk access."""
 
@@ -127,6 +138,15 @@ class _Source(NamedTuple):
     """The identity of a large one's file that needs no hashing."""
 
 
+class _Verified(NamedTuple):
+    """One blob of a put_many that has its digest."""
+
+    number: int
+    digest: Digest
+    key: bytes
+    data: Buffer
+
+
 class PackStore:
     """A BlobStore with Retention, BlobExporter and BlobImporter; cas.pack_storage opens one."""
 
@@ -135,7 +155,7 @@ class PackStore:
         self._min_free_bytes = options.min_free_bytes
         self._max_bytes = options.max_bytes
         self._min_lease_s = options.min_lease_s
-        self.sync = options.sync
+        self.sync = options.durability is Durability.FULL
         self._blob_limit = options.max_bytes
         if options.max_blob_bytes is not None:
             self._blob_limit = min(options.max_blob_bytes, options.max_bytes)
@@ -234,31 +254,27 @@ class PackStore:
 
     async def _read_small(self, digest: Digest, key: bytes) -> memoryview:
         location = self.locate(key)
-        if location is None:
-            raise self._condemn(key, None, Damaged("its record is nowhere"))
-        size_bytes = self._record_bytes(key, location)
-        try:
-            record = None
-            if size_bytes is not None:
-                record = self._log.read_cached(location, size_bytes)
-            if record is None:
-                record = await self._run(self._log.read, location, size_bytes)
-            return _content(record, key)
-        except Damaged as damage:
-            if self.locate(key) != location:  # It was moved meanwhile, or is gone.
-                return await self._read_moved(digest, key)
-            raise self._condemn(key, location, damage) from damage
-        except FileNotFoundError:
-            return await self._read_moved(digest, key)
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise self._condemn(key, location, Damaged(str(error))) from error
-            raise store_error(error) from error
+        while key in self.index:
+            try:
+                return await self._read_record(key, location)
+            except Damaged as damage:
+                before, location = location, self.locate(key)
+                if location == before:
+                    raise self._condemn(key, location, damage) from damage
+                # It was moved meanwhile.
+        raise BlobNotFound(digest)
 
-    async def _read_moved(self, digest: Digest, key: bytes) -> memoryview:
-        if key not in self.index:
-            raise BlobNotFound(digest)
-        return await self._read_small(digest, key)
+    async def _read_record(self, key: bytes, location: int | None) -> memoryview:
+        """Reads a small blob. Raises Damaged."""
+        if location is None:
+            raise Damaged("its record is nowhere")
+        size_bytes = self._record_bytes(key, location)
+        record = None
+        if size_bytes is not None:
+            record = _read_or_say(self._log.read_cached, location, size_bytes)
+        if record is None:
+            record = await self._run(_read_or_say, self._log.read, location, size_bytes)
+        return _content(record, key)
 
     def locate(self, key: bytes) -> int | None:
         """Answers where a small blob is that is in the index."""
@@ -287,6 +303,7 @@ class PackStore:
             _log.warning("dropped blob %s: %s", digest, damage)
             self.damaged_blobs += 1
             if location is not None:
+                self._log.suspect(location)
                 size_bytes = self._record_bytes(key, location) or SMALL_BYTES
                 self._pool.submit(self._put_aside, digest, location, size_bytes)
             self._forget([key])
@@ -395,42 +412,49 @@ class PackStore:
         """See BatchStore."""
         self._check_open()
         results: list[Digest | CasError] = []
-        for blob in blobs:
-            frozen = freeze(blob.data)
+        verified: list[_Verified] = []
+        for candidates, data, _ in blobs:
+            frozen = freeze(data)
             try:
                 if len(frozen) <= SMALL_BYTES:
-                    digest = match(blob.candidates, frozen, self._blob_limit)
+                    digest = match(candidates, frozen, self._blob_limit)
                 else:
-                    digest = await self._run(match, blob.candidates, frozen, self._blob_limit)
+                    digest = await self._run(match, candidates, frozen, self._blob_limit)
             except CasError as error:
                 results.append(error)
             else:
+                verified.append(_Verified(len(results), digest, key_of(digest), frozen))
                 results.append(digest)
-        await self._store_all(
-            [
-                (i, done, freeze(blobs[i].data))
-                for i, done in enumerate(results)
-                if isinstance(done, Digest)
-            ],
-            results,
-        )
+        await self._store_all(verified, results)
         return results
 
     async def _store_all(
-        self, blobs: Sequence[tuple[int, Digest, Buffer]], results: list[Digest | CasError]
+        self, blobs: Sequence[_Verified], results: list[Digest | CasError]
     ) -> None:
         """Stores verified blobs; those that fail have their error put in place of their result."""
-        keys = [key_of(digest) for _, digest, _ in blobs]
-        missing = await self._find(keys)
+        missing = await self._find([blob.key for blob in blobs])
+        self._check_open()
         arriving: list[tuple[int, asyncio.Future[None]]] = []
-        for (number, digest, data), key in zip(blobs, keys, strict=True):
-            if key in missing:
-                try:
+        records: dict[bytes, Record] = {}
+        reserved_bytes = 0
+        stamp = self._stamp()
+        for number, digest, key, data in blobs:
+            if key not in missing:
+                continue
+            try:
+                if key in self._arriving or digest.size_bytes > SMALL_BYTES:
                     arriving.append((number, self._admit(digest, key, data)))
-                except CasError as error:
-                    results[number] = error
+                elif key not in records:
+                    self._reserve(digest.size_bytes)
+                    reserved_bytes += digest.size_bytes
+                    records[key] = Record(Kind.BLOB, key, data, stamp)
+            except CasError as error:
+                results[number] = error
+        if records:
+            together = self._append(records, reserved_bytes)
+            arriving += [(blob.number, together) for blob in blobs if blob.key in records]
         if arriving:
-            await asyncio.wait([future for _, future in arriving])
+            await asyncio.wait({future for _, future in arriving})
         for number, future in arriving:
             reason = future.exception()
             if isinstance(reason, CasError):
@@ -445,15 +469,22 @@ class PackStore:
         if waiting is not None:
             return self._wait_for(waiting)
         self._reserve(digest.size_bytes)
-        waiting = self._arriving[key] = []
         if digest.size_bytes <= SMALL_BYTES:
             record = Record(Kind.BLOB, key, data, self._stamp())
-            self._log.submit(Job(partial(self._arrived, key), (record,)))
-        else:
-            drafting = asyncio.wrap_future(
-                self._pool.submit(self._write_draft, digest, data, self._time.now())
-            )
-            drafting.add_done_callback(partial(self._drafted, key))
+            return self._append({key: record}, digest.size_bytes)
+        waiting = self._arriving[key] = []
+        drafting = asyncio.wrap_future(
+            self._pool.submit(self._write_draft, digest, data, self._time.now())
+        )
+        drafting.add_done_callback(partial(self._drafted, key))
+        return self._wait_for(waiting)
+
+    def _append(self, records: dict[bytes, Record], reserved_bytes: int) -> asyncio.Future[None]:
+        """Stores small blobs for which there is room, all or none of them."""
+        waiting: list[asyncio.Future[None]] = []
+        keys = tuple(records)
+        self._arriving.update(dict.fromkeys(keys, waiting))
+        self._log.submit(Job(partial(self._arrived, keys, reserved_bytes), tuple(records.values())))
         return self._wait_for(waiting)
 
     @staticmethod
@@ -478,15 +509,16 @@ class PackStore:
         if error is None:
             self._publish(key, drafting.result())
         else:
-            self._arrived(key, Job(_ignore, error=error))
+            self._arrived((key,), size_of(key), Job(_ignore, error=error))
 
     def _publish(self, key: bytes, draft: Draft) -> None:
-        self._log.submit(Job(partial(self._arrived, key), publish=draft))
+        self._log.submit(Job(partial(self._arrived, (key,), size_of(key)), publish=draft))
 
-    def _arrived(self, key: bytes, job: Job) -> None:
-        """Enters a blob that is durable now, and tells all who wait for it."""
-        waiting = self._arriving.pop(key)
-        size_bytes = size_of(key)
+    def _arrived(self, keys: Sequence[bytes], size_bytes: int, job: Job) -> None:
+        """Enters blobs that are durable now, and tells all who wait for them."""
+        waiting: list[asyncio.Future[None]] = []
+        for key in keys:
+            waiting = self._arriving.pop(key)  # One list for all of them.
         self._reserved_bytes -= size_bytes
         error = job.error
         if isinstance(error, OSError):
@@ -497,11 +529,11 @@ class PackStore:
             else:
                 self._pool.submit(self._large.drop, job.publish.file, job.publish.draft)
         if error is None:
-            if job.locations:
-                self.locations.add(key, job.locations[0])
-            elif job.file_id is not None:
-                self._verified[key] = job.file_id
-            self.index.add((key,), self._time.now())
+            for key, location in zip(keys, job.locations, strict=False):
+                self.locations.add(key, location)
+            if job.file_id is not None:
+                self._verified[keys[0]] = job.file_id
+            self.index.add(keys, self._time.now())
             self.bytes += size_bytes
         for future in waiting:
             if not future.done():
@@ -726,15 +758,8 @@ class PackStore:
     def _content_of(self, key: bytes, location: int | None) -> memoryview:
         if location is None:
             raise Damaged("its record is nowhere")
-        try:
-            record = self._log.read(location, self._record_bytes(key, location))
-        except FileNotFoundError:
-            raise Damaged("its segment is gone") from None
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise Damaged(str(error)) from error
-            raise store_error(error) from error
-        return _content(record, key)
+        size_bytes = self._record_bytes(key, location)
+        return _content(_read_or_say(self._log.read, location, size_bytes), key)
 
     async def _export_again(self, source: _Source, file: FileExport, damage: Damaged) -> bool:
         """Exports what could not be read where it was thought to be, if it is anywhere."""
@@ -742,7 +767,7 @@ class PackStore:
             self._condemn_file(source.key, damage)
             return False
         try:
-            data = await self._read_moved(source.digest, source.key)
+            data = await self._read_small(source.digest, source.key)
         except BlobNotFound:
             return False
         await self._run(files.write_new_file, file.path, file.mode, data)
@@ -760,7 +785,10 @@ class PackStore:
                 for digest, _ in group:
                     self._check_size(digest)
                 stored: list[Digest | CasError] = [digest for digest, _ in group]
-                blobs = [(number, digest, data) for number, (digest, data) in enumerate(group)]
+                blobs = [
+                    _Verified(number, digest, key_of(digest), data)
+                    for number, (digest, data) in enumerate(group)
+                ]
                 await self._store_all(blobs, stored)
                 for outcome in stored:
                     if not isinstance(outcome, Digest):
@@ -1003,6 +1031,18 @@ class _PackWriter:
         if self._draft is not None:
             self._large.drop(*self._draft)
             self._draft = None
+
+
+def _read_or_say(read: Callable[[int, S], T], location: int, size_bytes: S) -> T:
+    """Reads a record. Raises Damaged where the disk says that it cannot be had, CasError."""
+    try:
+        return read(location, size_bytes)
+    except FileNotFoundError:
+        raise Damaged("its segment is gone") from None
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise Damaged(str(error)) from error
+        raise store_error(error) from error
 
 
 def _content(record: Record, key: bytes) -> memoryview:

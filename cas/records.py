@@ -1,7 +1,7 @@
 """Records: what the segments of a log are made of (see cas.log). Bytes to values and back, no I/O.
 
     segment  = header, records, then, once it is sealed, one record of kind TABLE and a trailer
-    header   = "ARMPACK1", salt (8 random bytes), zeros to 32 bytes
+    header   = "ARMPACK1", salt (8 random bytes), the salt again, zeros to 32 bytes
     record   = header of 24 bytes, key, body, zeros to a multiple of 16
        0  u32  CRC-32 of the rest of the header, the key and, unless a digest vouches for it, the
        body 4  u8   kind 5  u8   encoding of the body 6  u16  size of the key 8  u32  size of the
@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -157,14 +157,13 @@ def decode(data: bytes) -> Record:
 
 def segment_header(salt: bytes) -> bytes:
     """What a segment starts with."""
-    return (_MAGIC + salt).ljust(SEGMENT_HEADER_BYTES, b"\0")
+    return (_MAGIC + salt + salt).ljust(SEGMENT_HEADER_BYTES, b"\0")
 
 
 def salt_of(data: bytes) -> bytes | None:
     """Answers the salt in a segment's header, or None when it is none."""
-    if len(data) < SEGMENT_HEADER_BYTES or not data.startswith(_MAGIC):
-        return None
-    return data[len(_MAGIC) : len(_MAGIC) + SALT_BYTES]
+    salt = data[len(_MAGIC) : len(_MAGIC) + SALT_BYTES]
+    return salt if data[:SEGMENT_HEADER_BYTES] == segment_header(salt) else None
 
 
 def trailer(table_offset: int, salt: bytes) -> bytes:
@@ -173,12 +172,14 @@ def trailer(table_offset: int, salt: bytes) -> bytes:
     return (start + _CRC.pack(zlib.crc32(start))).ljust(TRAILER_BYTES, b"\0")
 
 
-def table_offset_of(data: bytes, salt: bytes) -> int | None:
-    """Answers where a segment with that trailer has its table, or None when it is none."""
+def parse_trailer(data: bytes) -> tuple[int, bytes] | None:
+    """Answers where a segment with that trailer has its table, and its salt, or None when it is
+    none.
+    """
     if len(data) != TRAILER_BYTES:
         return None
-    _, offset, _ = _TRAILER.unpack_from(data)
-    return int(offset) if data == trailer(offset, salt) else None
+    _, offset, salt = _TRAILER.unpack_from(data)
+    return (int(offset), salt) if data == trailer(offset, salt) else None
 
 
 class Table:
@@ -199,6 +200,15 @@ class Table:
     def add(self, record: Record, offset: int) -> None:
         """Enters the next record."""
         self._add(record.key, offset, (record.kind, record.encoding, len(record.body), record.time))
+
+    def extend(self, rows: Sequence[tuple[Record, int]]) -> None:
+        """Enters the next records, each with its offset."""
+        self.keys += [record.key for record, _ in rows]
+        self.kinds.extend([record.kind for record, _ in rows])
+        self.encodings.extend([record.encoding for record, _ in rows])
+        self.offsets.extend([offset // ALIGNMENT for _, offset in rows])
+        self.body_bytes.extend([len(record.body) for record, _ in rows])
+        self.times.extend([record.time for record, _ in rows])
 
     def add_found(self, key: bytes, header: Header, offset: int) -> None:
         """Enters the next record as it was found in a segment."""
