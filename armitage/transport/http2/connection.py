@@ -156,7 +156,8 @@ class Connection(ABC, Generic[Head, StreamT]):
         except NotHttp2:
             self._answer_not_http2(self._rest)
         else:
-            self.open_window()
+            if self._begun:
+                self.open_window()
 
     def _feed(self, data: bytes) -> None:
         at = 0
