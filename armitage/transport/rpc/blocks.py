@@ -57,12 +57,13 @@ def trailers_only(status: Status) -> bytes:
     return RESPONSE + accept + trailers(status)
 
 
-def http_error(code: int) -> bytes:
-    """For requests that are not gRPC (gRPC over HTTP/2, "Responses")."""
+def http_error(code: int, length: int) -> bytes:
+    """For requests that are not gRPC (gRPC over HTTP/2, "Responses"), before so much plain text."""
     block = literal(b":status", b"%d" % code)
     if code == 405:
         block += literal(b"allow", b"POST")
-    return block + literal(b"content-length", b"0")
+    block += literal(b"content-type", b"text/plain; charset=utf-8")
+    return block + literal(b"content-length", b"%d" % length)
 
 
 def header_frames(id_bytes: bytes, block: bytes, *, ends: bool) -> bytes:

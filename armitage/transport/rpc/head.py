@@ -51,6 +51,7 @@ class Head:
     """A request's headers. Shared by all requests with the same ones; never changed."""
 
     __slots__ = (
+        "bodiless",
         "content_length",
         "gzip",
         "http_status",
@@ -69,6 +70,8 @@ class Head:
         self.content_length: int | None = None
         self.http_status = 0
         """What to answer to what is no gRPC; 0 if it is."""
+        self.bodiless = False
+        """The answer to what is no gRPC may have no body."""
         self.refusal: Status | None = None
         """What to answer to what is no valid gRPC."""
 
@@ -163,6 +166,7 @@ def _read_own(head: Head, own: dict[str, bytes]) -> None:
         head.content_length = int(length)
     if own[":method"] != b"POST":
         head.http_status = 405
+        head.bodiless = own[":method"] in (b"HEAD", b"CONNECT")
     elif not _is_grpc(own.get("content-type", b"")):
         head.http_status = 415
     timeout = own.get("grpc-timeout")

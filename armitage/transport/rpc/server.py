@@ -218,7 +218,8 @@ class RpcConnection(Connection[Head, "ServerCall"]):
         if ended:
             call.remote_closed = True
         if head.http_status:
-            call.reject(head.http_status)
+            self._hold_to_length(call, ended=ended)
+            call.reject()
         elif head.refusal is not None:
             call.finish(head.refusal)
         else:
@@ -230,12 +231,9 @@ class RpcConnection(Connection[Head, "ServerCall"]):
 
     def _start(self, call: ServerCall, method: Method, *, ended: bool) -> None:
         call.method = method
-        length = call.head.content_length
-        if length is not None:
-            call.content_left = length
-            self._check_content(call, 0, ends=ended)
-            if call.gone:
-                return
+        self._hold_to_length(call, ended=ended)
+        if call.gone:
+            return
         if type(method) is Unary or type(method) is ServerStream:
             self._fresh.append(call)
         else:
@@ -243,6 +241,10 @@ class RpcConnection(Connection[Head, "ServerCall"]):
             self.events.append(Opened(call))
         if ended:
             call.on_end()
+
+    def _hold_to_length(self, call: ServerCall, *, ended: bool) -> None:
+        call.content_left = call.head.content_length
+        self._check_content(call, 0, ends=ended)
 
     def open_oversized(self, stream_id: int, id_bytes: bytes, *, ended: bool) -> None:
         """Refuses a call in gRPC's terms."""
@@ -555,13 +557,23 @@ class ServerCall(Stream):
             block = blocks.trailers_only(status)
         self._part(block)
 
-    def reject(self, http_status: int) -> None:
-        """Answers what is no gRPC."""
+    def reject(self) -> None:
+        """Answers what is no gRPC, so that who looks with another tool learns why."""
+        if self.gone:
+            return
         self.ended = self.began = True
-        self._part(blocks.http_error(http_status))
+        block = blocks.http_error(self.head.http_status, len(_NOT_GRPC))
+        if self.head.bodiless:
+            self._part(block)
+            return
+        self.connection.write(blocks.header_frames(self.id_bytes, block, ends=False))
+        self.connection.enqueue(self, (_NOT_GRPC,), len(_NOT_GRPC))
+        self._leave(blocks.head(0, frames.DATA, frames.END_STREAM) + self.id_bytes)
 
     def _part(self, block: bytes) -> None:
-        frame = blocks.header_frames(self.id_bytes, block, ends=True)
+        self._leave(blocks.header_frames(self.id_bytes, block, ends=True))
+
+    def _leave(self, frame: bytes) -> None:
         self.connection.say_farewell(self, frame)
         if not self.gone:
             self._release()
@@ -588,3 +600,4 @@ class ServerCall(Stream):
 
 
 _OVERSIZED = Head("", {})
+_NOT_GRPC = b"This port speaks gRPC: POST with content-type application/grpc.\n"

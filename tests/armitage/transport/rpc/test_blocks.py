@@ -50,10 +50,11 @@ def test_unimplemented_says_which_encodings_are_taken() -> None:
 
 
 def test_wrong_method_is_told_the_right_one() -> None:
-    assert decode(blocks.http_error(405)) == {
+    assert decode(blocks.http_error(405, 7)) == {
         ":status": "405",
         "allow": "POST",
-        "content-length": "0",
+        "content-type": "text/plain; charset=utf-8",
+        "content-length": "7",
     }
 
 
