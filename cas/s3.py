@@ -10,9 +10,9 @@ once. A body that breaks off is asked for again from where it broke.
 Memory is bounded: at most `max_requests` objects of up to SMALL_BYTES in flight, and `max_large`
 larger ones, each with as many parts as are sent at once.
 
-What goes up is covered by the signature (x-amz-content-sha256), so the server refuses bytes that
-changed on the way. That needs no checksum headers, in which S3 APIs differ. What comes down is not
-verified here: whoever knows the digest does that.
+What goes up bears its SHA-256, both in the signature and, since not every API compares that one,
+as x-amz-checksum-sha256, so the server refuses bytes that changed on the way and they are sent
+again. What comes down is not verified here: whoever knows the digest does that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cas.errors import StoreDenied, StoreUnavailable
 from cas.retry import Breaker, RetryOptions, wait_before
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Credential
+    from obstore.store import ClientConfig, S3Config, S3Credential
 
 T = TypeVar("T")
 
@@ -60,11 +60,23 @@ _CREDENTIAL_CODES = {
     "TokenRefreshRequired",
     "Unauthorized",
 }
-_PASSING_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"}
+_PASSING_CODES = {
+    "InternalError",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    # What was sent changed on its way.
+    "BadDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+}
+_PASSING_STATUSES = {"408", "409", "425", "429", "500", "502", "503", "504"}
+"""409 is AWS's for two conditional writes of one object at the same time."""
 _ADVICE = {
     "RequestTimeTooSkewed": "the clock of this host is wrong; set it",
     "NoSuchBucket": "there is no such bucket; `armitage bucket init` makes it",
     "AccessDenied": "these credentials lack the right to do that",
+    "NotImplemented": "this API lacks what was asked; perhaps it works with checksums = false",
     **dict.fromkeys(_CREDENTIAL_CODES, "the credentials are wrong or have expired"),
 }
 
@@ -93,6 +105,8 @@ class S3Options:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 20.0
     """Without a byte for so long, a transfer counts as broken."""
+    checksums: bool = True
+    """Send x-amz-checksum-sha256; false for an API that does not know it."""
     hedge_after_s: float | None = None
     """Ask a second time, in parallel, for a small object or its existence that did not come within
     this time, and take whichever answer is first; off: never.
@@ -212,8 +226,10 @@ class S3Bucket:
         }
         if options.ca_file is not None:
             http["root_certificate"] = options.ca_file.read_bytes()
+        config: S3Config = {"checksum_algorithm": "SHA256"} if options.checksums else {}
         return Client(
             options.bucket,
+            config=config,
             # All that the environment could otherwise decide.
             endpoint=options.url,
             aws_endpoint_url_s3=options.url,
@@ -533,10 +549,7 @@ def sort(error: Exception) -> Failure:
     known = _ADVICE.get(code)
     said = ": ".join(filter(None, [code, known or _found(_MESSAGE, text)]))
     shown = f"status {status}" + (f" ({said})" if said else "")
-    if code in _PASSING_CODES or status in {"408", "425", "429"} or status.startswith("5"):
-        return Failure(FailureKind.PASSING, code, shown)
-    if status == "409":
-        # AWS: another conditional write of the same object is under way.
+    if code in _PASSING_CODES or status in _PASSING_STATUSES:
         return Failure(FailureKind.PASSING, code, shown)
     if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
         return Failure(FailureKind.GONE, code, shown)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from support.s3 import S3Server
 
 # A deadline for one example measures the machine's other load, not the code.
 settings.register_profile("armitage", deadline=None)
@@ -53,3 +56,12 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"set-up should have made this test possible. {text}"
     return report
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for all tests; whoever writes keeps to a prefix of his own."""
+    from support.s3 import s3_server
+
+    with s3_server() as server:
+        yield server

@@ -17,22 +17,26 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from cas.retry import RetryOptions
+from cas.s3 import Credentials, CredentialSource, S3Bucket, S3Options
+
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 REGION = "auto"
 BUCKET = "armitage-test"
+THREE_ATTEMPTS = RetryOptions(attempts=3)
 _START_S = 60.0
 
 
@@ -71,6 +75,29 @@ class S3Server:
                 response_checksum_validation="when_required",
             ),
         )
+
+
+def source(key: Key = OWNER) -> CredentialSource:
+    """Credentials that never expire."""
+
+    async def answer() -> Credentials:
+        return Credentials(key.access, key.secret, None, None)
+
+    return answer
+
+
+def open_bucket(
+    endpoint: str,
+    credentials: CredentialSource | None = None,
+    *,
+    bucket: str = BUCKET,
+    retry: RetryOptions = THREE_ATTEMPTS,
+    monotonic: Callable[[], float] = time.monotonic,
+    **options: Any,
+) -> S3Bucket:
+    """The test bucket, as cas reaches it; it waits for nothing between attempts."""
+    made = S3Options(bucket=bucket, endpoint=endpoint, region=REGION, retry=retry, **options)
+    return S3Bucket(made, credentials or source(), monotonic=monotonic, chance=lambda: 0.0)
 
 
 def find_program() -> str | None:
