@@ -92,13 +92,16 @@ class OpenCall:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    def interrupt(self, error: Exception) -> None:
-        """Answers the client with the error's status and cancels the handler."""
+    def interrupt(self, error: Exception, *, for_good: bool = False) -> None:
+        """Answers the client with the error's status and cancels the handler. `for_good` does not
+        wait for the end of what the client still sends.
+        """
         if self._has_ended:
             return
         is_stalled = bool(self._writing_since)
         self._finish(self._connection.status_of(error))
-        if is_stalled:  # The status would wait behind what the client does not take.
+        # A status would wait behind what a stalled client does not take.
+        if is_stalled or (for_good and not self._core.half_closed):
             self._core.abandon()
         self._cancel()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from armitage.transport.fast.calls import OpenCall
@@ -29,6 +29,7 @@ from armitage.transport.rpc.server import (
     RpcConnection,
     ServerCall,
 )
+from armitage.transport.tls import subject_of
 
 _log = logging.getLogger(__name__)
 
@@ -102,13 +103,12 @@ class Connection:
         core: RpcConnection,
         loop: asyncio.AbstractEventLoop,
         peer: str,
-        identity: str | None,
     ) -> None:
         self._host = host
         self._core = core
         self.loop = loop
         self.peer = peer
-        self.identity = identity
+        self.identity: str | None = None
         self.options = host.options
         self._immediate = host.immediate
         self._link: Link
@@ -152,6 +152,10 @@ class Connection:
             self._link.pause()
             self._is_paused = True
         return len(events) * _BULK_BYTES < len(data)
+
+    def secured(self, certificate: Mapping[str, object]) -> None:
+        """See TlsOwner."""
+        self.identity = subject_of(certificate)
 
     def sendable(self) -> None:
         """See Owner."""

@@ -1,8 +1,8 @@
-"""How bytes come in and leave: a plain socket of our own, or asyncio's TLS.
+"""How bytes come in and leave: a socket, plain or with TLS.
 
-A plain socket is read and written here and not by an asyncio transport, for two reasons: one
-`sendmsg` takes frame headers and slices of files as they are, and a receive buffer belongs to the
-turn and not to the connection, so that idle connections cost none.
+Sockets are read and written here and not by asyncio's transports, for two reasons: one `sendmsg`
+takes frame headers and slices of files as they are, and a receive buffer belongs to the turn and
+not to the connection, so that idle connections cost none.
 
 Everything is for the thread of the event loop. A link calls its owner, never the other way round
 within one call: `send` reports no loss, it only stops sending, and the owner hears of the loss from
@@ -12,11 +12,16 @@ the loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import Callable
-from typing import Protocol
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Protocol, runtime_checkable
 
 from armitage.transport.port import Piece
+
+_log = logging.getLogger(__name__)
 
 READ_BYTES = 64 << 10
 """What a wake-up reads at first..."""
@@ -28,7 +33,7 @@ _MAX_PIECES = 1024
 """Linux takes no more in one sendmsg (UIO_MAXIOV)."""
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
-_TLS_BUFFER_BYTES = 1 << 20
+_TLS_SLICE_BYTES = 32 << 10
 
 
 class Owner(Protocol):
@@ -42,6 +47,16 @@ class Owner(Protocol):
 
     def lost(self) -> None:
         """The connection is over. Nothing is called after this."""
+
+
+@runtime_checkable
+class TlsOwner(Owner, Protocol):
+    """Who reads and writes what is encrypted on the way."""
+
+    def secured(self, certificate: Mapping[str, object]) -> None:
+        """The handshake is done; the client proved to be this (`SSLSocket.getpeercert`), or
+        nobody.
+        """
 
 
 class Link(Protocol):
@@ -104,8 +119,7 @@ class PlainLink:
 
     def send(self, pieces: list[Piece]) -> bool:
         """See Link."""
-        assert not self._unsent
-        self._unsent = pieces
+        self._unsent += pieces
         self._write()
         if self._unsent and not self._is_watching:
             self._is_watching = True
@@ -156,11 +170,13 @@ class PlainLink:
         if not data:
             self._give_up()
             return
-        is_bulk = self._owner.received(data)
-        if not is_bulk:
+        if not self._take(data):
             self._read_bytes = READ_BYTES
         elif len(data) == self._read_bytes < READ_MAX_BYTES:
             self._read_bytes *= 2
+
+    def _take(self, data: bytes) -> bool:
+        return self._owner.received(data)
 
     def _writable(self) -> None:
         if self._unsent:
@@ -214,78 +230,97 @@ def _without(pieces: list[Piece], sent: int) -> list[Piece]:
     return []
 
 
-class TlsLink(asyncio.BufferedProtocol):
-    """asyncio's TLS over a socket. The owner is made once the handshake is done, since it wants to
-    know who the client proved to be.
+class TlsLink(PlainLink):
+    """A socket with TLS on it: OpenSSL between two buffers in memory.
+
+    asyncio's TLS would do, but keeps 256 KiB for each connection, and a build farm's connections
+    are many and idle. Here what is received goes through a buffer that all links share, and the
+    two in between stay small, since they never shrink: what passes them goes in slices.
     """
 
-    def __init__(
-        self, make_owner: Callable[[TlsLink, asyncio.Transport], Owner], buffer: memoryview
-    ) -> None:
-        """Takes a buffer to receive into, which all links of a loop may share."""
-        self._make_owner = make_owner
-        self._buffer = buffer
-        self._owner: Owner | None = None
-        self._transport: asyncio.Transport
-        self._is_paused = False
-        self._is_closing = False
+    __slots__ = ("_buffer", "_incoming", "_is_open", "_outgoing", "_tls")
 
-    @property
-    def is_busy(self) -> bool:
-        """See Link."""
-        return self._is_paused
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connected: socket.socket,
+        owner: TlsOwner,
+        context: ssl.SSLContext,
+        buffer: memoryview,
+    ) -> None:
+        """Takes a buffer to decrypt into, which all links of a loop may share."""
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._buffer = buffer
+        self._is_open = False
+        """Whether the handshake is done."""
+        super().__init__(loop, connected, owner)
 
     def send(self, pieces: list[Piece]) -> bool:
         """See Link. Joined, as each piece would else become a TLS record of its own."""
-        self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        return not self._is_paused
-
-    def pause(self) -> None:
-        """See Link."""
-        self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """See Link."""
-        self._transport.resume_reading()
+        data = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        encrypted: list[Piece] = []
+        for start in range(0, len(data), _TLS_SLICE_BYTES):
+            rest = data[start : start + _TLS_SLICE_BYTES]
+            while rest:
+                rest = rest[self._tls.write(rest) :]
+            encrypted.append(self._outgoing.read())
+        return super().send(encrypted)
 
     def close(self) -> None:
         """See Link."""
-        self._is_closing = True
-        self._transport.close()
+        if self._is_open and not self._is_closing:
+            with suppress(ssl.SSLError):
+                self._tls.unwrap()  # Says goodbye; nobody waits for the answer.
+            self._push()
+        super().close()
 
-    def abort(self) -> None:
-        """See Link."""
-        self._owner = None
-        self._transport.abort()
+    def _take(self, data: bytes) -> bool:
+        received = memoryview(data)
+        is_bulk = False
+        try:
+            for start in range(0, len(received), _TLS_SLICE_BYTES):
+                self._incoming.write(received[start : start + _TLS_SLICE_BYTES])
+                if not self._is_open:
+                    self._shake_hands()
+                filled = self._decrypt()
+                if filled:
+                    is_bulk = self._owner.received(bytes(self._buffer[:filled]))
+                if self._socket.fileno() < 0:
+                    return False
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:  # Also its end of the connection, said in TLS's way.
+            _log.debug("TLS ended: %s", error)
+            self._push()
+            self._give_up()
+            return False
+        self._push()
+        return is_bulk
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.BaseProtocol."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(_TLS_BUFFER_BYTES)
-        self._owner = self._make_owner(self, transport)
+    def _shake_hands(self) -> None:
+        """Goes on with the handshake. Raises SSLWantReadError until it is done."""
+        self._tls.do_handshake()
+        self._is_open = True
+        owner = self._owner
+        assert isinstance(owner, TlsOwner)
+        owner.secured(self._tls.getpeercert() or {})
 
-    def get_buffer(self, _sizehint: int) -> memoryview:
-        """See asyncio.BufferedProtocol."""
-        return self._buffer
+    def _decrypt(self) -> int:
+        """Fills the buffer with what can be read now; answers how far."""
+        filled = 0
+        try:
+            while filled < len(self._buffer):
+                count: Any = self._tls.read(len(self._buffer) - filled, self._buffer[filled:])
+                if not count:
+                    break
+                filled += count
+        except ssl.SSLWantReadError:
+            pass
+        return filled
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """See asyncio.BufferedProtocol."""
-        if self._owner is not None and not self._is_closing:
-            self._owner.received(bytes(self._buffer[:nbytes]))
-
-    def pause_writing(self) -> None:
-        """See asyncio.BaseProtocol."""
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        """See asyncio.BaseProtocol."""
-        self._is_paused = False
-        if self._owner is not None and not self._is_closing:
-            self._owner.sendable()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """See asyncio.BaseProtocol."""
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.lost()
+    def _push(self) -> None:
+        """Sends what TLS has to say for itself: its handshake, tickets, alerts."""
+        if self._outgoing.pending and self._socket.fileno() >= 0:
+            super().send([self._outgoing.read()])

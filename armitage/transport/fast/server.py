@@ -10,9 +10,7 @@ goes on meanwhile, so that health checks find somebody; other calls on new conne
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-import ssl
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
@@ -28,17 +26,14 @@ from armitage.transport.options import ClientIdle, DeadlinePassed, GrpcOptions
 from armitage.transport.port import Code, ImmediateHandler, Method, Status, StatusGate, Unary
 from armitage.transport.rpc.failure import RpcFailure
 from armitage.transport.rpc.server import RpcServer
-from armitage.transport.tls import FollowedTls, subject_of
+from armitage.transport.tls import FollowedTls
 from armitage.transport.trailers import fit
-
-_log = logging.getLogger(__name__)
 
 _FAREWELL_S = 2.0
 """How long handlers may take to end, and the last responses to leave, once all was said."""
 _SWEEPS = 4
 """In the shortest time that anything is given."""
 _SWEEP_MIN_S, _SWEEP_MAX_S = 0.01, 5.0
-_TLS_SHUTDOWN_S = 2.0
 
 
 class FastServer:
@@ -65,7 +60,6 @@ class FastServer:
         self._group = asyncio.TaskGroup()
         self._connections: set[Connection] = set()
         self._listeners: list[Listener] = []
-        self._handshakes: set[asyncio.Task[None]] = set()
         self._open: set[OpenCall] = set()
         self._exempt: set[OpenCall] = set()
         self._emptied = asyncio.Event()
@@ -146,10 +140,8 @@ class FastServer:
         self._stopped = True
         for listener in self._listeners:
             listener.close()
-        for handshake in self._handshakes:
-            handshake.cancel()
         for call in [*self._open, *self._exempt]:
-            call.interrupt(self.options.refusal())
+            call.interrupt(self.options.refusal(), for_good=True)
         for connection in list(self._connections):
             connection.end()
         with suppress(TimeoutError):
@@ -209,41 +201,13 @@ class FastServer:
     # Clients.
 
     def _welcome(self, accepted: socket.socket) -> None:
+        connection = Connection(self, self._core.connect(), self._loop, _peer_of(accepted))
+        self._connections.add(connection)
         if self._tls is None:
-            connection = self._connect(_peer_of(accepted), None)
             connection.begin(PlainLink(self._loop, accepted, connection))
         else:
-            handshake = self._shake_hands(accepted, self._tls.context())
-            task = self._group.create_task(handshake)
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
-
-    async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: TlsLink(self._connect_tls, self._buffer),
-                accepted,
-                ssl=context,
-                ssl_handshake_timeout=self.options.handshake_timeout_s,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
-            )
-        except OSError as error:
-            accepted.close()
-            _log.debug("TLS handshake failed: %s", error)
-
-    def _connect_tls(self, link: TlsLink, transport: asyncio.Transport) -> Connection:
-        proven = transport.get_extra_info("peercert")
-        connection = self._connect(
-            _peer_of(transport.get_extra_info("socket")),
-            subject_of(proven) if proven else None,
-        )
-        connection.begin(link)
-        return connection
-
-    def _connect(self, peer: str, identity: str | None) -> Connection:
-        connection = Connection(self, self._core.connect(), self._loop, peer, identity)
-        self._connections.add(connection)
-        return connection
+            context = self._tls.context()
+            connection.begin(TlsLink(self._loop, accepted, connection, context, self._buffer))
 
     def _sweep_later(self) -> None:
         options = self.options
