@@ -3,3 +3,8 @@ import Coeffect.Spec.Resource
 import Coeffect.Spec.Encoding
 import Coeffect.Spec.Check
 import Coeffect.Extract
+import Coeffect.Thm.Basic
+import Coeffect.Thm.Covers
+import Coeffect.Thm.Algebra
+import Coeffect.Thm.Decision
+import Coeffect.Thm.Answer
