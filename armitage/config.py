@@ -31,9 +31,9 @@ from armitage.transport.addresses import is_loopback
 from armitage.transport.options import GrpcOptions
 from armitage.transport.tls import TlsFiles
 from armitage.web.server import WebOptions
-from cas.disk import DiskOptions
-from cas.disk_action_cache import DiskCacheOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
+from cas.pack_action_cache import CacheOptions
+from cas.pack_store import PackOptions
 from executor.local import ExecutorOptions
 
 
@@ -108,8 +108,8 @@ class Config:
     web: WebOptions = field(default_factory=WebOptions)
     limits: Limits = field(default_factory=Limits)
     invocations: InvocationOptions = field(default_factory=InvocationOptions)
-    disk: DiskOptions = field(default_factory=DiskOptions)
-    disk_action_cache: DiskCacheOptions = field(default_factory=DiskCacheOptions)
+    disk: PackOptions = field(default_factory=PackOptions)
+    disk_action_cache: CacheOptions = field(default_factory=CacheOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
     bytestream: ByteStreamOptions = field(default_factory=ByteStreamOptions)

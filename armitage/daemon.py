@@ -63,9 +63,8 @@ from armitage.version import version
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import WebServer
 from cas.action_cache import ActionCache, CacheStats, Recall
-from cas.disk import DiskStore
-from cas.disk_action_cache import DiskActionCache
 from cas.memory import MemoryActionCache, MemoryStore
+from cas.pack_storage import Clocks, PackStorage, StorageOptions
 from cas.store import BatchStore, BlobStore, Glimpse, Measured, Retention
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
@@ -269,18 +268,13 @@ class Daemon:
             return memory, cache
         if config.data_dir is None:
             raise ConfigError('data_dir: required with storage = "disk"; name a directory')
-        disk = await DiskStore.open(
+        storage = await PackStorage.open(
             config.data_dir / "cas",
-            config.disk,
-            monotonic=self._clock.monotonic,
-            wall=self._clock.wall,
+            StorageOptions(config.disk, config.disk_action_cache),
+            Clocks(self._clock.monotonic, self._clock.wall),
         )
-        stack.push_async_callback(disk.close)
-        results = await DiskActionCache.open(
-            config.data_dir / "action-cache", config.disk_action_cache
-        )
-        stack.push_async_callback(results.close)
-        return disk, results
+        stack.push_async_callback(storage.close)
+        return storage.store, storage.cache
 
     async def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec

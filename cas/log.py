@@ -467,10 +467,11 @@ class Log:
         for job in jobs:
             locations = []
             for record in job.records:
+                _, key, body, _, encoding = record
                 buffers += encode(record, active.salt)
                 rows.append((record, at))
-                locations.append(locate(active.number, at, is_encoded=record.encoding != 0))
-                at += record_bytes(len(record.key), len(record.body))
+                locations.append(locate(active.number, at, is_encoded=encoding != 0))
+                at += record_bytes(len(key), len(body))
             job.locations = locations
         self._flush(active, buffers, rows, is_durable=any(job.is_durable for job in jobs))
 

@@ -24,7 +24,7 @@ from cas.keys import key_of, size_of
 from cas.large_files import LargeFiles
 from cas.log import Job, Log, locate, store_error
 from cas.pack_action_cache import TAG, CacheOptions, PackActionCache
-from cas.pack_store import SMALL_BYTES, PackOptions, PackStore, Parts
+from cas.pack_store import SMALL_BYTES, Durability, PackOptions, PackStore, Parts
 from cas.records import (
     Damaged,
     Kind,
@@ -75,11 +75,9 @@ class PackStorage:
         self._closed = False
         self._large = LargeFiles(volume)
         self._time = StoreTime(volume, clocks.monotonic, clocks.wall)
+        self._sync = options.store.durability is Durability.FULL
         self._log = Log(
-            volume,
-            secrets.token_bytes,
-            sync=options.store.sync,
-            segment_bytes=options.segment_bytes,
+            volume, secrets.token_bytes, sync=self._sync, segment_bytes=options.segment_bytes
         )
         parts = Parts(volume, self._log, self._large, pool, self._time, self.close)
         self.store = PackStore(parts, options.store)
@@ -116,7 +114,7 @@ class PackStorage:
         replay = _Replay(self._log, self.store, self.cache, options.min_lease_s)
         for number, table in self._log.replay():
             replay.apply(number, table)
-        files, damaged = self._large.scan(sync=options.sync)
+        files, damaged = self._large.scan(sync=self._sync)
         for digest, touched in files:
             if digest.size_bytes > SMALL_BYTES:
                 replay.add_file(digest, touched)

@@ -81,6 +81,7 @@ _SYNC_BYTES = 16 * _CHUNK
 """How much of a large file is written before it is synced: while the disk is busy with that, the
 next bytes are hashed.
 """
+_GATHERED_BYTES = 4 * _CHUNK
 _EXPORT_FILES = 256
 _IMPORT_BYTES = 4 * _CHUNK
 _EMPTY_KEYS = frozenset(key_of(function.empty) for function in DigestFunction)
@@ -147,6 +148,19 @@ class _Verified(NamedTuple):
     data: Buffer
 
 
+_Waiting = list[asyncio.Future[None]]
+"""Whoever waits for blobs that are on their way to the disk together."""
+
+
+class _Gathered:
+    """Small blobs that will go to the log together."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, Record] = {}
+        self.size_bytes = 0
+        self.waiting: _Waiting = []
+
+
 class PackStore:
     """A BlobStore with Retention, BlobExporter and BlobImporter; cas.pack_storage opens one."""
 
@@ -166,7 +180,8 @@ class PackStore:
         self._reserved_bytes = 0
         self._freeing_bytes = 0
         self._verified: dict[bytes, FileId] = {}
-        self._arriving: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._arriving: dict[bytes, _Waiting] = {}
+        self._gathered = _Gathered()
         self._verifying: dict[bytes, asyncio.Future[FileId]] = {}
         self._evicted_blobs = 0
         self._evicted_bytes = 0
@@ -404,8 +419,11 @@ class PackStore:
         else:
             digest = await self._run(match, candidates, frozen, self._blob_limit)
         key = key_of(digest)
-        if key not in self.index.fresh and await self._find((key,)):
-            await self._admit(digest, key, frozen)
+        if key in self.index.fresh:
+            return digest
+        # What is new, as most is, has no lease to be renewed.
+        if (key not in self.index and digest.size_bytes) or await self._find((key,)):
+            await self._wait_for(self._admit(digest, key, frozen))
         return digest
 
     async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
@@ -435,26 +453,21 @@ class PackStore:
         missing = await self._find([blob.key for blob in blobs])
         self._check_open()
         arriving: list[tuple[int, asyncio.Future[None]]] = []
-        records: dict[bytes, Record] = {}
-        reserved_bytes = 0
-        stamp = self._stamp()
+        futures: dict[int, asyncio.Future[None]] = {}
         for number, digest, key, data in blobs:
             if key not in missing:
                 continue
             try:
-                if key in self._arriving or digest.size_bytes > SMALL_BYTES:
-                    arriving.append((number, self._admit(digest, key, data)))
-                elif key not in records:
-                    self._reserve(digest.size_bytes)
-                    reserved_bytes += digest.size_bytes
-                    records[key] = Record(Kind.BLOB, key, data, stamp)
+                waiting = self._admit(digest, key, data)
             except CasError as error:
                 results[number] = error
-        if records:
-            together = self._append(records, reserved_bytes)
-            arriving += [(blob.number, together) for blob in blobs if blob.key in records]
-        if arriving:
-            await asyncio.wait({future for _, future in arriving})
+            else:
+                future = futures.get(id(waiting))
+                if future is None:
+                    future = futures[id(waiting)] = self._wait_for(waiting)
+                arriving.append((number, future))
+        if futures:
+            await asyncio.wait(futures.values())
         for number, future in arriving:
             reason = future.exception()
             if isinstance(reason, CasError):
@@ -462,33 +475,45 @@ class PackStore:
             elif reason is not None:
                 raise reason
 
-    def _admit(self, digest: Digest, key: bytes, data: Buffer) -> asyncio.Future[None]:
+    def _admit(self, digest: Digest, key: bytes, data: Buffer) -> _Waiting:
         """Stores a verified blob that is missing, or joins whoever is storing it already."""
         self._check_open()
         waiting = self._arriving.get(key)
         if waiting is not None:
-            return self._wait_for(waiting)
-        self._reserve(digest.size_bytes)
-        if digest.size_bytes <= SMALL_BYTES:
-            record = Record(Kind.BLOB, key, data, self._stamp())
-            return self._append({key: record}, digest.size_bytes)
+            return waiting
+        size_bytes = digest.size_bytes
+        self._reserve(size_bytes)
+        if size_bytes <= SMALL_BYTES:
+            return self._gather(key, Record(Kind.BLOB, key, data, self._stamp()), size_bytes)
         waiting = self._arriving[key] = []
         drafting = asyncio.wrap_future(
             self._pool.submit(self._write_draft, digest, data, self._time.now())
         )
         drafting.add_done_callback(partial(self._drafted, key))
-        return self._wait_for(waiting)
+        return waiting
 
-    def _append(self, records: dict[bytes, Record], reserved_bytes: int) -> asyncio.Future[None]:
-        """Stores small blobs for which there is room, all or none of them."""
-        waiting: list[asyncio.Future[None]] = []
-        keys = tuple(records)
-        self._arriving.update(dict.fromkeys(keys, waiting))
-        self._log.submit(Job(partial(self._arrived, keys, reserved_bytes), tuple(records.values())))
-        return self._wait_for(waiting)
+    def _gather(self, key: bytes, record: Record, size_bytes: int) -> _Waiting:
+        """Puts a blob's record to those that go to the log together: all or none of them, when the
+        event loop has done what is to be done now.
+        """
+        gathered = self._gathered
+        if not gathered.records:
+            asyncio.get_running_loop().call_soon(self._submit, gathered)
+        gathered.records[key] = record
+        gathered.size_bytes += size_bytes
+        self._arriving[key] = gathered.waiting
+        if gathered.size_bytes >= _GATHERED_BYTES:
+            self._gathered = _Gathered()
+        return gathered.waiting
+
+    def _submit(self, gathered: _Gathered) -> None:
+        if gathered is self._gathered:
+            self._gathered = _Gathered()
+        arrived = partial(self._arrived, tuple(gathered.records), gathered.size_bytes)
+        self._log.submit(Job(arrived, tuple(gathered.records.values())))
 
     @staticmethod
-    def _wait_for(waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
+    def _wait_for(waiting: _Waiting) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
         waiting.append(future)
         return future
@@ -516,7 +541,7 @@ class PackStore:
 
     def _arrived(self, keys: Sequence[bytes], size_bytes: int, job: Job) -> None:
         """Enters blobs that are durable now, and tells all who wait for them."""
-        waiting: list[asyncio.Future[None]] = []
+        waiting: _Waiting = []
         for key in keys:
             waiting = self._arriving.pop(key)  # One list for all of them.
         self._reserved_bytes -= size_bytes
@@ -568,7 +593,7 @@ class PackStore:
         if waiting is not None:
             await self._wait_for(waiting)
         elif not isinstance(content, tuple):
-            await self._admit(digest, key, content)
+            await self._wait_for(self._admit(digest, key, content))
         else:
             waiting = self._arriving[key] = []
             file, name = content

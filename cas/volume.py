@@ -22,6 +22,8 @@ from cas.errors import StoreUnavailable
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _SMALL_BYTES = 80 * 1024
+_JOINED_BYTES = 8 * 1024
+"""Where buffers are smaller on average, to copy them together costs less than to pass each."""
 
 
 class FileId(NamedTuple):
@@ -125,6 +127,9 @@ class DiskFile:
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         """See File."""
+        size_bytes = sum(map(len, buffers))
+        if size_bytes < _JOINED_BYTES * len(buffers):
+            buffers = (b"".join(buffers),)
         views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         at = 0
         while at < len(views):

@@ -32,6 +32,12 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         help="disk, or memory (nothing outlives the daemon)",
     )
     group.add_argument(
+        "--durability",
+        choices=("full", "none"),
+        help="what an acknowledged write survives: power failures too, or, for pure caches, only"
+        " the end of the daemon (default: full)",
+    )
+    group.add_argument(
         "--transport",
         choices=("fast", "grpcio"),
         help="what carries gRPC: our own HTTP/2, or gRPC's library (default: grpcio)",
@@ -101,6 +107,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     for path, value in (
         ("data_dir", args.data_dir),
         ("storage", args.storage),
+        ("disk.durability", args.durability),
         ("transport", args.transport),
         ("grpc.addresses", args.listen),
         ("web.addresses", [args.http_listen] if args.http_listen else None),

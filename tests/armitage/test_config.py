@@ -11,6 +11,7 @@ from armitage.config import Config, StorageKind, check, load
 from armitage.errors import ConfigError
 from armitage.reapi.instances import Instance
 from armitage.transport.tls import TlsFiles
+from cas.pack_store import Durability
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "armitage.example.toml"
@@ -63,13 +64,13 @@ def test_configuration_in_the_documents_is_valid(document: Path) -> None:
 
 def test_a_file_is_read_and_flags_lie_over_it(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text('storage = "memory"\n[disk]\nmax_bytes = "1GiB"\nsync = false\n')
+    file.write_text('storage = "memory"\n[disk]\nmax_bytes = "1GiB"\ndurability = "none"\n')
 
     config = load(file, {"disk": {"max_bytes": 5}})
 
     assert config.storage is StorageKind.MEMORY
     assert config.disk.max_bytes == 5
-    assert config.disk.sync is False
+    assert config.disk.durability is Durability.NONE
 
 
 @pytest.mark.parametrize(

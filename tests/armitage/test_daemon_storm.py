@@ -37,7 +37,7 @@ disconnect_grace_s = 0
 [bytestream.uploads]
 max_count = 0
 [disk]
-sync = false
+durability = "none"
 [worker]
 slots = 4
 """
@@ -62,8 +62,9 @@ def footprint(daemon: DaemonProcess, directory: Path) -> Footprint:
             name = os.readlink(descriptor)
         except FileNotFoundError:
             continue
-        kinds[name if name.startswith("/") else name.partition(":")[0]] += 1
-    stored = ("data/cas/blobs", "data/action-cache")
+        if "/cas/packs/" not in name:
+            kinds[name if name.startswith("/") else name.partition(":")[0]] += 1
+    stored = ("data/cas/blobs", "data/cas/packs")
     files = {str(path.relative_to(directory)) for path in directory.rglob("*")}
     return Footprint(
         kinds,

@@ -9,7 +9,8 @@ from cas.locations import LOCATION_BITS, Locations
 def test_locations_come_and_go_like_those_of_a_plain_dict() -> None:
     chance = random.Random(1)
     keys = [b"%d" % number for number in range(30_000)]
-    locations, expected = Locations(), {}
+    locations = Locations()
+    expected: dict[bytes, int] = {}
 
     for _ in range(100_000):
         key = chance.choice(keys)

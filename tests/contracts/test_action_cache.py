@@ -12,7 +12,6 @@ from support.packs import open_storage
 
 from cas.action_cache import ActionCache, CacheStats
 from cas.digest import Digest, DigestFunction
-from cas.disk_action_cache import DiskActionCache, DiskCacheOptions
 from cas.errors import StoreFull
 from cas.memory import MemoryActionCache, MemoryCacheOptions
 from cas.pack_action_cache import CacheOptions
@@ -31,15 +30,6 @@ async def open_memory(_: Path, **options: int) -> Cache:
     return MemoryActionCache(MemoryCacheOptions(**options))
 
 
-async def open_disk(directory: Path, **options: int) -> Cache:
-    made = DiskCacheOptions(**options)  # type: ignore[arg-type]
-    return await DiskActionCache.open(directory, made)
-
-
-async def open_disk_alone(directory: Path, **options: int) -> Cache:
-    return await open_disk(directory, memory_bytes=0, **options)
-
-
 async def open_packs(directory: Path, **options: int) -> Cache:
     made = CacheOptions(**options)
     return (await open_storage(directory, FakeClock(), cache_options=made)).cache
@@ -53,8 +43,6 @@ CACHES: dict[str, Open] = {
     "packs": open_packs,
     "packs without memory": open_packs_alone,
     "memory": open_memory,
-    "disk": open_disk,
-    "disk without memory": open_disk_alone,
 }
 
 

@@ -12,7 +12,6 @@ from support.clock import FakeClock
 from support.packs import open_storage
 
 from cas.digest import Buffer, Digest, DigestFunction
-from cas.disk import DiskOptions, DiskStore
 from cas.errors import (
     BlobNotFound,
     BlobTooLarge,
@@ -56,21 +55,12 @@ async def open_memory(_: Path, clock: FakeClock, **options: float) -> Store:
     return MemoryStore(MemoryOptions(**options), clock.monotonic)  # type: ignore[arg-type]
 
 
-async def open_disk(directory: Path, clock: FakeClock, **options: float) -> Store:
-    return await DiskStore.open(
-        directory,
-        DiskOptions(**options),  # type: ignore[arg-type]
-        monotonic=clock.monotonic,
-        wall=clock.wall,
-    )
-
-
 async def open_packs(directory: Path, clock: FakeClock, **options: float) -> Store:
     made = PackOptions(**options)  # type: ignore[arg-type]
     return (await open_storage(directory, clock, made)).store
 
 
-STORES: dict[str, Open] = {"memory": open_memory, "disk": open_disk, "packs": open_packs}
+STORES: dict[str, Open] = {"memory": open_memory, "packs": open_packs}
 
 
 @pytest.fixture(params=STORES)

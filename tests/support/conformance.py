@@ -11,15 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support.daemon import DaemonProcess, daemon_process
+from support.packs import place_of
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.client.channel import CallFailed, Channel
 from armitage.conformance import NoControl, Server, Skipped, Variant
 from armitage.reapi import rpcs
+from cas.digest import Digest, DigestFunction
 
 INSTANCE = "conformance/suite"
-_HEX_NAMES = {64: "sha256", 40: "sha1", 96: "sha384", 128: "sha512"}
+_FUNCTIONS = {
+    64: DigestFunction.SHA256,
+    40: DigestFunction.SHA1,
+    96: DigestFunction.SHA384,
+    128: DigestFunction.SHA512,
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ def conformance_daemon(
 ) -> Iterator[DaemonProcess]:
     """A daemon for the suite, without waiting for the disk and without an HTTP port."""
     settings = settings or Settings()
-    text = "[web]\naddresses = []\n[disk_action_cache]\nsync = false\n"
-    text += f"[disk]\nsync = false\n{settings.disk}\n{settings.others}\n"
+    text = "[web]\naddresses = []\n"
+    text += f'[disk]\ndurability = "none"\n{settings.disk}\n{settings.others}\n'
     for name in settings.instances:
         text += f'[[instances]]\nname = "{name}"\n{settings.instance}\n'
     config = directory / "armitage.toml"
@@ -72,21 +79,25 @@ class DaemonControl(NoControl):
         self._instance = instance
 
     async def evict(self, digest: reapi.Digest) -> None:
-        """Takes the file away; the read that then fails makes the store notice."""
-        self._file_of(digest).unlink()
+        """Damages the blob; the read that then fails makes the store notice."""
+        await self.corrupt(digest)
         await self._fail_to_read(digest)
 
     async def corrupt(self, digest: reapi.Digest) -> None:
-        path = self._file_of(digest)
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 0xFF
-        path.chmod(0o600)
-        path.write_bytes(data)
+        cas = self._directory / "data" / "cas"
+        plain = Digest(_FUNCTIONS[len(digest.hash)], digest.hash, digest.size_bytes)
+        path, offset, _ = place_of(cas, plain)
+        with path.open("r+b") as file:
+            file.seek(offset + digest.size_bytes // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 0xFF]))
 
     async def temporary_bytes(self) -> int:
         cas = self._directory / "data" / "cas"
         files = [path for path in cas.rglob("*") if path.is_file()]
-        outside = [path for path in files if path.relative_to(cas).parts[0] != "blobs"]
+        stored = {"blobs", "packs"}
+        outside = [path for path in files if path.relative_to(cas).parts[0] not in stored]
         return sum(_size(path) for path in outside)
 
     async def memory_bytes(self) -> int:
@@ -131,11 +142,6 @@ class DaemonControl(NoControl):
             yield Server(daemon.target, instance, DaemonControl(daemon, directory, instance))
         finally:
             await asyncio.to_thread(starting.__exit__, None, None, None)
-
-    def _file_of(self, digest: reapi.Digest) -> Path:
-        function = _HEX_NAMES[len(digest.hash)]
-        blobs = self._directory / "data" / "cas" / "blobs" / function
-        return blobs / digest.hash[0] / f"{digest.hash}-{digest.size_bytes}"
 
     async def _fail_to_read(self, digest: reapi.Digest) -> None:
         prefix = f"{self._instance}/" if self._instance else ""

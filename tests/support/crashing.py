@@ -1,4 +1,4 @@
-"""A program that uses a disk store and a disk cache, killed before each of its system calls in
+"""A program that uses a pack store and its action cache, killed before each of its system calls in
 turn: `crashing.py DIRECTORY`. Each run has its own sub-directory, with the names of what was
 acknowledged in `acknowledged`. Some runs die in the middle of a write.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cas.digest import Digest, DigestFunction
-from cas.disk import DiskOptions, DiskStore
-from cas.disk_action_cache import DiskActionCache, DiskCacheOptions
+from cas.pack_storage import Clocks, PackStorage, StorageOptions
+from cas.pack_store import PackOptions
 
 CALLS = [
-    "open", "close", "writev", "pwrite", "utime", "fdatasync", "fsync", "rename", "unlink",
-    "mkdir", "truncate",
+    "open", "close", "pwritev", "pwrite", "utime", "fdatasync", "fsync", "rename", "unlink",
+    "mkdir", "truncate", "ftruncate",
 ]  # fmt: skip
 INSTANCE = "main"
 
@@ -35,11 +35,10 @@ EVICTED = blob(99, 500_000)
 
 
 async def use(root: Path, acknowledge: Callable[[str], object]) -> None:
-    options = DiskOptions(max_bytes=1_500_000, min_lease_s=0)
-    store = await DiskStore.open(
-        root / "cas", options, monotonic=time.monotonic, wall=lambda: 1_700_000_000.0
-    )
-    cache = await DiskActionCache.open(root / "ac", DiskCacheOptions())
+    options = StorageOptions(PackOptions(max_bytes=1_500_000, min_lease_s=0))
+    clocks = Clocks(time.monotonic, lambda: 1_700_000_000.0)
+    storage = await PackStorage.open(root / "cas", options, clocks)
+    store, cache = storage.store, storage.cache
     digest, data = EVICTED
     await store.put([digest], data)
 
@@ -58,8 +57,7 @@ async def use(root: Path, acknowledge: Callable[[str], object]) -> None:
     for result in (b"old", b"new"):
         await cache.put(INSTANCE, digest, result)
         acknowledge(f"result {result.decode()}")
-    await store.close()
-    await cache.close()
+    await storage.close()
 
 
 class Killer:
@@ -67,6 +65,7 @@ class Killer:
 
     def __init__(self, fatal: int) -> None:
         self._left = fatal
+        self._pwritev = os.pwritev
         for name in CALLS:
             setattr(os, name, self._wrap(name, getattr(os, name)))
 
@@ -74,9 +73,10 @@ class Killer:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             self._left -= 1
             if self._left < 0:
-                if name == "writev":
-                    fd, (first, *_) = args
-                    os.write(fd, first[: len(first) // 2])
+                if name == "pwritev":
+                    fd, buffers, offset = args
+                    data = b"".join(buffers)
+                    self._pwritev(fd, [data[: len(data) // 2]], offset)
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
 

@@ -16,6 +16,7 @@ from typing import Self
 
 from armitage.config import Config, StorageKind
 from armitage.daemon import Daemon
+from cas.pack_store import Durability
 
 START_S = 60.0
 STOP_S = 60.0
@@ -29,11 +30,7 @@ def memory_config() -> Config:
 def disk_config(data_dir: Path) -> Config:
     """All defaults, on free ports of loopback, in a directory; without waiting for the disk."""
     config = on_free_ports(Config(data_dir=data_dir))
-    return replace(
-        config,
-        disk=replace(config.disk, sync=False),
-        disk_action_cache=replace(config.disk_action_cache, sync=False),
-    )
+    return replace(config, disk=replace(config.disk, durability=Durability.NONE))
 
 
 def on_free_ports(config: Config) -> Config:

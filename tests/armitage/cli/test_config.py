@@ -7,6 +7,7 @@ from support.command_line import Cli
 
 from armitage import settings
 from armitage.config import Config
+from cas.pack_store import Durability
 
 
 def test_a_good_file_is_fine(armitage: Cli, tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_wrong_file_is_one_line_and_exit_3(armitage: Cli, tmp_path: Path) -> N
 
 
 def test_what_is_shown_is_what_serve_would_use(armitage: Cli, tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text('[disk]\nmax_bytes = "1GiB"\nsync = false\n')
+    (tmp_path / "a.toml").write_text('[disk]\nmax_bytes = "1GiB"\ndurability = "none"\n')
     flags = ["--config", "a.toml", "--listen", "127.0.0.1:1", "--listen", "unix:/s"]
     flags += ["--http-listen", "127.0.0.1:2", "--instance", "x", "--accept-unsandboxed"]
     flags += ["--set", "disk.max_bytes=2GiB", "--set", "worker.slots=3", "--set", "log.level=debug"]
@@ -43,7 +44,7 @@ def test_what_is_shown_is_what_serve_would_use(armitage: Cli, tmp_path: Path) ->
     )
     assert config.data_dir == Path("/xdg/armitage")
     assert config.disk.max_bytes == 2 << 30
-    assert config.disk.sync is False
+    assert config.disk.durability is Durability.NONE
     assert config.grpc.addresses == ("127.0.0.1:1", "unix:/s")
     assert config.web.addresses == ("127.0.0.1:2",)
     assert [instance.name for instance in config.instances] == ["x"]
@@ -87,8 +88,16 @@ def test_tls_flags_open_the_network(armitage: Cli) -> None:
     ("assignments", "code", "message"),
     [
         (["disk.max_byts=1"], 3, "armitage: disk.max_byts: unknown setting; did you mean max_byte"),
-        (["disk=5", "disk.sync=true"], 3, "armitage: disk.sync: disk is set as a whole by another"),
-        (["disk.sync"], 2, "armitage config show: argument --set: 'disk.sync' is not KEY=VALUE; "),
+        (
+            ["disk=5", "disk.threads=1"],
+            3,
+            "armitage: disk.threads: disk is set as a whole by ",
+        ),
+        (
+            ["disk.threads"],
+            2,
+            "armitage config show: argument --set: 'disk.threads' is not KEY",
+        ),
         (["log.level=1\nx=2"], 3, "armitage: log.level: '1\\nx=2' is not one of debug, info, "),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the disk store promises beyond the contract of all stores."""
+"""What the pack store promises beyond the contract of all stores."""
 
 import asyncio
 import errno
@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +14,15 @@ from pathlib import Path
 import pytest
 from support import crashing
 from support.clock import FakeClock
+from support.packs import Place, open_storage, place_of
 
 from cas.digest import Digest, DigestFunction, Hasher
-from cas.disk import DiskOptions, DiskStore
-from cas.disk_action_cache import DiskActionCache, DiskCacheOptions
 from cas.errors import BlobNotFound, StoreFull, StoreUnavailable
+from cas.keys import key_of
+from cas.log import FOLDER, segment_of
+from cas.pack_store import SMALL_BYTES, Durability, PackOptions, PackStore
 from cas.store import FileExport
+from cas.volume import DiskFile, DiskVolume
 
 SHA256 = DigestFunction.SHA256
 MIB = 1024 * 1024
@@ -29,7 +31,7 @@ TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
 """The root comes first: tests/cas is no package but would pass for one."""
 
-Open = Callable[..., Awaitable[DiskStore]]
+Open = Callable[..., Awaitable[PackStore]]
 
 
 @pytest.fixture
@@ -44,17 +46,13 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def open_store(directory: Path, clock: FakeClock) -> AsyncIterator[Open]:
-    opened: list[DiskStore] = []
+    opened: list[PackStore] = []
 
-    async def open_one(at: Path = directory, **options: float) -> DiskStore:
+    async def open_one(at: Path = directory, **options: float | Durability) -> PackStore:
         for store in opened:
             await store.close()
-        store = await DiskStore.open(
-            at,
-            DiskOptions(**options),  # type: ignore[arg-type]
-            monotonic=clock.monotonic,
-            wall=clock.wall,
-        )
+        made = PackOptions(**options)  # type: ignore[arg-type]
+        store = (await open_storage(at, clock, made)).store
         opened.append(store)
         return store
 
@@ -68,20 +66,15 @@ def blob(size: int, seed: int = 0) -> tuple[Digest, bytes]:
     return SHA256.digest(data), data
 
 
-def file_of(directory: Path, digest: Digest) -> Path:
-    [path] = (directory / "blobs").rglob(f"{digest.hash}-*")
-    return path
-
-
 def files_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-async def read(store: DiskStore, digest: Digest) -> bytes:
+async def read(store: PackStore, digest: Digest) -> bytes:
     return b"".join([bytes(chunk) async for chunk in store.read(digest)])
 
 
-async def stream(store: DiskStore, digest: Digest, data: bytes) -> None:
+async def stream(store: PackStore, digest: Digest, data: bytes) -> None:
     writer = await store.open_writer([digest])
     try:
         for start in range(0, len(data), MIB):
@@ -113,9 +106,7 @@ async def test_second_store_on_a_directory_is_refused_naming_the_process(
     await open_store()
 
     with pytest.raises(StoreUnavailable, match=rf"in use by process {os.getpid()};"):
-        await DiskStore.open(
-            directory, DiskOptions(), monotonic=time.monotonic, wall=lambda: 1_700_000_000.0
-        )
+        await open_storage(directory, FakeClock())
 
 
 async def test_directory_of_something_else_is_refused_untouched(
@@ -180,11 +171,11 @@ async def test_drafts_of_a_killed_process_are_cleared_away(
 
 
 async def test_file_that_is_no_blob_is_left_alone(open_store: Open, directory: Path) -> None:
-    digest, data = blob(10)
+    digest, data = blob(3 * MIB)
     store = await open_store()
     await store.put([digest], data)
     await store.close()
-    strange = file_of(directory, digest).parent / "README"
+    strange = place_of(directory, digest).path.parent / "README"
     strange.write_text("not a blob")
 
     store = await open_store()
@@ -232,34 +223,35 @@ def replace_file(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "flipped bit": lambda path: overwrite(path, 5, b"\x00\xff\x00"),
-    "truncated": lambda path: os.truncate(path, 7),
-    "emptied": lambda path: os.truncate(path, 0),
-    "longer": lambda path: os.truncate(path, path.stat().st_size + 1),
-    "replaced": lambda path: replace_file(path, b"x" * 10),
-    "removed": Path.unlink,
+DAMAGE: dict[str, Callable[[Place], object]] = {
+    "flipped bit": lambda at: overwrite(at, 5, b"\x00\xff\x00"),
+    "truncated": lambda at: os.truncate(at.path, at.offset + 7),
+    "emptied": lambda at: os.truncate(at.path, 0),
+    "removed": lambda at: at.path.unlink(),
+}
+FILE_DAMAGE: dict[str, Callable[[Place], object]] = {
+    "longer": lambda at: os.truncate(at.path, at.size_bytes + 1),
+    "replaced": lambda at: replace_file(at.path, b"x" * 10),
 }
 
 
-def overwrite(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
+def overwrite(place: Place, offset: int, data: bytes) -> None:
+    with place.path.open("r+b") as file:
+        file.seek(place.offset + offset)
         file.write(data)
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", DAMAGE | FILE_DAMAGE)
 @pytest.mark.parametrize("restart", [True, False])
-@pytest.mark.parametrize("size", [10, MIB + 1])
-async def test_damaged_blob_reads_as_missing(
-    open_store: Open, directory: Path, damage: str, restart: bool, size: int
+async def test_damaged_large_blob_reads_as_missing(
+    open_store: Open, directory: Path, damage: str, restart: bool
 ) -> None:
-    digest, data = blob(size)
+    digest, data = blob(MIB + 1)
     store = await open_store()
     await store.put([digest], data)
     if restart:
         await store.close()
-    DAMAGE[damage](file_of(directory, digest))
+    (DAMAGE | FILE_DAMAGE)[damage](place_of(directory, digest))
     if restart:
         store = await open_store()
 
@@ -268,17 +260,70 @@ async def test_damaged_blob_reads_as_missing(
 
     assert await store.find_missing([digest]) == [digest]
     assert store.stats().blobs == 0
-    aside = files_in(directory / "damaged")
-    assert len(aside) == (0 if damage == "removed" else 1)
+    assert len(files_in(directory / "damaged")) == (0 if damage == "removed" else 1)
     await store.put([digest], data)
     assert await store.get(digest) == data
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("restart", [True, False])
+async def test_damaged_small_blob_reads_as_missing(
+    open_store: Open, directory: Path, damage: str, restart: bool
+) -> None:
+    digest, data = blob(1000)
+    store = await open_store()
+    await store.put([digest], data)
+    if restart:
+        await store.close()
+    DAMAGE[damage](place_of(directory, digest))
+    if restart:
+        store = await open_store()
+
+    with pytest.raises(BlobNotFound):
+        await read(store, digest)
+
+    assert await store.find_missing([digest]) == [digest]
+    assert (store.stats().blobs, store.stats().bytes) == (0, 0)
+    await store.put([digest], data)
+    assert await store.get(digest) == data
+    await store.close()
+    store = await open_store()
+    assert await store.get(digest) == data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_no_flipped_byte_of_a_segment_is_served_or_loses_another_blob(
+    open_store: Open, directory: Path, sealed: bool
+) -> None:
+    blobs = [blob(size, size) for size in (1, 20, 100)]
+    store = await open_store()
+    for digest, data in blobs:
+        await store.put([digest], data)
+    [path] = (directory / FOLDER).iterdir()
+    unsealed = path.read_bytes()
+    await store.close()
+    intact = path.read_bytes() if sealed else unsealed
+
+    for at in (*range(64), *range(64, len(intact), 7)):
+        path.write_bytes(intact[:at] + bytes([intact[at] ^ 1]) + intact[at + 1 :])
+        store = await open_store()
+        served = 0
+        for digest, data in blobs:
+            with suppress(BlobNotFound):
+                assert await store.get(digest) == data, at
+                served += 1
+        assert served >= len(blobs) - 1, at
+        await store.close()
+        for other in (directory / FOLDER).iterdir():
+            other.unlink()
 
 
 async def test_damage_is_counted(open_store: Open, directory: Path) -> None:
     digest, data = blob(10)
     store = await open_store()
     await store.put([digest], data)
-    overwrite(file_of(directory, digest), 0, b"???")
+    overwrite(place_of(directory, digest), 0, b"???")
 
     for _ in range(2):
         with pytest.raises(BlobNotFound):
@@ -294,7 +339,7 @@ async def test_damaged_blob_is_not_exported(
     store = await open_store()
     await store.put([good], x)
     await store.put([bad], y)
-    overwrite(file_of(directory, bad), 0, b"???")
+    overwrite(place_of(directory, bad), 0, b"???")
 
     wanted = [
         FileExport(bad, str(tmp_path / "bad"), 0o644),
@@ -313,12 +358,13 @@ async def test_few_damaged_files_are_kept(open_store: Open, directory: Path) -> 
     for seed in range(20):
         digest, data = blob(10, seed)
         await store.put([digest], data)
-        overwrite(file_of(directory, digest), 0, b"???")
+        overwrite(place_of(directory, digest), 0, b"???")
         with pytest.raises(BlobNotFound):
             await store.get(digest)
 
-    assert len(files_in(directory / "damaged")) == 16
     assert store.stats().damaged_blobs == 20
+    await store.close()
+    assert len(files_in(directory / "damaged")) == 16
 
 
 async def test_first_readers_after_a_start_share_one_verification(
@@ -360,45 +406,52 @@ async def test_verification_outlives_the_reader_that_began_it(open_store: Open) 
     assert second.result() == data
 
 
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
 async def test_cached_reads_need_no_thread(
-    open_store: Open, monkeypatch: pytest.MonkeyPatch
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    digest, data = blob(3 * MIB)
+    digest, data = blob(size)
     store = await open_store()
     await store.put([digest], data)
     await read(store, digest)
-    if not store._nowait:
+    if not DiskFile._can_tell:
         pytest.skip("this file system cannot tell what is cached")
-    monkeypatch.setattr(store._shelf, "submit", lambda *_: pytest.fail("took a thread"))
+    monkeypatch.setattr(store, "submit", lambda *_: pytest.fail("took a thread"))
 
     assert await read(store, digest) == data
 
 
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
 async def test_file_system_that_cannot_tell_what_is_cached_is_read_in_a_thread(
-    open_store: Open, monkeypatch: pytest.MonkeyPatch
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     def preadv(*_: object) -> int:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(os, "preadv", preadv)
-    digest, data = blob(3 * MIB)
+    monkeypatch.setattr(DiskFile, "_can_tell", True)
+    digest, data = blob(size)
     store = await open_store()
     await store.put([digest], data)
 
     assert await read(store, digest) == data
 
 
+def failing(code: int) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
 async def test_read_error_is_unavailable_and_then_a_damaged_blob(
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     digest, data = blob(3 * MIB)
     store = await open_store()
     await store.put([digest], data)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pread", fail)
+        patch.setattr(os, "pread", failing(errno.EIO))
         with pytest.raises(StoreUnavailable, match=r"cannot read the file of blob .*Input/output"):
             await read(store, digest)
         with pytest.raises(BlobNotFound):
@@ -407,37 +460,78 @@ async def test_read_error_is_unavailable_and_then_a_damaged_blob(
     assert await store.find_missing([digest]) == [digest]
 
 
-@pytest.mark.parametrize("call", ["writev", "fdatasync", "rename", "fsync", "open"])
+async def test_small_blob_on_a_bad_sector_reads_as_missing(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, data = blob(1000)
+    store = await open_store()
+    await store.put([digest], data)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFile, "read_cached", failing(errno.EIO))
+        with pytest.raises(BlobNotFound):
+            await store.get(digest)
+
+    assert await store.find_missing([digest]) == [digest]
+
+
+STEPS = {
+    **dict.fromkeys(("write", "sync", "set_mtime"), DiskFile),
+    **dict.fromkeys(("create", "rename", "sync_folder"), DiskVolume),
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "step"),
+    [(3 * MIB, step) for step in STEPS]
+    + [(10, step) for step in STEPS if step not in {"set_mtime", "rename"}],
+)
 @pytest.mark.parametrize(
     ("code", "error"), [(errno.ENOSPC, StoreFull), (errno.EIO, StoreUnavailable)]
 )
-@pytest.mark.parametrize("size", [10, 3 * MIB])
 async def test_write_error_at_any_step_stores_nothing(
     open_store: Open,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
-    call: str,
+    step: str,
     code: int,
     error: type[Exception],
     size: int,
 ) -> None:
-    def fail(*_: object, **__: object) -> object:
-        raise OSError(code, os.strerror(code))
-
     digest, data = blob(size)
     store = await open_store()
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, fail)
+        patch.setattr(STEPS[step], step, failing(code))
         with pytest.raises(error):
             await store.put([digest], data)
         with pytest.raises(error):
             await stream(store, digest, data)
 
     assert await store.find_missing([digest]) == [digest]
-    assert files_in(directory / "drafts") == []
     assert store.stats().reserved_bytes == 0
     await stream(store, digest, data)
     assert await store.get(digest) == data
+    store = await open_store()
+    assert await store.get(digest) == data
+    assert files_in(directory / "drafts") == []
+
+
+@pytest.mark.parametrize("step", ["write", "sync"])
+async def test_failed_write_harms_no_blob_of_the_segment(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    blobs = [blob(1000, seed) for seed in range(3)]
+    store = await open_store()
+    await store.put([blobs[0][0]], blobs[0][1])
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFile, step, failing(errno.EIO))
+        with pytest.raises(StoreUnavailable):
+            await store.put([blobs[1][0]], blobs[1][1])
+    await store.put([blobs[2][0]], blobs[2][1])
+
+    for _ in range(2):
+        assert await store.get(blobs[0][0]) == blobs[0][1]
+        assert await store.get(blobs[2][0]) == blobs[2][1]
+        store = await open_store()
 
 
 # Everything at once
@@ -449,7 +543,7 @@ async def test_store_stays_whole_under_concurrent_use_eviction_and_damage(
     open_store: Open, directory: Path, tmp_path: Path, seed: int
 ) -> None:
     blobs = [blob(size, size) for size in (10, 5000, 70_000, MIB, MIB + 1, 2 * MIB, 100, 2000)]
-    store = await open_store(max_bytes=4 * MIB, min_lease_s=0, sync=False)
+    store = await open_store(max_bytes=4 * MIB, min_lease_s=0, durability=Durability.NONE)
 
     async def use(user: int) -> None:
         chance = random.Random(1000 * seed + user)
@@ -473,8 +567,12 @@ async def test_store_stays_whole_under_concurrent_use_eviction_and_damage(
             assert Path(path).read_bytes() == data  # noqa: ASYNC240
 
     async def damage(digest: Digest, data: bytes, path: str) -> None:
-        if digest in store._verified and digest.size_bytes < 100:
-            overwrite(file_of(directory, digest), 0, b"damaged")
+        if key_of(digest) in store.index and digest.size_bytes < 100:
+            location = store.locate(key_of(digest))
+            if location is not None:
+                segment = directory / FOLDER / f"{segment_of(location):08d}.pack"
+                start = segment.read_bytes().find(key_of(digest)) + len(key_of(digest))
+                overwrite(Place(segment, start, 0), 0, b"damaged")
 
     async def cancel(digest: Digest, data: bytes, path: str) -> None:
         task = asyncio.get_running_loop().create_task(put_streamed(digest, data, path))
@@ -490,7 +588,11 @@ async def test_store_stays_whole_under_concurrent_use_eviction_and_damage(
     await store.close()
 
     files = {path.name for path in (directory / "blobs").rglob("*-*")}
-    assert files == {f"{d.hash}-{d.size_bytes}" for d, _ in blobs if d in store._index}
+    assert files == {
+        f"{d.hash}-{d.size_bytes}"
+        for d, _ in blobs
+        if key_of(d) in store.index and d.size_bytes > SMALL_BYTES
+    }
     assert files_in(directory / "drafts") == []
     store = await open_store(max_bytes=4 * MIB, min_lease_s=0)
     for digest, data in blobs:
@@ -605,14 +707,16 @@ async def test_kill_at_any_step_leaves_no_partial_blob(
 
 
 @pytest.mark.slow
-async def test_kill_at_any_step_keeps_the_last_acknowledged_result(killed: list[Path]) -> None:
+async def test_kill_at_any_step_keeps_the_last_acknowledged_result(
+    killed: list[Path], clock: FakeClock
+) -> None:
     digest = crashing.BLOBS[3][0]
     for root in killed:
         lines = (root / "acknowledged").read_text().splitlines()
-        cache = await DiskActionCache.open(root / "ac", DiskCacheOptions())
+        storage = await open_storage(root / "cas", clock)
 
-        result = await cache.get(crashing.INSTANCE, digest)
-        await cache.close()
+        result = await storage.cache.get(crashing.INSTANCE, digest)
+        await storage.close()
 
         if "result new" in lines:
             assert result == b"new"
@@ -630,14 +734,15 @@ async def test_kill_at_random_moments_loses_nothing_acknowledged(
         "import asyncio, sys, time\n"
         "from pathlib import Path\n"
         "from support.crashing import blob\n"
-        "from cas.disk import DiskOptions, DiskStore\n"
+        "from cas.pack_storage import Clocks, PackStorage, StorageOptions\n"
         "async def put(store, seed):\n"
         "    digest, data = blob(seed, 1 + seed * 7919 % 200_000)\n"
         "    await store.put([digest], data)\n"
         "    print(seed, flush=True)\n"
         "async def main():\n"
-        "    store = await DiskStore.open(Path(sys.argv[1]), DiskOptions(),\n"
-        "        monotonic=time.monotonic, wall=lambda: 1.7e9)\n"
+        "    storage = await PackStorage.open(Path(sys.argv[1]), StorageOptions(),\n"
+        "        Clocks(time.monotonic, lambda: 1.7e9))\n"
+        "    store = storage.store\n"
         "    for start in range(int(sys.argv[2]), 10**6, 10):\n"
         "        async with asyncio.TaskGroup() as group:\n"
         "            for seed in range(start, start + 10):\n"
@@ -718,16 +823,16 @@ async def test_bytes_that_are_to_stay_free_are_left_to_others(
 # Leases over restarts
 
 
-async def assert_leased(store: DiskStore, digest: Digest) -> None:
+async def assert_leased(store: PackStore, digest: Digest) -> None:
     with pytest.raises(StoreFull):
         await store.open_writer([blob(10, 77)[0]])
-    assert digest in store._index
+    assert key_of(digest) in store.index
 
 
-async def assert_not_leased(store: DiskStore, digest: Digest) -> None:
+async def assert_not_leased(store: PackStore, digest: Digest) -> None:
     writer = await store.open_writer([blob(10, 77)[0]])
     await writer.abort()
-    assert digest not in store._index
+    assert key_of(digest) not in store.index
 
 
 @pytest.mark.parametrize("ending", ["closed", "killed"])
@@ -812,7 +917,7 @@ async def test_saving_a_touch_does_not_make_a_blob_unverified(
     clock.advance(LEASE_S / 2)
     await store.find_missing([blobs[0][0]])
     await store.find_missing([digest for digest, _ in blobs])
-    monkeypatch.setattr(store, "_verify", lambda digest: pytest.fail("hashed again"))
+    monkeypatch.setattr(store, "_verify", lambda *_: pytest.fail("hashed again"))
 
     assert [await store.get(digest) for digest, _ in blobs] == [data for _, data in blobs]
 
@@ -842,12 +947,14 @@ async def test_large_blob_streams_in_little_memory(tmp_path: Path) -> None:
         "import asyncio, hashlib, resource, sys, time\n"
         "from pathlib import Path\n"
         "from cas.digest import Digest, DigestFunction\n"
-        "from cas.disk import DiskOptions, DiskStore\n"
+        "from cas.pack_storage import Clocks, PackStorage, StorageOptions\n"
+        "from cas.pack_store import Durability, PackOptions\n"
         "MIB, COUNT = 1024 * 1024, 256\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "def open_store():\n"
-        "    return DiskStore.open(Path(sys.argv[1]), DiskOptions(sync=False),\n"
-        "        monotonic=time.monotonic, wall=lambda: 1.7e9)\n"
+        "async def open_store():\n"
+        "    options = StorageOptions(store=PackOptions(durability=Durability.NONE))\n"
+        "    clocks = Clocks(time.monotonic, lambda: 1.7e9)\n"
+        "    return (await PackStorage.open(Path(sys.argv[1]), options, clocks)).store\n"
         "async def main():\n"
         "    piece = bytes(range(256)) * 4096\n"
         "    hasher = hashlib.sha256()\n"
