@@ -9,6 +9,8 @@ Digest.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cas.digest import Buffer, Digest, DigestFunction
 
 _SIZE_TAG = b"\x10"
@@ -24,8 +26,7 @@ def tag_of(function: DigestFunction) -> bytes:
 def key_of(digest: Digest) -> bytes:
     """Answers the digest's key."""
     function, hash_, size_bytes = digest
-    tail = b"\x10%c" % size_bytes if size_bytes < 0x80 else _SIZE_TAG + _leb128(size_bytes)
-    return _TAGS[function] + hash_.encode("ascii") + tail
+    return _TAGS[function] + hash_.encode("ascii") + _tail(size_bytes)
 
 
 def digest_of(key: bytes) -> Digest:
@@ -55,8 +56,9 @@ def names(key: bytes, data: Buffer) -> bool:
     return key[start:end] == hasher.hexdigest().encode("ascii") and size_of(key) == len(data)
 
 
-def _leb128(number: int) -> bytes:
-    out = bytearray()
+@lru_cache(maxsize=1 << 14)
+def _tail(size_bytes: int) -> bytes:
+    out, number = bytearray(_SIZE_TAG), size_bytes
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
         number >>= 7
