@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # A deadline for one example measures the machine's other load, not the code.
 settings.register_profile("armitage", deadline=None)
+# `pytest --hypothesis-profile=fuzz FILE`: the same, for longer than anybody waits for.
+settings.register_profile("fuzz", deadline=None, max_examples=50_000)
 settings.load_profile("armitage")
 
 _REMEDIES = ("apt-get install", "run tests/e2e/prepare")
