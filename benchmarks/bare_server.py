@@ -38,7 +38,8 @@ import grpc.aio
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.reapi import rpcs
-from armitage.transport.grpcio import GrpcioOptions, channel_arguments
+from armitage.transport.grpcio import channel_arguments
+from armitage.transport.options import GrpcOptions
 
 
 def size_in(name: str) -> int:
@@ -108,10 +109,15 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def serve(listen: str, handlers: BareHandlers) -> None:
-    server = grpc.aio.server(options=channel_arguments(GrpcioOptions()))
+async def serve(listen: str, handlers: BareHandlers, tls: tuple[Path, Path] | None) -> None:
+    server = grpc.aio.server(options=channel_arguments(GrpcOptions()))
     server.add_generic_rpc_handlers((handlers,))
-    port = server.add_insecure_port(listen)
+    if tls is None:
+        port = server.add_insecure_port(listen)
+    else:
+        certificate, key = (path.read_bytes() for path in tls)
+        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        port = server.add_secure_port(listen, credentials)
     await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,12 +137,13 @@ def main() -> None:
     parser.add_argument("--action-result", type=Path, metavar="FILE")
     parser.add_argument("--chunk-bytes", type=int, default=1 << 20)
     parser.add_argument("--store", type=Path, metavar="DIR")
+    parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERTIFICATE", "KEY"))
     arguments = parser.parse_args()
     result = reapi.ActionResult(exit_code=0, stdout_raw=b"ok\n").SerializeToString()
     if arguments.action_result:
         result = arguments.action_result.read_bytes()
     handlers = BareHandlers(result, arguments.chunk_bytes, arguments.store)
-    asyncio.run(serve(arguments.listen, handlers))
+    asyncio.run(serve(arguments.listen, handlers, arguments.tls))
 
 
 if __name__ == "__main__":
