@@ -1,0 +1,1 @@
+"""The witness: what fetches on behalf of actions, and keeps evidence of every exchange."""
