@@ -592,7 +592,8 @@ class Log:
                     number = segment_of(job.locations[0])
                     end = _offset_of(job.locations[-1]) + job.records[-1].size_bytes
                     self._sizes[number] = end
-                    self._live_bytes[number] = self._live_bytes.get(number, 0) + job.size_bytes
+                    live_bytes = self._live_bytes.get(number, 0) + _live_bytes_of(job)
+                    self._live_bytes[number] = live_bytes
                     self._active_number = number
             elif isinstance(job.error, OSError):
                 job.error = store_error(job.error)
@@ -606,6 +607,12 @@ class Log:
             await asyncio.to_thread(thread.join)
         with self._files_lock:
             self._files.clear()
+
+
+def _live_bytes_of(job: Job) -> int:
+    if job.records[0].kind is Kind.BLOB:  # And so are the others.
+        return job.size_bytes
+    return sum([record.size_bytes for record in job.records if record.kind is Kind.RESULT])
 
 
 def _name(number: int) -> str:

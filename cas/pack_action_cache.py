@@ -52,10 +52,14 @@ class CacheOptions:
 
 @dataclass(eq=False, slots=True)
 class _Change:
-    """A result that is to be remembered, or, being None, forgotten."""
+    """A result that is to be remembered, or, being None, forgotten; or a record of one that is to
+    be written anew, if the one at that location is still current.
+    """
 
     key: bytes
     result: bytes | None
+    moved: Record | None = None
+    moved_from: int = 0
     done: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -123,18 +127,19 @@ class PackActionCache:
                 raise Damaged("there is another record in its place")
             return bytes(record.body)
         except (Damaged, FileNotFoundError) as damage:
-            self._condemn(key, place, damage)
+            self.condemn(key, location, damage)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise store_error(error) from error
-            self._condemn(key, place, error)
+            self.condemn(key, location, error)
         return None
 
-    def _condemn(self, key: bytes, place: int, damage: Exception) -> None:
-        if self._places.get(key) == place:
+    def condemn(self, key: bytes, location: int, damage: Exception) -> None:
+        """Drops a result whose record there was found wanting, unless it is another by now."""
+        if self.location_of(key) == location:
             _log.warning("dropped an action result: %s", damage)
             self._damaged += 1
-            self._log.suspect(place & _LOCATION_MASK)
+            self._log.suspect(location)
             self._forget([key])
 
     async def put(self, instance: str, action: Digest, result: bytes) -> None:
@@ -161,7 +166,21 @@ class PackActionCache:
             self._make(change)
         return change.done
 
+    async def move(self, record: Record, location: int) -> None:
+        """Writes the record of a result anew, if the one at the location is current; it stays as
+        old as it was. Durable when it returns. Raises StoreFull, StoreUnavailable.
+        """
+        await self._ask(_Change(record.key, None, record, location))
+
     def _make(self, change: _Change) -> None:
+        if change.moved is not None:
+            job = Job(partial(self._made, change))
+            if self.location_of(change.key) == change.moved_from:
+                job = Job(partial(self._made, change), (change.moved,))
+                self._log.submit(job)
+            else:
+                self._made(change, job)
+            return
         records: list[Record] = []
         stamp = math.ceil(self._time.now())
         if change.result is not None:
@@ -179,7 +198,12 @@ class PackActionCache:
 
     def _made(self, change: _Change, job: Job) -> None:
         key = change.key
-        if job.error is None:
+        if job.error is not None:
+            pass
+        elif change.moved is not None:
+            if job.locations:
+                self._move(key, job.locations[0], change.moved_from)
+        else:
             self._strike(key)
             if change.result is not None:
                 self.enter(key, job.locations[0], job.records[0].size_bytes)
@@ -211,11 +235,16 @@ class PackActionCache:
         place = self._places.get(key)
         return None if place is None else place & _LOCATION_MASK
 
-    def move(self, key: bytes, location: int) -> None:
-        """Enters where a result's record has been moved to; it stays as old as it was."""
-        size_bytes = self._places[key] >> LOCATION_BITS
-        self._log.release(self._places[key] & _LOCATION_MASK, size_bytes)
-        self._places[key] = size_bytes << LOCATION_BITS | location
+    def _move(self, key: bytes, location: int, old: int) -> None:
+        place = self._places.get(key, 0)
+        size_bytes = place >> LOCATION_BITS
+        if place & _LOCATION_MASK == old:
+            self._log.release(old, size_bytes)
+            self._places[key] = size_bytes << LOCATION_BITS | location
+            return
+        # It was evicted meanwhile.
+        record = Record(Kind.GONE, b"", encode_gone([(location, key)]), math.ceil(self._time.now()))
+        self._log.submit(Job(_log_failure, (record,), is_durable=False))
 
     def _strike(self, key: bytes) -> int | None:
         """Strikes a key out, and answers where its record is."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas import large_files, log
+from cas.compaction import Compactor
 from cas.digest import Digest
 from cas.index import WINDOWS_PER_LEASE, Generation
 from cas.keys import key_of, size_of
@@ -76,12 +77,13 @@ class PackStorage:
         self._large = LargeFiles(volume)
         self._time = StoreTime(volume, clocks.monotonic, clocks.wall)
         self._sync = options.store.durability is Durability.FULL
-        self._log = Log(
+        self.log = Log(
             volume, secrets.token_bytes, sync=self._sync, segment_bytes=options.segment_bytes
         )
-        parts = Parts(volume, self._log, self._large, pool, self._time, self.close)
+        parts = Parts(volume, self.log, self._large, pool, self._time, self.close)
         self.store = PackStore(parts, options.store)
         self.cache = PackActionCache(parts, options.cache)
+        self.compactor = Compactor(parts, self.store, self.cache)
         self._superseded = self._replay(options.store)
 
     @classmethod
@@ -111,8 +113,8 @@ class PackStorage:
 
     def _replay(self, options: PackOptions) -> list[tuple[int, bytes]]:
         """Finds what there is, and answers what is superseded with no record saying so."""
-        replay = _Replay(self._log, self.store, self.cache, options.min_lease_s)
-        for number, table in self._log.replay():
+        replay = _Replay(self.log, self.store, self.cache, options.min_lease_s)
+        for number, table in self.log.replay():
             replay.apply(number, table)
         files, damaged = self._large.scan(sync=self._sync)
         for digest, touched in files:
@@ -125,11 +127,11 @@ class PackStorage:
         return replay.superseded
 
     def _begin(self) -> None:
-        self._log.start()
+        self.log.start()
         if self._superseded:
             # Lest they come back once the segments of those that superseded them are gone.
             gone = Record(Kind.GONE, b"", encode_gone(self._superseded))
-            self._log.submit(Job(_ignore, (gone,), is_durable=False))
+            self.log.submit(Job(_ignore, (gone,), is_durable=False))
         self.cache.evict()
         self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
@@ -151,7 +153,7 @@ class PackStorage:
         self._time.save()
         await self.store.drain()
         await asyncio.to_thread(self._pool.shutdown)
-        await self._log.close()
+        await self.log.close()
         self._volume.close()
 
 

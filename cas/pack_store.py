@@ -48,7 +48,7 @@ from cas.errors import (
     StoreUnavailable,
 )
 from cas.holds import Holds
-from cas.index import Index
+from cas.index import WINDOWS_PER_LEASE, Index
 from cas.keys import digest_of, key_of, size_of
 from cas.large_files import DamagedFile, LargeFiles
 from cas.locations import Locations
@@ -93,8 +93,8 @@ class Durability(StrEnum):
     FULL = "full"
     """Power failures, too."""
     NONE = "none"
-    """The end of the process, however sudden. What a power failure damages is noticed and dropped, as
-    ever; anything may be lost.
+    """The end of the process, however sudden. What a power failure damages is noticed and dropped,
+    as ever; anything may be lost.
     """
 
 
@@ -275,7 +275,7 @@ class PackStore:
             except Damaged as damage:
                 before, location = location, self.locate(key)
                 if location == before:
-                    raise self._condemn(key, location, damage) from damage
+                    raise self.condemn(key, location, damage) from damage
                 # It was moved meanwhile.
         raise BlobNotFound(digest)
 
@@ -311,7 +311,7 @@ class PackStore:
         """The size of a record, where it can be known without reading it."""
         return None if is_encoded(location) else record_bytes(len(key), size_of(key))
 
-    def _condemn(self, key: bytes, location: int | None, damage: Damaged) -> BlobNotFound:
+    def condemn(self, key: bytes, location: int | None, damage: Damaged) -> BlobNotFound:
         """Drops a small blob that was found wanting, and answers what to raise."""
         digest = digest_of(key)
         if key in self.index:
@@ -693,6 +693,19 @@ class PackStore:
             job = Job(partial(self._removed, large_bytes), records, is_durable=False, remove=names)
             self._log.submit(job)
         return total_bytes
+
+    def move(self, key: bytes, old: int, new: int) -> bool:
+        """Turns to the copy of a small blob's record, if the blob is still where it was."""
+        is_current = old in self.locations.find(key)
+        self.release_record(key, old if is_current else new)
+        if is_current:
+            self.locations.replace(key, old, new)
+        return is_current
+
+    def is_leased_since(self, touched: float) -> bool:
+        """Whether the lease of a blob that was last touched then may still run."""
+        lease_s = self._min_lease_s * (1 + 1 / WINDOWS_PER_LEASE)
+        return bool(self._min_lease_s) and self._time.now() < touched + lease_s
 
     def release_record(self, key: bytes, location: int) -> None:
         """Says that a blob's record is not current any more."""
