@@ -141,7 +141,7 @@ def subject_of(certificate: Mapping[str, object]) -> str | None:
     names = certificate.get("subject")
     assert isinstance(names, tuple | None)
     parts = [
-        "+".join(f"{_ATTRIBUTES.get(key, key)}={_escape(value)}" for key, value in name)
+        "+".join(f"{_ATTRIBUTES.get(key, key)}={_escape(value)}" for key, value in reversed(name))
         for name in reversed(names or ())
     ]
     return ",".join(parts) or None

@@ -43,15 +43,16 @@ class Authority:
     def certificate(self) -> bytes:
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, name: str) -> Pair:
+    def issue(self, name: str | x509.Name) -> Pair:
         """A certificate for clients, and for servers at localhost and 127.0.0.1."""
+        subject = _name(name) if isinstance(name, str) else name
         key = ec.generate_private_key(ec.SECP256R1())
         hosts: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
         certificate = (
-            _builder(_name(name), self._name, key.public_key())
+            _builder(subject, self._name, key.public_key())
             .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
             .sign(self._key, hashes.SHA256())
         )

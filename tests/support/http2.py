@@ -73,6 +73,10 @@ class RawClient:
         """Sends bytes as they are."""
         self._writer.write(data)
 
+    def close(self) -> None:
+        """Leaves."""
+        self._writer.close()
+
     async def flush(self) -> None:
         """Waits while too much is unsent. Raises ConnectionError once the server is gone."""
         await self._writer.drain()

@@ -29,6 +29,8 @@ READ_MAX_BYTES = 256 << 10
 """...and at most, on connections that bring few and large things. What comes in one wake-up is
 worked off in one, so this bounds how long the other connections wait.
 """
+_JOIN_BYTES = 32 << 10
+"""Up to this, copying costs less than to have the kernel gather."""
 _MAX_PIECES = 1024
 """Linux takes no more in one sendmsg (UIO_MAXIOV)."""
 _LINGER_S = 1.0
@@ -119,6 +121,8 @@ class PlainLink:
 
     def send(self, pieces: list[Piece]) -> bool:
         """See Link."""
+        if len(pieces) > 1 and sum(map(len, pieces)) <= _JOIN_BYTES:
+            pieces = [b"".join(pieces)]
         self._unsent += pieces
         self._write()
         if self._unsent and not self._is_watching:
@@ -199,6 +203,9 @@ class PlainLink:
             while pieces:
                 if len(pieces) == 1:
                     sent = self._socket.send(pieces[0])
+                    if sent == len(pieces[0]):
+                        pieces = []
+                        break
                 else:
                     sent = self._socket.sendmsg(pieces[:_MAX_PIECES])
                 pieces = _without(pieces, sent)
