@@ -34,6 +34,11 @@ CORES = [
     "armitage/scheduler/events.py",
     "armitage/scheduler/platforms.py",
     "armitage/scheduler/queue.py",
+    *(
+        path.relative_to(ROOT).as_posix()
+        for package in ("http2", "rpc")
+        for path in sorted((ROOT / "armitage/transport" / package).glob("*.py"))
+    ),
 ]
 NO_IO = {"asyncio", "socket", "ssl", "os", "time", "random", "subprocess", "grpc", "aiohttp"}
 COMPOSITION = {"armitage.daemon", "armitage.config", "armitage.cli"}
