@@ -4,8 +4,8 @@
 // the cheapest call an empty one, without a look at the request; Read sends as many bytes as the
 // resource name ends with, Write takes everything and answers that number. Nothing is stored.
 //
-// Use: grpc_cpp_server HOST:PORT ACTION_RESULT_FILE [CHUNK_BYTES]; the first line printed is the
-// address. SIGTERM ends it.
+// Use: grpc_cpp_server HOST:PORT ACTION_RESULT_FILE CHUNK_BYTES [CERTIFICATE KEY]; the first line
+// printed is the address. SIGTERM ends it.
 
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
@@ -39,14 +39,6 @@ grpc::ByteBuffer ReadResponse(size_t size) {
   static const grpc::Slice zeros(std::string(chunk_bytes, '\0'));
   grpc::Slice parts[2] = {grpc::Slice("\x52" + Varint(size)), size == chunk_bytes ? zeros : zeros.sub(0, size)};
   return grpc::ByteBuffer(parts, 2);
-}
-
-std::string Flat(const grpc::ByteBuffer& buffer) {
-  std::vector<grpc::Slice> slices;
-  std::string out;
-  if (!buffer.Dump(&slices).ok()) return out;
-  for (const auto& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return out;
 }
 
 // The number after the last slash of the resource name, which is field 1 and comes first.
@@ -130,16 +122,27 @@ class Service : public grpc::CallbackGenericService {
   }
 };
 
+std::string FileText(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+std::shared_ptr<grpc::ServerCredentials> Credentials(int count, char** arguments) {
+  if (count < 6) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options;
+  options.pem_key_cert_pairs.push_back({FileText(arguments[5]), FileText(arguments[4])});
+  return grpc::SslServerCredentials(options);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 3) {
-    std::cerr << "usage: grpc_cpp_server HOST:PORT ACTION_RESULT_FILE [CHUNK_BYTES]\n";
+  if (count != 4 && count != 6) {
+    std::cerr << "usage: grpc_cpp_server HOST:PORT ACTION_RESULT_FILE CHUNK_BYTES [CERTIFICATE KEY]\n";
     return 2;
   }
-  std::ifstream file(arguments[2], std::ios::binary);
-  action_result.assign(std::istreambuf_iterator<char>(file), {});
-  if (count > 3) chunk_bytes = std::strtoull(arguments[3], nullptr, 10);
+  action_result = FileText(arguments[2]);
+  chunk_bytes = std::strtoull(arguments[3], nullptr, 10);
 
   sigset_t signals;
   sigemptyset(&signals);
@@ -150,7 +153,7 @@ int main(int count, char** arguments) {
   Service service;
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(arguments[1], grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(arguments[1], Credentials(count, arguments), &port);
   builder.SetMaxReceiveMessageSize(-1);
   builder.RegisterCallbackGenericService(&service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
