@@ -167,11 +167,12 @@ class AtOnce:
 def _split(request: bytes, position: int, end: int) -> list[bytes] | None:
     """Cuts digests in field 2 out of a message; None if there is anything else in between."""
     keys: list[bytes] = []
+    add, heads = keys.append, _HEADS  # Looked up for each digest, that would show.
     try:
         while position < end:
             start = position + 4
-            position += _HEADS[request[position:start]]
-            keys.append(request[start:position])
+            position += heads[request[position:start]]
+            add(request[start:position])
     except KeyError:
         return None
     return keys if position == end else None
