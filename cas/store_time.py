@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from collections.abc import Callable
 
 from cas.volume import Volume
@@ -42,16 +43,18 @@ class StoreTime:
     def _resume(self) -> float:
         wall_now = self._wall()
         try:
-            note = self._volume.open(_NAME).read(_LONGEST_NOTE, 0)
-            store, wall = map(float, note.decode("ascii").split())
+            note = self._volume.open(_NAME).read(_LONGEST_NOTE, 0).decode("ascii")
+            store, wall = map(float, note.split()[:2])
         except (OSError, ValueError):  # The first start, or lost in a power failure.
+            return wall_now
+        if note != _note(store, wall):  # Part of it was.
             return wall_now
         resumed = store + max(0.0, wall_now - wall)
         return resumed if math.isfinite(resumed) else wall_now
 
     def save(self) -> None:
         """Notes the time down for the next start. Quick; a failure is logged."""
-        note = f"{self.now()!r} {self._wall()!r}\n".encode("ascii")
+        note = _note(self.now(), self._wall()).encode("ascii")
         try:
             self._volume.remove(_DRAFT)
             file = self._volume.create(_DRAFT)
@@ -60,3 +63,8 @@ class StoreTime:
             self._volume.rename(_DRAFT, _NAME)
         except OSError as error:
             _log.warning("cannot save the time for the next start: %s", error)
+
+
+def _note(store: float, wall: float) -> str:
+    times = f"{store!r} {wall!r}"
+    return f"{times} {zlib.crc32(times.encode('ascii'))}\n"
