@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from cas.candidates import Candidates, match
 from cas.digest import Buffer, Digest
@@ -38,31 +38,6 @@ _log = logging.getLogger(__name__)
 
 _FETCHES = 2
 """Wrong bytes may have been spoilt on the way: once more, and then they are the bucket's."""
-
-
-class Replica(Protocol):
-    """A BlobStore that another one keeps copies in.
-
-    What makes it cheaper than the store's own methods: neither direction needs room for a whole
-    blob here.
-    """
-
-    def read_unverified(self, digest: Digest) -> AsyncIterator[Buffer]:
-        """Streams a whole blob that the reader must verify, and `condemn` when it is not right.
-
-        Raises BlobNotFound.
-        """
-
-    def condemn(self, digest: Digest) -> None:
-        """A blob was read and was not right, several times: it counts as missing until it is
-        written again.
-        """
-
-    async def upload(self, digest: Digest, read: Callable[[], AsyncIterator[Buffer]]) -> None:
-        """Stores a blob whose bytes `read` gives, verified, and anew for each attempt.
-
-        What it raises ends the upload and is raised.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +60,7 @@ class S3StoreOptions:
 
 
 class S3Store:
-    """A BlobStore and Replica in a bucket. It evicts nothing; lifecycle rules may.
+    """A BlobStore and Replica (cas.replica) in a bucket. It evicts nothing; lifecycle rules may.
 
     Every method also raises StoreUnavailable and StoreDenied (see S3Bucket).
     """
@@ -206,7 +181,7 @@ class S3Store:
             raise StoreUnavailable(f"cannot make a temporary file: {error}") from error
 
     async def read_unverified(self, digest: Digest) -> AsyncIterator[Buffer]:
-        """See Replica."""
+        """See cas.replica.Replica."""
         if digest.is_empty:
             return
         if not digest.size_bytes or digest in self._damaged:
@@ -218,7 +193,7 @@ class S3Store:
             raise BlobNotFound(digest) from None
 
     def condemn(self, digest: Digest) -> None:
-        """See Replica."""
+        """See cas.replica.Replica."""
         _log.error("blob %s is damaged in the bucket; it counts as missing", digest)
         self._damaged.add(digest)
 
@@ -241,7 +216,7 @@ class S3Store:
         return digest
 
     async def upload(self, digest: Digest, read: Callable[[], AsyncIterator[Buffer]]) -> None:
-        """See Replica. Nothing is sent when the bucket has the blob."""
+        """See cas.replica.Replica. Nothing is sent when the bucket has the blob."""
         if digest.is_empty or await self._has(digest):
             return
         await self._bucket.put_large(self._layout.blob(digest), digest.size_bytes, read)
