@@ -42,3 +42,9 @@ class Holds:
                 self._more[key] = more
             else:
                 del self._more[key]
+
+    def holders_of(self, key: bytes) -> list[str]:
+        """Answers who keeps a blob."""
+        if key not in self.held:
+            return []
+        return [holder for holder, kept in self._by_holder.items() if key in kept]

@@ -339,6 +339,10 @@ class Log:
             for number, live_bytes in sorted(self._live_bytes.items())
         ]
 
+    def garbage_bytes(self) -> int:
+        """Answers how much of the segments is not current."""
+        return sum(self._sizes.values()) - sum(self._live_bytes.values())
+
     def table(self, number: int) -> Table:
         """Answers what is in a segment that is not active. Blocks. Raises OSError."""
         table = self._load(number)

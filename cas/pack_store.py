@@ -62,7 +62,7 @@ from cas.records import (
     encode_touched,
     record_bytes,
 )
-from cas.store import BatchPut, BlobWriter, FileExport, StoreStats
+from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats
 from cas.store_time import StoreTime
 from cas.volume import File, FileId, Volume
 
@@ -83,6 +83,8 @@ next bytes are hashed.
 """
 _GATHERED_BYTES = 4 * _CHUNK
 _EXPORT_FILES = 256
+_EVICTED_SHARE = 1024
+"""Who must evict gives up this part of the limit beside what it needs."""
 _IMPORT_BYTES = 4 * _CHUNK
 _EMPTY_KEYS = frozenset(key_of(function.empty) for function in DigestFunction)
 
@@ -185,6 +187,7 @@ class PackStore:
         self._verifying: dict[bytes, asyncio.Future[FileId]] = {}
         self._evicted_blobs = 0
         self._evicted_bytes = 0
+        self._refused_evictions = 0
         self.damaged_blobs = 0
         self._closed = False
 
@@ -629,41 +632,77 @@ class PackStore:
 
     def _make_free(self, size_bytes: int) -> None:
         """Keeps the minimum free on the disk once everything reserved is written."""
-        try:
-            free_bytes = self._volume.free_bytes() + self._freeing_bytes
-        except OSError as error:
-            raise store_error(error) from error
         wanted_bytes = self._min_free_bytes + self._reserved_bytes + size_bytes
         try:
-            self._evict(wanted_bytes - free_bytes)
+            self._evict(wanted_bytes - self._free_bytes())
         except StoreFull as error:
             raise StoreFull(
                 f"no room for {size_bytes} more bytes: {self._min_free_bytes} bytes of the disk"
                 " are to stay free, and nothing may be evicted; free some or lower the minimum"
             ) from error
 
+    def _free_bytes(self) -> int:
+        """What the disk has free, or will have once what has gone is removed and compacted."""
+        try:
+            free_bytes = self._volume.free_bytes()
+        except OSError as error:
+            raise store_error(error) from error
+        return free_bytes + self._freeing_bytes + max(0, self._log.garbage_bytes())
+
+    def capacity_bytes(self) -> int:
+        """How much may be stored, by the size limit and by what the disk has. Raises
+        StoreUnavailable.
+        """
+        return min(self._max_bytes, self.bytes + self._free_bytes() - self._min_free_bytes)
+
+    def shrink(self, most_bytes: int) -> int:
+        """Gives up least recently used blobs until no more than that is stored, as far as leases
+        and holders let it; answers how many bytes went.
+        """
+        return self._give_up(self._victims(self.bytes - most_bytes)[0])
+
     def _evict(self, wanted_bytes: int) -> None:
         """Gives up least recently used blobs of at least that many bytes together.
 
         Raises StoreFull, and then nothing was given up.
         """
-        victims: list[bytes] = []
-        left = wanted_bytes
-        if left > 0:
-            for key in self.index.expired(self._time.now()):
-                if key not in self.holds.held:
-                    victims.append(key)
-                    left -= size_of(key)
-                    if left <= 0:
-                        break
-        if left > 0:
+        if wanted_bytes <= 0:
+            return
+        # A little more than that, since the search for the first costs most.
+        victims, found_bytes = self._victims(wanted_bytes + self._max_bytes // _EVICTED_SHARE)
+        if found_bytes < wanted_bytes:
+            self._refused_evictions += 1
             raise StoreFull(
                 f"no room for {wanted_bytes} more bytes: of the {self._max_bytes} bytes allowed"
                 f" {self.bytes} are stored and {self._reserved_bytes} being written, and leases or"
                 " running builds protect them; raise the size limit or shorten the lease"
             )
+        self._give_up(victims)
+
+    def _victims(self, wanted_bytes: int) -> tuple[list[bytes], int]:
+        """Answers what to give up first, of that size or all there is, and its size."""
+        victims: list[bytes] = []
+        kept: list[bytes] = []
+        found_bytes = 0
+        if wanted_bytes > 0:
+            now = self._time.now()
+            for key in self.index.expired(now):
+                if key in self.holds.held:
+                    kept.append(key)
+                    continue
+                victims.append(key)
+                found_bytes += size_of(key)
+                if found_bytes >= wanted_bytes:
+                    break
+            # What is held is in use, so it is young; else each write would step over it.
+            self.index.touch(kept, now)
+        return victims, found_bytes
+
+    def _give_up(self, victims: Collection[bytes]) -> int:
         self._evicted_blobs += len(victims)
-        self._evicted_bytes += self._forget(victims)
+        size_bytes = self._forget(victims)
+        self._evicted_bytes += size_bytes
+        return size_bytes
 
     def _forget(self, keys: Iterable[bytes]) -> int:
         """Strikes out blobs that are in the index, has them removed, and answers how many bytes
@@ -921,7 +960,22 @@ class PackStore:
             evicted_blobs=self._evicted_blobs,
             evicted_bytes=self._evicted_bytes,
             damaged_blobs=self.damaged_blobs,
+            refused_evictions=self._refused_evictions,
+            garbage_bytes=max(0, self._log.garbage_bytes()),
         )
+
+    def lease_of(self, digest: Digest) -> Lease | None:
+        """See Leases."""
+        key = key_of(digest)
+        left_s = self.index.lease_left_s(key, self._time.now())
+        return None if left_s is None else Lease(left_s, self.holds.holders_of(key))
+
+    async def check_file(self, digest: Digest) -> None:
+        """Hashes a large blob that is stored, without renewing its lease.
+
+        Raises BlobNotFound when it was found damaged, and dropped, and StoreUnavailable.
+        """
+        await self._verify(digest, key_of(digest))
 
     def _check_open(self) -> None:
         if self._closed:

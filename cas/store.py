@@ -27,6 +27,10 @@ class StoreStats:
     evicted_bytes: int
     damaged_blobs: int
     """Found damaged or vanished, and dropped."""
+    refused_evictions: int = 0
+    """Writes refused since only what is leased or held could have made room for them."""
+    garbage_bytes: int = 0
+    """On disk, of blobs that have gone; compaction frees them."""
 
 
 class BlobWriter(Protocol):
@@ -177,6 +181,25 @@ class Retention(Protocol):
         """Ends the holder; its blobs fall back to their ordinary lease.
 
         Unknown holders are ignored.
+        """
+
+
+class Lease(NamedTuple):
+    """How long a stored blob stays for certain, were nobody to ask for it any more."""
+
+    left_s: float
+    """Of the minimum lease."""
+    holders: Sequence[str]
+    """Who keeps it beside that, for as long as they live."""
+
+
+class Leases(Protocol):
+    """A store that says how long blobs stay."""
+
+    def lease_of(self, digest: Digest) -> Lease | None:
+        """Answers a blob's lease without renewing it, None when it is not stored.
+
+        Synchronous, in memory.
         """
 
 

@@ -59,6 +59,10 @@ STORE: Mapping[str, Figure] = {
     "evicted_blobs": _counter("cas_evicted_blobs", "Blobs dropped to make room."),
     "evicted_bytes": _counter("cas_evicted_bytes", "Bytes dropped to make room."),
     "damaged_blobs": _counter("cas_damaged_blobs", "Blobs found damaged or gone, and dropped."),
+    "refused_evictions": _counter(
+        "cas_refused_evictions", "Writes refused since leases protect all that could go."
+    ),
+    "garbage_bytes": _gauge("cas_garbage_bytes", "On disk, of blobs that have gone."),
 }
 """The fields of `cas.store.StoreStats`."""
 

@@ -17,7 +17,7 @@ from armitage.scheduler.core import SchedulerStats
 from cas.action_cache import CacheStats
 from cas.store import StoreStats
 
-STATS = StoreStats(1, 2, 3, 4, 5, 6, 7, 8, 9)
+STATS = StoreStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 
 
 @pytest.mark.parametrize(
