@@ -218,7 +218,7 @@ async def touch(store: PackStore, count: int) -> None:
 
 
 def measure_large(directory: Path) -> None:
-    data = random.Random(2).randbytes(_LARGE_BYTES)
+    data = random.Random(2).randbytes(_MIB) * (_LARGE_BYTES // _MIB)
     digest = _SHA256.digest(data)
     hashing, storing, copying, reading = [], [], [], []
     for number in range(_ROUNDS):

@@ -223,6 +223,26 @@ class Table:
         self.body_bytes.append(body_bytes)
         self.times.append(time)
 
+    def part(self, start: int, end: int) -> Table:
+        """Answers some of the rows."""
+        part = Table()
+        part.keys = self.keys[start:end]
+        part.kinds, part.encodings = self.kinds[start:end], self.encodings[start:end]
+        part.offsets, part.body_bytes = self.offsets[start:end], self.body_bytes[start:end]
+        part.times = self.times[start:end]
+        return part
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all records, in a segment."""
+        past = HEADER_BYTES + ALIGNMENT - 1
+        return sum(
+            [
+                (past + len(key) + body_bytes) & -ALIGNMENT
+                for key, body_bytes in zip(self.keys, self.body_bytes, strict=True)
+            ]
+        )
+
     def rows(self) -> Iterator[tuple[bytes, int, int, int, int, int]]:
         """Answers key, kind, encoding, offset / ALIGNMENT, size of the body and time of each."""
         return zip(

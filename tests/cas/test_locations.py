@@ -53,3 +53,16 @@ def test_search_passes_where_another_key_was_removed() -> None:
 
     for where, key in enumerate(keys, start=1):
         assert (where in locations.find(key)) == (where % 3 == 0)
+
+
+def test_many_are_entered_as_one_by_one() -> None:
+    keys = [b"%d" % number for number in range(20_000)]
+    one, many = Locations(), Locations()
+    for number, key in enumerate(keys, start=1):
+        one.add(key, number)
+
+    many.add_many(keys[:7], range(1, 8))
+    many.add_many(keys[7:], range(8, len(keys) + 1))
+
+    assert len(many) == len(one) == len(keys)
+    assert all(sorted(many.find(key)) == sorted(one.find(key)) for key in keys)
