@@ -6,21 +6,14 @@ little is ever held back or copied (`_rest` keeps at most one frame that is not 
 is told it acts on by itself (`Stream.on_data`...). What the peer did wrong is raised as
 StreamFault or ConnectionFault and becomes RST_STREAM or GOAWAY in one place each.
 
-Sending. Control frames, headers and small responses go straight to `output`. DATA that is large,
-or that a window holds up, waits at its stream; streams that may send stand in `_turns`, and
-`take_output` takes a frame of each in turn. Our header blocks never touch the peer's dynamic
-table, so frames of different streams may be put together in any order.
-
-Windows. `receive_window` is what the peer may still send. It is opened again as data is taken:
-`target - unread - receive_window`, once that is worth a frame.
+Windows and turns are kept by the two halves that it is made of, `Receiving` and `Sending`.
 """
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -35,8 +28,9 @@ from armitage.transport.http2.codes import (
 from armitage.transport.http2.floods import Allowance
 from armitage.transport.http2.headers import HeaderMemory, HeaderReader, HeadersTooLarge
 from armitage.transport.http2.options import Counters, Http2Options
+from armitage.transport.http2.receiving import Receiving
+from armitage.transport.http2.sending import Sending
 from armitage.transport.http2.stream import Stream
-from armitage.transport.port import Piece
 
 Head = TypeVar("Head")
 StreamT = TypeVar("StreamT", bound=Stream)
@@ -60,13 +54,14 @@ _HTTP1_ANSWER = (
 )
 
 
-class Connection(ABC, Generic[Head, StreamT]):
+class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
     """What is common to all that can be said over HTTP/2; the layer above extends it."""
 
     def __init__(
         self, options: Http2Options, counters: Counters, memory: HeaderMemory[Any, Head]
     ) -> None:
-        self.options = options
+        Sending.__init__(self)
+        Receiving.__init__(self, options)
         self.counters = counters
         self.streams: dict[int, StreamT] = {}
         self.closing = False
@@ -96,22 +91,6 @@ class Connection(ABC, Generic[Head, StreamT]):
         self._resets: dict[int, None] = {}
         self._resets_forgotten = False
         self._gaps: deque[range] = deque(maxlen=_GAPS_KEPT)
-
-        self.stream_window = options.stream_window
-        self.receive_window = frames.INITIAL_WINDOW
-        self.unread = 0
-        """Bytes of all streams that hold the connection's window back."""
-        self._grown = 0
-        self.send_window = frames.INITIAL_WINDOW
-        self.peer_window = frames.INITIAL_WINDOW
-        """What streams that the peer opens from now on may be sent."""
-
-        self.output: list[Piece] = []
-        self.output_bytes = 0
-        self.work = 0
-        """DATA frames sent: the peer may answer each with window updates and a ping."""
-        self._turns: deque[StreamT] = deque()
-        self._drained: list[StreamT] = []
 
         burst, rate = options.burst, options.rate
 
@@ -250,7 +229,7 @@ class Connection(ABC, Generic[Head, StreamT]):
                     stream.remote_closed = True
                     stream.on_data(data[body:stop], True)
                     if stream.local_closed:
-                        self._maybe_forget(stream)
+                        self.settle(stream)
                 else:
                     stream.on_data(data[body:stop], False)
                 continue
@@ -357,7 +336,7 @@ class Connection(ABC, Generic[Head, StreamT]):
     def _end_request(self, stream: StreamT) -> None:
         stream.remote_closed = True
         stream.on_end()
-        self._maybe_forget(stream)
+        self.settle(stream)
 
     def _take_late_data(self, stream_id: int) -> None:
         if stream_id == 0:
@@ -602,7 +581,7 @@ class Connection(ABC, Generic[Head, StreamT]):
                     "INITIAL_WINDOW_SIZE opens a window too far",
                     "window_violations",
                 )
-            self._resume(stream)
+            self.resume(stream)
 
     def _take_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         _check_place(frames.PING, stream_id, 0)
@@ -644,140 +623,13 @@ class Connection(ABC, Generic[Head, StreamT]):
             self.counters.window_violations += 1
             self.reset(stream, ErrorCode.FLOW_CONTROL_ERROR, "the window opened too far")
         else:
-            self._resume(stream)
+            self.resume(stream)
 
     def _check_not_idle(self, kind: int, stream_id: int) -> None:
         if stream_id == 0 or (stream_id > self.last_stream and not self._is_ignored(stream_id)):
             raise ConnectionFault(
                 ErrorCode.PROTOCOL_ERROR, f"frame of kind {kind} on idle stream {stream_id}"
             )
-
-    # Receive windows
-
-    def open_window(self) -> None:
-        """Lets the peer send more on the connection, if that is worth a frame."""
-        target = self.options.connection_window
-        grant = target - self.unread - self.receive_window
-        if grant * 4 >= target:
-            self.receive_window += grant
-            self.write(frames.window_update(0, grant))
-
-    def refill(self, stream: StreamT) -> None:
-        """Lets the peer send more on a stream, if that is worth a frame."""
-        target = stream.window_target
-        grant = target - stream.unread - stream.withheld - stream.receive_window
-        if grant * 2 < target or stream.remote_closed:
-            return
-        stream.credited += grant
-        if stream.credited >= 2 * target and self._may_grow(target):
-            self._grown += target
-            stream.window_target += target
-            grant += target
-        stream.receive_window += grant
-        self.write(frames.window_update(stream.id, grant))
-
-    def _may_grow(self, target: int) -> bool:
-        options = self.options
-        return (
-            2 * target <= options.stream_window_limit
-            and self._grown + target <= options.connection_window
-        )
-
-    @property
-    def greeted(self) -> bool:
-        """Whether the peer has begun to speak HTTP/2."""
-        return self._begun
-
-    # Sending
-
-    @property
-    def has_output(self) -> bool:
-        """Whether `take_output` would give anything."""
-        return bool(self.output) or (bool(self._turns) and self.send_window > 0)
-
-    def write(self, frame: bytes) -> None:
-        """Output that no window holds up."""
-        self.output.append(frame)
-        self.output_bytes += len(frame)
-
-    def enqueue(self, stream: StreamT, pieces: Sequence[Piece], size: int) -> None:
-        """DATA of a stream, to be sent in turn with that of others."""
-        if stream.queue is None:
-            stream.queue = deque()
-        if not stream.queued_bytes:
-            stream.begun = False
-        stream.queue.extend(pieces)
-        stream.queued_bytes += size
-        self._resume(stream)
-
-    def _resume(self, stream: StreamT) -> None:
-        """Gives a stream its turn, if it has something to send and may."""
-        if stream.queued_bytes and stream.send_window > 0 and not stream.is_queued:
-            stream.is_queued = True
-            self._turns.append(stream)
-
-    def take_output(self, limit: int = 1 << 20) -> list[Piece]:
-        """What is to be sent next, about `limit` bytes at most, in order; empty if nothing can be
-        sent now.
-        """
-        if self._turns:
-            self._take_turns(limit)
-        output = self.output
-        if output:
-            self.output = []
-            self.output_bytes = 0
-        return output
-
-    def take_drained(self) -> list[StreamT]:
-        """The streams whose queued data has all been taken, or given up, since this was last
-        asked.
-        """
-        drained, self._drained = self._drained, []
-        return drained
-
-    def _take_turns(self, limit: int) -> None:
-        turns = self._turns
-        while turns and self.output_bytes < limit and self.send_window > 0:
-            stream = turns.popleft()
-            if stream.gone:
-                continue
-            size = min(
-                stream.queued_bytes, frames.FRAME_LIMIT, stream.send_window, self.send_window
-            )
-            if size <= 0:
-                stream.is_queued = False
-                continue
-            self._send_frame(stream, size)
-            if stream.queued_bytes:
-                turns.append(stream)
-                continue
-            stream.is_queued = False
-            self._drained.append(stream)
-            if stream.farewell is not None:
-                self.write(stream.farewell)
-                self._maybe_forget(stream)
-
-    def _send_frame(self, stream: StreamT, size: int) -> None:
-        queue = stream.queue
-        assert queue is not None
-        output = self.output
-        output.append(frames.frame_head(size, frames.DATA, 0, stream.id))
-        self.output_bytes += size + frames.HEAD_BYTES
-        self.work += 1
-        self.send_window -= size
-        stream.send_window -= size
-        stream.queued_bytes -= size
-        stream.begun = True
-        while size:
-            piece = queue[0]
-            if len(piece) <= size:
-                output.append(queue.popleft())
-                size -= len(piece)
-            else:
-                rest = memoryview(piece)
-                output.append(rest[:size])
-                queue[0] = rest[size:]
-                size = 0
 
     def say_farewell(self, stream: StreamT, frame: bytes) -> None:
         """The last HEADERS of a stream, once its queue is empty."""
@@ -786,9 +638,9 @@ class Connection(ABC, Generic[Head, StreamT]):
             stream.farewell = frame
         else:
             self.write(frame)
-            self._maybe_forget(stream)
+            self.settle(stream)
 
-    def _maybe_forget(self, stream: StreamT) -> None:
+    def settle(self, stream: StreamT) -> None:
         """Forgets a stream that is closed on both sides."""
         if (
             stream.remote_closed
@@ -800,6 +652,11 @@ class Connection(ABC, Generic[Head, StreamT]):
 
     # Ends
 
+    @property
+    def greeted(self) -> bool:
+        """Whether the peer has begun to speak HTTP/2."""
+        return self._begun
+
     def forget(self, stream: StreamT) -> None:
         """Lets go of a stream, whatever its state."""
         del self.streams[stream.id]
@@ -807,8 +664,7 @@ class Connection(ABC, Generic[Head, StreamT]):
         if stream.queued_bytes:
             stream.queue = None
             self._drained.append(stream)
-        self.unread -= stream.unread
-        self._grown -= stream.window_target - self.stream_window
+        self.let_go(stream)
         if self._goaway_last is not None and not self.streams:
             self._close("drained")
 

@@ -27,6 +27,16 @@ Field = TypeVar("Field")
 Head = TypeVar("Head")
 Head_co = TypeVar("Head_co", covariant=True)
 
+_LONG = 0x7F
+"""Lengths from here on take more than a byte."""
+_NEW_NAME, _SHORT_INDEX, _LONG_INDEX = range(3)
+_FORMS = bytes(
+    _NEW_NAME if not index else _LONG_INDEX if index == mask else _SHORT_INDEX
+    for first in range(0x80)
+    for mask in [0x3F if first >= 0x40 else 0x0F]
+    for index in [first & mask]
+)
+"""How a literal field says its name, by its first byte (RFC 7541 section 6.2)."""
 _FIELD_OVERHEAD = 32
 """RFC 9113 section 6.5.2."""
 _BOMB_FACTOR = 4
@@ -142,6 +152,7 @@ class HeaderReader(Generic[Field, Head]):
         """Without any table but the static one."""
         memory = self._memory
         known = memory.fields
+        young = known.young
         static = memory.static
         limit = memory.list_limit
         fields: list[Field] = []
@@ -161,12 +172,19 @@ class HeaderReader(Generic[Field, Head]):
                     at = self._resize(block, at, fields)
                     continue
                 else:
-                    at = _end_of_literal(block, at)
+                    form = _FORMS[first]
+                    at += 1 if form else 2 + (block[at + 1] & _LONG)
+                    length = block[at] & _LONG
+                    if length == _LONG or form == _LONG_INDEX or at > start + 1 + _LONG:
+                        at = _end_of_literal(block, start)
+                    else:
+                        at += 1 + length
                     raw = block[start:at]
-                    found = known.get(raw)
+                    found = young.get(raw) or known.get(raw)
                     if found is None:
                         found = memory.weighed(*_decode_literal(raw))
                         known.put(raw, found)
+                        young = known.young
                     field, weight = found
                 fields.append(field)
                 size += weight

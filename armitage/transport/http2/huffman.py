@@ -27,20 +27,12 @@ class _Node:
         self.branches: list[_Node | int | None] = [None, None]
         self.ends = False
         """Whether a string may stop here: the bits since the last symbol are legal padding."""
-        self.steps: _Steps = _Steps(self)
+        self.steps: list[tuple[_Node, bytes] | None] = [None] * 256
+        """By the next byte: the node that it leads to, and the symbols on the way."""
 
-
-class _Steps(dict[int, tuple["_Steps", bytes]]):
-    """By the next byte: the steps from where it leads, and the symbols on the way."""
-
-    __slots__ = ("node",)
-
-    def __init__(self, node: _Node) -> None:
-        super().__init__()
-        self.node = node
-
-    def __missing__(self, byte: int) -> tuple[_Steps, bytes]:
-        node = self.node
+    def step(self, byte: int) -> tuple[_Node, bytes]:
+        """Works out a step. Raises InvalidHuffman."""
+        node = self
         symbols = bytearray()
         for shift in range(7, -1, -1):
             branch = node.branches[byte >> shift & 1]
@@ -52,8 +44,7 @@ class _Steps(dict[int, tuple["_Steps", bytes]]):
             else:
                 assert branch is not None, "the code is complete"
                 node = branch
-        step = (node.steps, bytes(symbols))
-        self[byte] = step
+        step = self.steps[byte] = (node, bytes(symbols))
         return step
 
 
@@ -85,11 +76,11 @@ def decode(data: bytes) -> bytes:
     """The text. Raises InvalidHuffman for the end-of-string symbol or padding that is too long or
     not all ones.
     """
-    steps = _ROOT.steps
+    node = _ROOT
     parts = []
     for byte in data:
-        steps, symbols = steps[byte]
+        node, symbols = node.steps[byte] or node.step(byte)
         parts.append(symbols)
-    if not steps.node.ends:
+    if not node.ends:
         raise InvalidHuffman("invalid padding")
     return b"".join(parts)

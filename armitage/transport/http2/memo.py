@@ -18,15 +18,16 @@ class Memo(Generic[Value]):
     def __init__(self, entries: int, key_bytes: int) -> None:
         self._entries = entries
         self._key_bytes = key_bytes
-        self._young: dict[bytes, Value] = {}
+        self.young: dict[bytes, Value] = {}
+        """Where to look first on a hot path, to read only."""
         self._old: dict[bytes, Value] = {}
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self.young) + len(self._old)
 
     def get(self, key: bytes) -> Value | None:
         """What was put there, or None."""
-        value = self._young.get(key)
+        value = self.young.get(key)
         if value is None:
             value = self._old.get(key)
             if value is not None:
@@ -37,6 +38,6 @@ class Memo(Generic[Value]):
         """Remembers a value, unless its key is too long to be worth it."""
         if len(key) > self._key_bytes:
             return
-        if len(self._young) >= self._entries:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
+        if len(self.young) >= self._entries:
+            self._old, self.young = self.young, {}
+        self.young[key] = value

@@ -33,8 +33,10 @@ class Stream:
     """By how much the peer's window was opened so far."""
     unread = 0
     """Bytes of whole messages that nobody has taken yet; they hold the connection back too."""
+    assembling = 0
+    """Bytes of a message that is still coming in..."""
     withheld = 0
-    """Bytes of a message that is still coming in, when the connection has too much of that."""
+    """...and how many of them hold the window back, when the connection has too much of that."""
     content_left: int | None = None
     """What content-length leaves to come."""
 

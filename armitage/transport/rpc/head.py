@@ -4,16 +4,13 @@ they say.
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import NamedTuple
-
 from armitage.transport.http2.codes import ErrorCode, StreamFault
 from armitage.transport.http2.fields import problem_with
 from armitage.transport.port import Code, Status
 from armitage.transport.rpc.metadata import decode_binary, decode_text, parse_timeout
 
 _PSEUDO_HEADERS = frozenset([b":method", b":scheme", b":path", b":authority"])
-_OWN = frozenset(
+_OUR_NAMES = frozenset(
     [
         b"te",
         b"host",
@@ -27,24 +24,18 @@ _OWN = frozenset(
 _ENCODINGS = frozenset([b"identity", b"gzip"])
 
 
-class Kind(IntEnum):
-    """What a field is for."""
+# What a field is for.
+_METADATA = 0
+_PSEUDO = 1
+_OURS = 2
+_UNREADABLE = 3
+"""Metadata that should be base64 and is not."""
+_MALFORMED = 4
 
-    METADATA = 0
-    PSEUDO = 1
-    OWN = 2
-    UNREADABLE = 3
-    """Metadata that is no base64 and should be."""
-    MALFORMED = 4
-
-
-class Field(NamedTuple):
-    """A header field that was looked at by itself."""
-
-    kind: int
-    name: str
-    value: str | bytes
-    """The value of metadata, the raw value of other fields, and what is wrong of malformed ones."""
+Field = tuple[int, str, str | bytes]
+"""A header field that was looked at by itself: what it is for, its name, and the value of metadata,
+the raw value of other fields, or what is wrong of malformed ones.
+"""
 
 
 class Head:
@@ -83,20 +74,20 @@ class RequestRules:
         """One field."""
         problem = problem_with(name, value)
         if problem:
-            return Field(Kind.MALFORMED, "", problem)
+            return (_MALFORMED, "", problem)
         text = name.decode("ascii")
         if name.startswith(b":"):
             if name not in _PSEUDO_HEADERS:
-                return Field(Kind.MALFORMED, "", f"unknown pseudo-header {text}")
-            return Field(Kind.PSEUDO, text, value)
-        if name in _OWN:
-            return Field(Kind.OWN, text, value)
+                return (_MALFORMED, "", f"unknown pseudo-header {text}")
+            return (_PSEUDO, text, value)
+        if name in _OUR_NAMES:
+            return (_OURS, text, value)
         if not name.endswith(b"-bin"):
-            return Field(Kind.METADATA, text, decode_text(value))
+            return (_METADATA, text, decode_text(value))
         try:
-            return Field(Kind.METADATA, text, decode_binary(value))
+            return (_METADATA, text, decode_binary(value))
         except ValueError:
-            return Field(Kind.UNREADABLE, text, b"")
+            return (_UNREADABLE, text, b"")
 
     def assemble(self, fields: list[Field]) -> Head:
         """All fields."""
@@ -105,19 +96,19 @@ class RequestRules:
         unreadable = ""
         regular = False
         for kind, name, value in fields:
-            if kind == Kind.METADATA:
+            if kind == _METADATA:
                 regular = True
                 metadata[name] = value
-            elif kind == Kind.PSEUDO:
+            elif kind == _PSEUDO:
                 if regular or name in own:
                     raise _malformed(f"{name} twice, or after other headers")
                 own[name] = value  # type: ignore[assignment]
-            elif kind == Kind.OWN:
+            elif kind == _OURS:
                 regular = True
                 if name == "content-length" and own.get(name, value) != value:
                     raise _malformed("two content-lengths")
                 own[name] = value  # type: ignore[assignment]
-            elif kind == Kind.UNREADABLE:
+            elif kind == _UNREADABLE:
                 regular = True
                 unreadable = name
             else:
@@ -132,9 +123,9 @@ class RequestRules:
     def check_trailers(self, fields: list[Field]) -> None:
         """Those after the body, of which we use none."""
         for kind, name, value in fields:
-            if kind == Kind.MALFORMED:
+            if kind == _MALFORMED:
                 raise _malformed(str(value))
-            if kind == Kind.PSEUDO:
+            if kind == _PSEUDO:
                 raise _malformed(f"{name} in trailers")
 
 

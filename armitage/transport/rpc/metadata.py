@@ -47,7 +47,9 @@ def decode_binary(value: bytes) -> bytes:
 
     Raises ValueError.
     """
-    last = value.rpartition(b",")[2].strip(b" ").rstrip(b"=")
+    if b"," in value:
+        value = value.rpartition(b",")[2].strip(b" ")
+    last = value.rstrip(b"=")
     return binascii.a2b_base64(last + b"=" * (-len(last) % 4), strict_mode=True)
 
 

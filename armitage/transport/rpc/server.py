@@ -89,14 +89,14 @@ _RESPONSE_START = Struct(f">5s4s{len(blocks.RESPONSE)}sIB4sBI")
 _DATA_START = Struct(">IB4sBI")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened:
     """See above, as for the other events."""
 
     call: ServerCall
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Requested:
     """The request of a call that takes one."""
 
@@ -104,14 +104,14 @@ class Requested:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Readable:
     """There is something to read."""
 
     call: ServerCall
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     """Nobody waits for the handler any more."""
 
@@ -119,7 +119,7 @@ class Ended:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PingAcknowledged:
     """The client is there."""
 
@@ -169,8 +169,6 @@ class RpcConnection(Connection[Head, "ServerCall"]):
         self.methods = server.methods
         self.events: list[Event] = []
         self._fresh: list[ServerCall] = []
-        self._assembling: dict[ServerCall, None] = {}
-        self._assembled_bytes = 0
 
     @property
     def calls(self) -> Collection[ServerCall]:
@@ -256,42 +254,6 @@ class RpcConnection(Connection[Head, "ServerCall"]):
             Status(Code.RESOURCE_EXHAUSTED, f"the metadata is over the limit of {limit} bytes")
         )
 
-    # Messages that are still coming in. They do not hold the connection's window back, or it could
-    # get stuck with none complete; past a budget only the oldest goes on.
-
-    def assemble(self, call: ServerCall, size: int) -> None:
-        """Counts bytes of an incomplete message."""
-        self._assembling[call] = None
-        self._assembled_bytes += size
-        call.assembling_bytes += size
-
-    def may_assemble(self, call: ServerCall) -> bool:
-        """Whether more may be sent of the call's incomplete message."""
-        return (
-            self._assembled_bytes <= self.options.assembly_budget
-            or next(iter(self._assembling), call) is call
-        )
-
-    def assembled(self, call: ServerCall) -> None:
-        """A message is complete, or given up; others may go on in its place."""
-        if call not in self._assembling:
-            return
-        del self._assembling[call]
-        self._assembled_bytes -= call.assembling_bytes
-        call.assembling_bytes = 0
-        call.withheld = 0
-        if self._assembled_bytes <= self.options.assembly_budget:
-            waiting = [each for each in self._assembling if each.withheld]
-        else:
-            waiting = list(self._assembling)[:1]
-        for each in waiting:
-            each.release_withheld()
-
-    def forget(self, stream: ServerCall) -> None:
-        """Lets go of a call, and of what it held back."""
-        super().forget(stream)
-        self.assembled(stream)
-
 
 class ServerCall(Stream):
     """One call. All members are for the thread of the connection."""
@@ -312,8 +274,6 @@ class ServerCall(Stream):
     """The one request of a method that does not stream requests has been handed over."""
     began = False
     """The response headers left."""
-    assembling_bytes = 0
-    """Of an incomplete message, as the connection counts them."""
     _reader: MessageReader | None = None
     _inbox: deque[Message] | None = None
     _waits = False
@@ -363,11 +323,7 @@ class ServerCall(Stream):
             return None
         message = self._inbox.popleft()
         if not self.gone:
-            connection = self.connection
-            self.unread -= len(message) + _MESSAGE_OVERHEAD
-            connection.unread -= len(message) + _MESSAGE_OVERHEAD
-            connection.open_window()
-            self.release_withheld()
+            self.connection.take_unread(self, len(message) + _MESSAGE_OVERHEAD)
         return message
 
     @property
@@ -410,20 +366,14 @@ class ServerCall(Stream):
             self._fail(failure.status)
             return
         if messages:
-            connection.assembled(self)
+            if self.assembling:
+                connection.assembled(self)
             for message in messages:
                 self._take(message)
-        more = reader.size - self.assembling_bytes
+        more = reader.size - self.assembling
         if more and not self.requested:
             connection.assemble(self, more)
-            self.withheld += more
-        self.release_withheld()
-
-    def release_withheld(self) -> None:
-        """Lets the client go on with a message that is half there, if the handler waits for it."""
-        if self.withheld and not self._inbox and self.connection.may_assemble(self):
-            self.withheld = 0
-        self.connection.refill(self)
+        connection.release(self)
 
     def _take(self, message: Message) -> None:
         """A whole message."""
@@ -436,8 +386,7 @@ class ServerCall(Stream):
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(message)
-        self.unread += len(message) + _MESSAGE_OVERHEAD
-        connection.unread += len(message) + _MESSAGE_OVERHEAD
+        connection.add_unread(self, len(message) + _MESSAGE_OVERHEAD)
         self._notify()
 
     def _notify(self) -> None:
@@ -581,13 +530,10 @@ class ServerCall(Stream):
     def _release(self) -> None:
         """Gives up what came and nobody will read; what still comes is thrown away."""
         connection = self.connection
-        if self._inbox:
-            self._inbox = None
-            connection.unread -= self.unread
-            self.unread = 0
+        self._inbox = self._reader = None
+        if self.unread or self.assembling:
+            connection.let_go(self)
             connection.open_window()
-        self._reader = None
-        connection.assembled(self)
         connection.refill(self)
 
     def abandon(self) -> None:

@@ -194,7 +194,7 @@ def test_whatever_comes_the_core_stays_sound(parts: list[bytes], greet: bool) ->
     if peer.core.close_reason != "the client speaks HTTP/1":
         parse_frames(said)
     assert peer.core.unread == sum(call.unread for call in peer.core.calls)
-    assert peer.core._assembled_bytes == sum(call.assembling_bytes for call in peer.core.calls)
+    assert peer.core._assembled_bytes == sum(call.assembling for call in peer.core.calls)
     assert all(call.gone is False for call in peer.core.calls)
     peer.core.lost()
     assert peer.core.open_calls == 0

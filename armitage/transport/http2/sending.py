@@ -1,0 +1,128 @@
+"""What a connection sends, and when: the output, the peer's windows, and whose turn it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from armitage.transport.http2 import frames
+from armitage.transport.http2.stream import Stream
+from armitage.transport.port import Piece
+
+StreamT = TypeVar("StreamT", bound=Stream)
+
+
+class Sending(ABC, Generic[StreamT]):
+    """The half of a connection that sends.
+
+    Control frames, headers and small responses go straight to `output`. DATA that is large, or that
+    a window holds up, waits at its stream; streams that may send stand in `_turns`, and
+    `take_output` takes a frame of each in turn. Our header blocks never touch the peer's dynamic
+    table, so frames of different streams may be put together in any order.
+    """
+
+    def __init__(self) -> None:
+        self.send_window = frames.INITIAL_WINDOW
+        self.peer_window = frames.INITIAL_WINDOW
+        """What streams that the peer opens from now on may be sent."""
+        self.output: list[Piece] = []
+        self.output_bytes = 0
+        self.work = 0
+        """DATA frames sent: the peer may answer each with window updates and a ping."""
+        self._turns: deque[StreamT] = deque()
+        self._drained: list[StreamT] = []
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `take_output` would give anything."""
+        return bool(self.output) or (bool(self._turns) and self.send_window > 0)
+
+    def write(self, frame: bytes) -> None:
+        """Output that no window holds up."""
+        self.output.append(frame)
+        self.output_bytes += len(frame)
+
+    def enqueue(self, stream: StreamT, pieces: Sequence[Piece], size: int) -> None:
+        """DATA of a stream, to be sent in turn with that of others."""
+        if stream.queue is None:
+            stream.queue = deque()
+        if not stream.queued_bytes:
+            stream.begun = False
+        stream.queue.extend(pieces)
+        stream.queued_bytes += size
+        self.resume(stream)
+
+    def resume(self, stream: StreamT) -> None:
+        """Gives a stream its turn, if it has something to send and may."""
+        if stream.queued_bytes and stream.send_window > 0 and not stream.is_queued:
+            stream.is_queued = True
+            self._turns.append(stream)
+
+    def take_output(self, limit: int = 1 << 20) -> list[Piece]:
+        """What is to be sent next, about `limit` bytes at most, in order; empty if nothing can be
+        sent now.
+        """
+        if self._turns:
+            self._take_turns(limit)
+        output = self.output
+        if output:
+            self.output = []
+            self.output_bytes = 0
+        return output
+
+    def take_drained(self) -> list[StreamT]:
+        """The streams whose queued data has all been taken, or given up, since this was last
+        asked.
+        """
+        drained, self._drained = self._drained, []
+        return drained
+
+    def _take_turns(self, limit: int) -> None:
+        turns = self._turns
+        while turns and self.output_bytes < limit and self.send_window > 0:
+            stream = turns.popleft()
+            if stream.gone:
+                continue
+            size = min(
+                stream.queued_bytes, frames.FRAME_LIMIT, stream.send_window, self.send_window
+            )
+            if size <= 0:
+                stream.is_queued = False
+                continue
+            self._send_frame(stream, size)
+            if stream.queued_bytes:
+                turns.append(stream)
+                continue
+            stream.is_queued = False
+            self._drained.append(stream)
+            if stream.farewell is not None:
+                self.write(stream.farewell)
+                self.settle(stream)
+
+    def _send_frame(self, stream: StreamT, size: int) -> None:
+        queue = stream.queue
+        assert queue is not None
+        output = self.output
+        output.append(frames.frame_head(size, frames.DATA, 0, stream.id))
+        self.output_bytes += size + frames.HEAD_BYTES
+        self.work += 1
+        self.send_window -= size
+        stream.send_window -= size
+        stream.queued_bytes -= size
+        stream.begun = True
+        while size:
+            piece = queue[0]
+            if len(piece) <= size:
+                output.append(queue.popleft())
+                size -= len(piece)
+            else:
+                rest = memoryview(piece)
+                output.append(rest[:size])
+                queue[0] = rest[size:]
+                size = 0
+
+    @abstractmethod
+    def settle(self, stream: StreamT) -> None:
+        """Called when the last frame of a stream has gone to the output."""
