@@ -11,6 +11,8 @@ from cas.digest import Buffer, Digest
 from cas.errors import CasError
 from cas.memory import MemoryActionCache, MemoryOptions, MemoryStore
 
+_CHUNK = 1024 * 1024
+
 
 class Trouble:
     """What a remote suffers from, and what it was asked."""
@@ -23,13 +25,17 @@ class Trouble:
         self.gate.set()
         self.calls: Counter[str] = Counter()
         self.log: list[str] = []
-        self.called = asyncio.Event()
+        self.waiting = 0
+        """Calls at the gate."""
 
     async def suffer(self, what: str) -> None:
         self.calls[what] += 1
         self.log.append(what)
-        self.called.set()
-        await self.gate.wait()
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
         if self.error is not None:
             raise self.error
 
@@ -63,9 +69,11 @@ class RemoteStore(MemoryStore):
 
     async def read_unverified(self, digest: Digest) -> AsyncIterator[Buffer]:
         await self.trouble.suffer("stream")
-        async for chunk in super().read(digest):
-            wrong = digest in self.spoilt
-            yield bytes([chunk[0] ^ 1]) + bytes(chunk[1:]) if wrong else chunk
+        data = await super().get(digest)
+        if digest in self.spoilt:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        for start in range(0, len(data), _CHUNK):
+            yield data[start : start + _CHUNK]
 
     def condemn(self, digest: Digest) -> None:
         self.condemned.append(digest)
