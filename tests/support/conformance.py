@@ -55,7 +55,10 @@ _SETTINGS = {
 
 @contextmanager
 def conformance_daemon(
-    directory: Path, settings: Settings | None = None, wrapper: Sequence[str] = ()
+    directory: Path,
+    settings: Settings | None = None,
+    wrapper: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> Iterator[DaemonProcess]:
     """A daemon for the suite, without waiting for the disk and without an HTTP port."""
     settings = settings or Settings()
@@ -66,14 +69,22 @@ def conformance_daemon(
     config = directory / "armitage.toml"
     directory.mkdir(parents=True, exist_ok=True)
     config.write_text(text)
-    with daemon_process(directory, "--config", str(config), wrapper=wrapper) as daemon:
+    with daemon_process(directory, "--config", str(config), *flags, wrapper=wrapper) as daemon:
         yield daemon
 
 
 class DaemonControl(NoControl):
     """Control over one daemon of this host, and the starting of others beside it."""
 
-    def __init__(self, daemon: DaemonProcess, directory: Path, instance: str) -> None:
+    def __init__(
+        self,
+        daemon: DaemonProcess,
+        directory: Path,
+        instance: str,
+        flags: Sequence[str] = (),
+    ) -> None:
+        """`flags` are those that the daemon was started with, for others beside it."""
+        self._flags = flags
         self._daemon = daemon
         self._directory = directory
         self._instance = instance
@@ -135,11 +146,13 @@ class DaemonControl(NoControl):
         wrapper: Sequence[str] = ()
         if variant == Variant.FULL_DISK:
             wrapper, settings = _on_a_small_disk(directory / "data", settings)
-        starting = conformance_daemon(directory, settings, wrapper)
+        starting = conformance_daemon(directory, settings, wrapper, self._flags)
         daemon = await asyncio.to_thread(starting.__enter__)
         try:
             instance = settings.instances[0]
-            yield Server(daemon.target, instance, DaemonControl(daemon, directory, instance))
+            yield Server(
+                daemon.target, instance, DaemonControl(daemon, directory, instance, self._flags)
+            )
         finally:
             await asyncio.to_thread(starting.__exit__, None, None, None)
 
