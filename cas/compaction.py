@@ -28,7 +28,9 @@ from cas.records import (
     Record,
     Table,
     decode_gone,
+    decode_touched,
     encode_gone,
+    encode_touched,
     record_bytes,
 )
 
@@ -118,7 +120,13 @@ class Compactor:
                 if places:
                     notes.append(record._replace(body=encode_gone(places)))
             elif record.kind is Kind.TOUCHED:
-                notes.append(record)
+                keys = [
+                    key
+                    for key in decode_touched(record.body)
+                    if self._store.is_touched_last(key, record.time)
+                ]
+                if keys:
+                    notes.append(record._replace(body=encode_touched(keys)))
             elif self._matters(row):
                 blobs.append((row.location, record))
         if notes:

@@ -655,6 +655,13 @@ class PackStore:
         """
         return min(self._max_bytes, self.bytes + self._free_bytes() - self._min_free_bytes)
 
+    def is_short(self, spare_bytes: int) -> bool:
+        """Whether the disk has less free now than is to stay free and that beside."""
+        try:
+            return self._volume.free_bytes() < self._min_free_bytes + spare_bytes
+        except OSError as error:
+            raise store_error(error) from error
+
     def shrink(self, most_bytes: int) -> int:
         """Gives up least recently used blobs until no more than that is stored, as far as leases
         and holders let it; answers how many bytes went.
@@ -745,6 +752,15 @@ class PackStore:
         """Whether the lease of a blob that was last touched then may still run."""
         lease_s = self._min_lease_s * (1 + 1 / WINDOWS_PER_LEASE)
         return bool(self._min_lease_s) and self._time.now() < touched + lease_s
+
+    def is_touched_last(self, key: bytes, touched: float) -> bool:
+        """Whether a blob is stored that may have been touched then, and not since."""
+        now = self._time.now()
+        left_s = self.index.lease_left_s(key, now)
+        if left_s is None:
+            return False
+        window_s = self._min_lease_s / WINDOWS_PER_LEASE
+        return touched + window_s + 1 >= now + left_s - self._min_lease_s
 
     def release_record(self, key: bytes, location: int) -> None:
         """Says that a blob's record is not current any more."""

@@ -1,0 +1,156 @@
+"""Upkeep of a storage: eviction ahead of need, and compaction, in the background.
+
+Theory of operation. Writes make room for themselves when they must (cas.pack_store); upkeep sees to
+it that they seldom must. Above the high watermark of what may be stored it gives up least recently
+used blobs down to the low one. What may be stored is `max_bytes`, or less where the disk has less,
+so the same two watermarks hold for size and for free space.
+
+A blob that has gone leaves garbage in its segment. Segments that are nothing but garbage are
+dropped at once; others are compacted, the one with the greatest share of garbage first, while that
+share is over a limit or the disk is short. Copying keeps to a rate, so that service hardly notices,
+save while the disk is short: then the rate is what the disk gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from cas.errors import StoreFull, StoreUnavailable
+from cas.log import Segment
+from cas.pack_storage import PackStorage
+
+_log = logging.getLogger(__name__)
+
+_SHORT_BYTES = 512 << 20
+"""Free beside `min_free_bytes`: with less, the disk is short."""
+_ROUNDS_OFF = 30
+"""For how many rounds nothing is compacted after a compaction that has freed next to nothing: notes
+that still matter are copied with blobs, and in vain where a segment has hardly anything else.
+"""
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepOptions:
+    """When upkeep works, and how hard."""
+
+    high_watermark: float = 0.95
+    """Part of what may be stored; above it, old blobs go in the background..."""
+    low_watermark: float = 0.9
+    """...until there is no more than this part."""
+    garbage_share: float = 0.3
+    """A segment is compacted when so much of it is of blobs that have gone."""
+    bytes_per_s: int = 64 << 20
+    """How fast compaction and online scrubs may read and copy."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_watermark <= self.high_watermark <= 1:
+            raise ValueError(
+                "low_watermark and high_watermark must be above 0, at most 1, in order"
+            )
+        if not 0 < self.garbage_share <= 1:
+            raise ValueError("garbage_share must be above 0 and at most 1")
+        if self.bytes_per_s < 1:
+            raise ValueError("bytes_per_s must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a round of upkeep came to."""
+
+    evicted_bytes: int
+    compacted_segments: int
+    freed_bytes: int
+    """That the disk got back from segments."""
+
+
+class Upkeep:
+    """Keeps one storage in shape. Owned by its event loop; one round at a time."""
+
+    def __init__(
+        self, storage: PackStorage, options: UpkeepOptions, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._storage = storage
+        self._store = storage.store
+        self._options = options
+        self._sleep = sleep
+        self._turn = asyncio.Lock()
+        self._rounds_off = 0
+
+    async def run(self) -> None:
+        """Does what there is to do. What fails is logged, and tried again the next time."""
+        try:
+            await self.collect()
+        except (StoreUnavailable, OSError) as error:
+            _log.warning("cannot keep the store in shape: %s", error)
+
+    async def collect(
+        self, most_bytes: int | None = None, garbage_share: float | None = None
+    ) -> Collected:
+        """Makes one round: gives up blobs until at most so many bytes are stored (None: down to the
+        low watermark, when over the high one), then compacts what has more garbage than that share.
+
+        Raises StoreUnavailable, OSError.
+        """
+        async with self._turn:
+            evicted_bytes = self._shrink(most_bytes)
+            share = self._options.garbage_share if garbage_share is None else garbage_share
+            if garbage_share is not None:
+                self._rounds_off = 0
+            compacted, freed_bytes = await self._compact_all(share)
+        return Collected(evicted_bytes, compacted, freed_bytes)
+
+    def _shrink(self, most_bytes: int | None) -> int:
+        if most_bytes is None:
+            capacity_bytes = self._store.capacity_bytes()
+            if self._store.bytes <= self._options.high_watermark * capacity_bytes:
+                return 0
+            most_bytes = int(self._options.low_watermark * capacity_bytes)
+        return self._store.shrink(most_bytes)
+
+    async def _compact_all(self, share: float) -> tuple[int, int]:
+        if self._rounds_off:
+            self._rounds_off -= 1
+            return 0, 0
+        compacted = freed_bytes = 0
+        failed: set[int] = set()
+        while True:
+            log = self._storage.log
+            segments = [one for one in log.segments() if one.number not in failed]
+            chosen = choose(segments, share)
+            if chosen is None:
+                return compacted, freed_bytes
+            try:
+                freed = await self._storage.compactor.compact(chosen.number, self._pause)
+            except StoreFull as error:
+                # No room for the copies: those with less to copy have had their turn.
+                _log.warning("cannot compact segment %d: %s", chosen.number, error)
+                failed.add(chosen.number)
+                continue
+            compacted += 1
+            freed_bytes += freed
+            if freed < share * chosen.size_bytes / 2:
+                self._rounds_off = _ROUNDS_OFF
+                return compacted, freed_bytes
+
+    async def _pause(self, size_bytes: int) -> None:
+        if not self._store.is_short(_SHORT_BYTES):
+            await self._sleep(size_bytes / self._options.bytes_per_s)
+
+
+def choose(segments: Sequence[Segment], share: float) -> Segment | None:
+    """Answers the segment that is to be compacted next, None if none is worth it: the one with the
+    greatest share of garbage, so those that cost nothing first.
+    """
+    best, best_share = None, 0.0
+    for one in segments:
+        if one.is_active or not one.size_bytes:
+            continue
+        garbage_share = 1 - one.live_bytes / one.size_bytes
+        if garbage_share >= share and garbage_share > best_share:
+            best, best_share = one, garbage_share
+    return best
