@@ -30,8 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--transport",
         metavar="NAME",
-        help="run the suites that every transport must pass on this one alone",
+        help="run every daemon on this one, and the suites that all of them must pass on it alone",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes `--transport` that of every daemon."""
+    if name := config.getoption("--transport"):
+        from support import daemon
+
+        daemon.chosen["transport"] = name
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

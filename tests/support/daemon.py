@@ -14,12 +14,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from armitage.config import Config, StorageKind
+from armitage.config import Config, StorageKind, TransportKind
 from armitage.daemon import Daemon
 from cas.pack_store import Durability
 
 START_S = 60.0
 STOP_S = 60.0
+
+chosen: dict[str, str] = {}
+"""Flags (without dashes) for every daemon that a test starts and does not choose them for: what
+`pytest --transport` asks for (tests/conftest.py).
+"""
 
 
 def memory_config() -> Config:
@@ -34,6 +39,8 @@ def disk_config(data_dir: Path) -> Config:
 
 
 def on_free_ports(config: Config) -> Config:
+    if "transport" in chosen:
+        config = replace(config, transport=TransportKind(chosen["transport"]))
     return replace(
         config,
         grpc=replace(config.grpc, addresses=("127.0.0.1:0",)),
@@ -107,6 +114,8 @@ def start_daemon(
         defaults += ["--listen", "127.0.0.1:0"]
     if "--http-listen" not in flags:
         defaults += ["--http-listen", "127.0.0.1:0"]
+    for name, value in chosen.items():
+        defaults += [f"--{name}", value]
     ready.unlink(missing_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
