@@ -315,6 +315,8 @@ class Connection:
             self.abort()
         elif options.keepalive_s is not None and now - self.heard_at > options.keepalive_s:
             self._ask_for_life(now)
+        self._core.expire(now, options.discard_limit_s)
+        self.flush()
         self._check_age(now)
 
     def _ask_for_life(self, now: float) -> None:

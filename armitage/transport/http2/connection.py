@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Mapping
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from armitage.transport.http2 import frames
 from armitage.transport.http2.codes import (
@@ -56,6 +57,9 @@ _HTTP1_ANSWER = (
 
 class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
     """What is common to all that can be said over HTTP/2; the layer above extends it."""
+
+    extra_settings: ClassVar[Mapping[int, int]] = {}
+    """What the layer above tells its peers."""
 
     def __init__(
         self, options: Http2Options, counters: Counters, memory: HeaderMemory[Any, Head]
@@ -177,6 +181,7 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
                     frames.MAX_CONCURRENT_STREAMS: options.max_streams,
                     frames.INITIAL_WINDOW_SIZE: options.stream_window,
                     frames.MAX_HEADER_LIST_SIZE: options.header_list_limit,
+                    **self.extra_settings,
                 }
             )
         )

@@ -18,8 +18,10 @@ _NAMES_KEPT = 1024
 _NAME_BYTES_KEPT = 128
 
 
-def problem_with(name: bytes, value: bytes) -> str:
-    """What makes a request with this field malformed; empty when nothing does."""
+def problem_with(name: bytes, value: bytes, *, binary: bool = False) -> str:
+    """What makes a request with this field malformed; empty when nothing does. `binary` values may
+    hold anything.
+    """
     problem = (
         _problem_with_name(name)
         if len(name) <= _NAME_BYTES_KEPT
@@ -27,10 +29,14 @@ def problem_with(name: bytes, value: bytes) -> str:
     )
     if problem:
         return problem
-    if value and (
-        value[0] in _NEVER_AROUND_VALUES
-        or value[-1] in _NEVER_AROUND_VALUES
-        or _NEVER_IN_VALUES.search(value)
+    if (
+        value
+        and not binary
+        and (
+            value[0] in _NEVER_AROUND_VALUES
+            or value[-1] in _NEVER_AROUND_VALUES
+            or _NEVER_IN_VALUES.search(value)
+        )
     ):
         return f"invalid value of header {name.decode('ascii')}"
     if name == b"te" and value != b"trailers":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from armitage.transport.http2.frames import INITIAL_WINDOW, WINDOW_LIMIT
+
 _KIB = 1 << 10
 _MIB = 1 << 20
 
@@ -36,6 +38,13 @@ class Http2Options:
     """
     rate: float = 50.0
     """...and how many of them a second in the long run."""
+
+    def __post_init__(self) -> None:
+        # A peer sends this much before it has heard of any other window.
+        if min(self.stream_window, self.connection_window) < INITIAL_WINDOW:
+            raise ValueError(f"receive windows must be at least {INITIAL_WINDOW} bytes")
+        if max(self.stream_window_limit, self.connection_window) > WINDOW_LIMIT:
+            raise ValueError(f"receive windows must be at most {WINDOW_LIMIT} bytes")
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from armitage.transport.http2.codes import ErrorCode, StreamFault
 from armitage.transport.http2.fields import problem_with
 from armitage.transport.port import Code, Status
-from armitage.transport.rpc.metadata import decode_binary, decode_text, parse_timeout
+from armitage.transport.rpc.metadata import RAW, decode_binary, decode_text, parse_timeout
 
 _PSEUDO_HEADERS = frozenset([b":method", b":scheme", b":path", b":authority"])
 _OUR_NAMES = frozenset(
@@ -72,7 +72,8 @@ class RequestRules:
 
     def classify(self, name: bytes, value: bytes) -> Field:
         """One field."""
-        problem = problem_with(name, value)
+        is_binary = name.endswith(b"-bin")
+        problem = problem_with(name, value, binary=is_binary and value.startswith(RAW))
         if problem:
             return (_MALFORMED, "", problem)
         text = name.decode("ascii")
@@ -82,7 +83,7 @@ class RequestRules:
             return (_PSEUDO, text, value)
         if name in _OUR_NAMES:
             return (_OURS, text, value)
-        if not name.endswith(b"-bin"):
+        if not is_binary:
             return (_METADATA, text, decode_text(value))
         try:
             return (_METADATA, text, decode_binary(value))

@@ -11,6 +11,12 @@ from urllib.parse import unquote_to_bytes
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
+TRUE_BINARY = 0xFE03
+"""The HTTP/2 setting that says, when 1, that values of `-bin` metadata may come as they are, marked
+by a NUL in front (gRPC proposal G1). It spares the base64 and the Huffman code of both sides.
+"""
+RAW = b"\0"
+
 _UNSAFE = re.compile(rb"[^ -$&-~]")
 """All but printable ASCII, and the percent sign."""
 
@@ -43,10 +49,11 @@ def decode_text(value: bytes) -> str:
 
 
 def decode_binary(value: bytes) -> bytes:
-    """A value of `-bin` metadata: base64, padded or not, of several values the last.
-
-    Raises ValueError.
+    """A value of `-bin` metadata: base64, padded or not, of several values the last; or the bytes
+    themselves after a NUL (see `TRUE_BINARY`). Raises ValueError.
     """
+    if value.startswith(RAW):
+        return value[1:]
     if b"," in value:
         value = value.rpartition(b",")[2].strip(b" ")
     last = value.rstrip(b"=")

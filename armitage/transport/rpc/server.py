@@ -47,7 +47,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any
+from typing import Any, ClassVar
 
 from armitage.transport.http2 import frames
 from armitage.transport.http2.codes import ErrorCode
@@ -74,6 +74,7 @@ from armitage.transport.rpc.messages import (
     MessageReader,
     too_large,
 )
+from armitage.transport.rpc.metadata import TRUE_BINARY
 
 _OK = Status(Code.OK)
 _MESSAGE_OVERHEAD = 48
@@ -163,6 +164,8 @@ class RpcConnection(Connection[Head, "ServerCall"]):
     `announce_drain`, `drain`.
     """
 
+    extra_settings: ClassVar[Mapping[int, int]] = {TRUE_BINARY: 1}
+
     def __init__(self, server: RpcServer) -> None:
         super().__init__(server.http2, server.counters, server.memory)
         self.server = server
@@ -194,6 +197,18 @@ class RpcConnection(Connection[Head, "ServerCall"]):
         """Ends everything at once, with a GOAWAY."""
         self.terminate(ErrorCode.NO_ERROR, reason)
         return self._take_events()
+
+    def expire(self, now: float, patience_s: float) -> None:
+        """Resets the streams that were answered, and of which the client has neither taken any of
+        the answer nor ended its side for so long. To be called every so often.
+        """
+        for call in list(self.streams.values()):
+            if not call.ended:
+                continue
+            if call.left_behind is None or call.left_behind[0] != call.queued_bytes:
+                call.left_behind = (call.queued_bytes, now)
+            elif now - call.left_behind[1] > patience_s:
+                call.abandon()
 
     def _take_events(self) -> list[Event]:
         if self._fresh:
@@ -268,6 +283,8 @@ class ServerCall(Stream):
 
     ended = False
     """Nothing more can be sent."""
+    left_behind: tuple[int, float] | None = None
+    """How much of the answer waits to be sent, and since when no less."""
     announced = False
     """An event told of the call, so its end must be told too."""
     requested = False

@@ -42,6 +42,7 @@ from armitage.transport.http2.frames import (
 from armitage.transport.http2.frames import HEADERS as HEADERS_FRAME
 from armitage.transport.http2.options import Http2Options
 from armitage.transport.port import Code, Status
+from armitage.transport.rpc.metadata import TRUE_BINARY
 from armitage.transport.rpc.server import Opened, PingAcknowledged, Requested, ServerCall
 
 E = ErrorCode
@@ -77,6 +78,7 @@ def test_says_its_settings_first_and_acknowledges_the_clients() -> None:
         frames.MAX_CONCURRENT_STREAMS: 1024,
         INITIAL_WINDOW_SIZE: 256 << 10,
         frames.MAX_HEADER_LIST_SIZE: 64 << 10,
+        TRUE_BINARY: 1,
     }
     assert window == (WINDOW_UPDATE, 0, 0, (16 * (1 << 20) - 65535).to_bytes(4, "big"))
     assert ack == (SETTINGS, ACK, 0, b"")

@@ -120,6 +120,14 @@ def test_what_is_no_valid_grpc_gets_a_status(field: Pair, code: Code) -> None:
     assert field[0].decode() in refusal.message
 
 
+def test_binary_metadata_may_come_as_it_is() -> None:
+    assert read(having((b"x-bin", b"\0 \r\n\0"))).metadata == {"x-bin": b" \r\n\0"}
+    with pytest.raises(StreamFault):
+        read(having((b"x-bin", b"\r\n")))
+    with pytest.raises(StreamFault):
+        read(having((b"x-text", b"\0 \r\n")))
+
+
 def test_encodings_that_we_know() -> None:
     assert read(having((b"grpc-encoding", b"gzip"))).gzip
     assert not read(having((b"grpc-encoding", b"identity"))).gzip

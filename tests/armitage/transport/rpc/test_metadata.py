@@ -63,6 +63,7 @@ def test_binary_values_survive_their_encoding(value: bytes) -> None:
         (b"YWI=", b"ab"),
         (b"", b""),
         pytest.param(b"YQ,Yg", b"b", id="several values"),
+        pytest.param(b"\0\r\n\0,", b"\r\n\0,", id="not encoded"),
         pytest.param(b"YQ==, Yg==", b"b", id="several padded values"),
     ],
 )

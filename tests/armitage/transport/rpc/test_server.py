@@ -444,6 +444,45 @@ def test_client_that_never_stops_after_its_answer_is_reset_without_blame() -> No
     assert peer.core.open_calls == 0
 
 
+def test_answered_streams_that_their_client_leaves_open_expire() -> None:
+    peer = Peer()
+    peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 3}))
+    never_ends, takes_nothing, runs = (
+        call_of(peer.send(headers(1, UP))),
+        call_of(peer.send(unary(3, path=DOWN))),
+        call_of(peer.send(headers(5, UP))),
+    )
+    takes_nothing.send(b"stuck")
+    never_ends.finish(OK)
+    takes_nothing.finish(OK)
+    peer.take()
+
+    for now in (0.0, 60.0):
+        peer.core.expire(now, patience_s=60.0)
+    assert peer.core.open_calls == 3
+    peer.core.expire(60.1, patience_s=60.0)
+
+    assert peer.take() == [
+        (RST_STREAM, 0, 1, b"\0\0\0\x00"),
+        (RST_STREAM, 0, 3, b"\0\0\0\x08"),
+    ]
+    assert list(peer.core.calls) == [runs]
+
+
+def test_answer_that_is_taken_slowly_does_not_expire() -> None:
+    peer = Peer()
+    peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+    call = call_of(peer.send(unary(1)))
+    call.respond(bytes(100))
+
+    for minute in range(104):
+        peer.send(frames.window_update(1, 1))
+        peer.take()
+        peer.core.expire(60.0 * minute, patience_s=50.0)
+
+    assert not call.gone
+
+
 def test_unread_messages_of_an_answered_call_are_given_up() -> None:
     peer = Peer()
     call = call_of(peer.send(headers(1, UP), *(data(1, message(bytes(9000))) for _ in range(20))))
