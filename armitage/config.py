@@ -25,6 +25,7 @@ from armitage.reapi.execution import ExecutionOptions
 from armitage.reapi.instances import Instance
 from armitage.reapi.limits import Limits
 from armitage.reapi.logstream import LogLimits
+from armitage.remote import RemoteOptions, check_remote
 from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
 from armitage.transport.addresses import is_loopback
@@ -112,6 +113,7 @@ class Config:
     disk_action_cache: CacheOptions = field(default_factory=CacheOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
     bytestream: ByteStreamOptions = field(default_factory=ByteStreamOptions)
     chunking: ChunkingOptions = field(default_factory=ChunkingOptions)
     logstream: LogLimits = field(default_factory=LogLimits)
@@ -145,6 +147,11 @@ def check(config: Config) -> None:
         if names.count(name) > 1:
             raise ConfigError(f"instances: {name!r} is there twice; keep one")
     _check_reach(config)
+    check_remote(
+        config.remote,
+        keeps_nothing=config.storage is StorageKind.MEMORY,
+        accept_insecure_network=config.accept_insecure_network,
+    )
 
 
 def _check_reach(config: Config) -> None:

@@ -15,7 +15,7 @@ import platform
 import secrets
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,9 @@ from armitage.observability.figures import (
     CACHE,
     SCHEDULER,
     STORE,
+    TIERS,
     TRANSPORT,
+    WIRE,
     FiguresCollector,
     open_registry,
 )
@@ -52,6 +54,7 @@ from armitage.reapi.live_output import LiveOutput
 from armitage.reapi.logstream import LogStreams
 from armitage.reapi.operations import OperationsService
 from armitage.reapi.trees import DirectoryCodec
+from armitage.remote import RemoteStats, open_remote, open_tiers
 from armitage.scheduler.service import Scheduler
 from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
 from armitage.transport.fast.server import FastServer
@@ -65,7 +68,16 @@ from armitage.web.server import WebServer
 from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.memory import MemoryActionCache, MemoryStore
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
-from cas.store import BatchStore, BlobStore, Glimpse, Measured, Retention
+from cas.store import (
+    BatchStore,
+    BlobExporter,
+    BlobImporter,
+    BlobStore,
+    Glimpse,
+    Measured,
+    Retention,
+)
+from cas.tiers import Here
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
 from executor.namespace import NamespaceExecutor
@@ -82,7 +94,7 @@ _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64l
 """From uname's names to those of REAPI's platform lexicon."""
 
 
-class Store(BlobStore, BatchStore, Retention, Measured, Protocol):
+class Store(BlobStore, BatchStore, Retention, BlobExporter, BlobImporter, Measured, Protocol):
     """What the daemon needs of a store."""
 
 
@@ -148,6 +160,7 @@ class Daemon:
         self._health: HealthService | None = None
         self._scheduler: Scheduler | None = None
         self._is_draining = False
+        self._remote_stats: Callable[[], RemoteStats] | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -207,7 +220,7 @@ class Daemon:
     async def _build(self, stack: AsyncExitStack) -> None:
         config = self._config
         codec = DirectoryCodec()
-        store, cache = await self._open_stores(stack)
+        store, cache = await self._open_tiers(stack, *await self._open_stores(stack))
         executor = await self._open_executor(stack, store, codec)
         instances = Instances(self._effective(instance) for instance in config.instances)
         invocations = Invocations(
@@ -275,6 +288,25 @@ class Daemon:
         )
         stack.push_async_callback(storage.close)
         return storage.store, storage.cache
+
+    async def _open_tiers(
+        self, stack: AsyncExitStack, store: Store, cache: Results
+    ) -> tuple[Store, Results]:
+        """The same, with the bucket behind them if there is one."""
+        options, data_dir = self._config.remote, self._config.data_dir
+        if not options.s3.bucket:
+            return store, cache
+        pending, spool = None, Path(tempfile.gettempdir())
+        if self._config.storage is StorageKind.DISK and data_dir is not None:
+            pending, spool = data_dir / "pending-uploads.sqlite", data_dir / "spool"
+            spool.mkdir(exist_ok=True)
+        remote = open_remote(options, self._clock, spool=spool)
+        here = Here(store, cache)
+        tiers = await open_tiers(
+            stack, here, remote, options.tiers, pending=pending, clock=self._clock
+        )
+        self._remote_stats = lambda: RemoteStats(tiers.stats(), remote.bucket.stats)
+        return tiers.store, tiers.cache
 
     async def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
@@ -414,6 +446,10 @@ class Daemon:
         registry.register(FiguresCollector(STORE, base.store.stats))
         registry.register(FiguresCollector(CACHE, base.cache.stats))
         registry.register(FiguresCollector(SCHEDULER, scheduler.stats))
+        remote = self._remote_stats
+        if remote is not None:
+            registry.register(FiguresCollector(TIERS, lambda: remote().tiers))
+            registry.register(FiguresCollector(WIRE, lambda: remote().wire))
         if isinstance(self._server, FastServer):
             registry.register(FiguresCollector(TRANSPORT, self._server.figures))
         started = self._clock.monotonic()
@@ -431,6 +467,7 @@ class Daemon:
                 "live_invocations": len(base.invocations),
                 "cas": base.store.stats(),
                 "action_cache": base.cache.stats(),
+                "remote": None if self._remote_stats is None else self._remote_stats(),
                 "scheduler": scheduler.stats(),
             }
 

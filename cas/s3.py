@@ -160,6 +160,8 @@ class S3Stats:
     failures: int = 0
     """Given up after all attempts."""
     denials: int = 0
+    damaged: int = 0
+    """Objects that whoever knows the digest found wrong."""
     sent_bytes: int = 0
     received_bytes: int = 0
 

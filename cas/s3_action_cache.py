@@ -31,8 +31,6 @@ class S3ActionCache:
     def __init__(self, bucket: S3Bucket, prefix: str = "") -> None:
         self._bucket = bucket
         self._layout = Layout(prefix)
-        self.damaged = 0
-        """Results that were found damaged."""
 
     async def get(self, instance: str, action: Digest) -> bytes | None:
         """See ActionCache."""
@@ -44,7 +42,7 @@ class S3ActionCache:
         if stored[:_OVERHEAD_BYTES] == _head(key, result):
             return result
         _log.error("the result at %s is damaged", key)
-        self.damaged += 1
+        self._bucket.stats.damaged += 1
         return None
 
     async def put(self, instance: str, action: Digest, result: bytes) -> None:

@@ -195,6 +195,7 @@ class S3Store:
     def condemn(self, digest: Digest) -> None:
         """See cas.replica.Replica."""
         _log.error("blob %s is damaged in the bucket; it counts as missing", digest)
+        self._bucket.stats.damaged += 1
         self._damaged.add(digest)
 
     async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:

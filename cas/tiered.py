@@ -51,6 +51,7 @@ from cas.store import (
     BlobWriter,
     FileExport,
     Glimpse,
+    Leases,
     Measured,
     Retention,
     StoreStats,
@@ -103,7 +104,9 @@ class TierOptions:
 
 
 class FastTier(BlobStore, BatchStore, Retention, BlobExporter, BlobImporter, Measured, Protocol):
-    """What a fast tier can do. If it is a Glimpse or a ZstdStore as well, so are the tiers."""
+    """What a fast tier can do. Of Glimpse, Leases and ZstdStore the tiers are
+    whatever it is.
+    """
 
 
 @dataclass(slots=True)
@@ -154,6 +157,8 @@ class TieredStore:
             glimpse = cast("Glimpse", fast)
             self.all_fresh = glimpse.all_fresh
             self.hold_keys = glimpse.hold_keys
+        if hasattr(fast, "lease_of"):
+            self.lease_of = cast("Leases", fast).lease_of
         if hasattr(fast, "open_zstd_writer"):
             self._zstd = cast("ZstdStore", fast)
             self.open_zstd_writer = self._open_zstd_writer

@@ -75,6 +75,41 @@ CACHE: Mapping[str, Figure] = {
 }
 """The fields of `cas.action_cache.CacheStats`."""
 
+TIERS: Mapping[str, Figure] = {
+    "downloads": _counter("remote_downloads", "Blobs brought over from the remote."),
+    "downloaded_bytes": _counter("remote_downloaded_bytes", "Bytes of those."),
+    "shared_downloads": _counter(
+        "remote_shared_downloads", "Reads that joined a download under way."
+    ),
+    "asked": _counter("remote_asked", "Digests that the remote was asked about."),
+    "recalled": _counter(
+        "remote_recalled", "Digests for which an answer of the remote was still remembered."
+    ),
+    "unanswered": _counter(
+        "remote_unanswered", "Questions that the remote failed, or that went over their budget."
+    ),
+    "result_hits": _counter("remote_result_hits", "Action results that only the remote had."),
+    "pending": _gauge("remote_pending", "Blobs and results not yet copied to the remote."),
+    "pending_bytes": _gauge("remote_pending_bytes", "Bytes of those blobs."),
+    "uploaded": _counter("remote_uploaded", "Blobs and results copied to the remote."),
+    "uploaded_bytes": _counter("remote_uploaded_bytes", "Bytes of those blobs."),
+    "failed_uploads": _counter("remote_failed_uploads", "Copies put off since the remote failed."),
+    "lost": _counter("remote_lost", "Blobs and results gone here before they were copied."),
+}
+"""The fields of `cas.tiers.TiersStats`; only with a remote tier."""
+
+WIRE: Mapping[str, Figure] = {
+    "requests": _counter("s3_requests", "Requests to the bucket, each attempt counted."),
+    "retries": _counter("s3_retries", "Attempts after the first."),
+    "hedges": _counter("s3_hedges", "Requests repeated since the first was slow."),
+    "failures": _counter("s3_failures", "Requests given up after all attempts."),
+    "denials": _counter("s3_denials", "Requests that the bucket refused."),
+    "damaged": _counter("s3_damaged_objects", "Objects found damaged in the bucket."),
+    "sent_bytes": _counter("s3_sent_bytes", "Bytes of objects written."),
+    "received_bytes": _counter("s3_received_bytes", "Bytes of objects read."),
+}
+"""The fields of `cas.s3.S3Stats`; only with a remote tier."""
+
 SCHEDULER: Mapping[str, Figure] = {
     "is_draining": _gauge("scheduler_draining", "1 while new work is refused."),
     "workers": _gauge("scheduler_workers", "Connected workers."),

@@ -15,7 +15,7 @@ async def test_damaged_result_is_none(s3: S3Server, damage: bytes) -> None:
     await bucket.put(Layout("damaged-result").result("", ACTION), damage)
 
     assert await cache.get("", ACTION) is None
-    assert cache.damaged == 1
+    assert bucket.stats.damaged == 1
 
 
 async def test_every_flipped_bit_is_noticed(s3: S3Server) -> None:

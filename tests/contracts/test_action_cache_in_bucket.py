@@ -38,7 +38,7 @@ class CountedCache(S3ActionCache):
             bytes=sum(found["Size"] for found in objects),
             max_bytes=0,
             evicted_results=0,
-            damaged_results=self.damaged,
+            damaged_results=self._bucket.stats.damaged,
         )
 
 

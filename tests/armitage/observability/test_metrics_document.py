@@ -12,7 +12,9 @@ from armitage.observability.figures import (
     CACHE,
     SCHEDULER,
     STORE,
+    TIERS,
     TRANSPORT,
+    WIRE,
     FiguresCollector,
     open_registry,
 )
@@ -38,7 +40,7 @@ async def everything() -> CollectorRegistry:
     handler: Any = observer.interceptor(Unary("/s/M", echo)).handler
     await handler(b"", Call("/s/M"))
     registry.register(observer)
-    for figures in (STORE, CACHE, SCHEDULER, TRANSPORT):
+    for figures in (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT):
         registry.register(FiguresCollector(figures, Zeros))
     return registry
 
