@@ -1,0 +1,257 @@
+"""Evidence: what is kept of a session and of each exchange in it, as canonical JSON (RFC 8785).
+
+A record is a blob; the log holds a small entry that names it. A session is
+
+    open (number 0), one record for each exchange (1, 2, ...), close (the number after the last)
+
+so whatever is missing leaves a gap, and what was never closed shows. Times are seconds since 1970
+with milliseconds, as text; hashes are `sha256:HEX`; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+import rfc8785
+
+from armitage.errors import ArmitageError
+
+VERSION = 1
+
+
+class MalformedEvidence(ArmitageError):
+    """These bytes are no evidence in canonical form."""
+
+
+class Kind(StrEnum):
+    """What a record tells of."""
+
+    OPEN = "open"
+    EXCHANGE = "exchange"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """On whose behalf a session fetches. What is not known is empty."""
+
+    instance: str = ""
+    action: str = ""
+    """Digest of the REAPI Action."""
+    operation: str = ""
+    invocation: str = ""
+    target: str = ""
+    identity: str = ""
+    """The proven name of the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One direction's payload, after transfer-decoding and before content-decoding. `complete`
+    tells whether its end was seen, and not just the end of the connection.
+    """
+
+    sha256: str
+    size_bytes: int
+    complete: bool = True
+    content_encoding: str = ""
+    decoded_sha256: str = ""
+    """Of the decoded content, where it was decoded: lock files may name either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whom the fetch reached: the three names that must agree, and where the connection went."""
+
+    host: str
+    port: int
+    connect: str = ""
+    """What CONNECT asked for; empty for plain HTTP."""
+    sni: str = ""
+    address: str = ""
+    tls_version: str = ""
+    certificate_spki_sha256: str = ""
+    """Of the origin's leaf certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request, and what came of it. URL and headers are redacted already."""
+
+    started_s: float
+    ended_s: float
+    method: str
+    url: str
+    url_tag: str
+    """A keyed hash of the whole URL: equal for equal URLs."""
+    peer: Peer
+    allowed: bool
+    rule: str
+    request_headers: Sequence[Sequence[str]] = ()
+    request_body: Body | None = None
+    status: int | None = None
+    response_headers: Sequence[Sequence[str]] = ()
+    response_body: Body | None = None
+    credentials: Sequence[str] = ()
+    """Names of what the witness added; never the secrets."""
+    error: str = ""
+
+
+def open_record(session: str, at_s: float, subject: Subject, declared: str) -> bytes:
+    """What a session begins with: for whom, and what was declared (the coeffects)."""
+    return _canonical(
+        {
+            **_head(session, 0, Kind.OPEN),
+            "time": _time(at_s),
+            "subject": {
+                "instance": subject.instance,
+                "action": subject.action,
+                "operation": subject.operation,
+                "invocation": subject.invocation,
+                "target": subject.target,
+                "identity": subject.identity,
+            },
+            "declared": declared,
+        }
+    )
+
+
+def exchange_record(session: str, number: int, exchange: Exchange) -> bytes:
+    """One exchange."""
+    peer = exchange.peer
+    return _canonical(
+        {
+            **_head(session, number, Kind.EXCHANGE),
+            "started": _time(exchange.started_s),
+            "ended": _time(exchange.ended_s),
+            "method": exchange.method,
+            "url": exchange.url,
+            "url_tag": exchange.url_tag,
+            "peer": {
+                "host": peer.host,
+                "port": peer.port,
+                "connect": peer.connect,
+                "sni": peer.sni,
+                "address": peer.address,
+                "tls_version": peer.tls_version,
+                "certificate_spki_sha256": peer.certificate_spki_sha256,
+            },
+            "decision": {
+                "verdict": "allow" if exchange.allowed else "deny",
+                "rule": exchange.rule,
+            },
+            "request": {
+                "headers": [list(header) for header in exchange.request_headers],
+                "body": _body(exchange.request_body),
+            },
+            "response": {
+                "status": exchange.status,
+                "headers": [list(header) for header in exchange.response_headers],
+                "body": _body(exchange.response_body),
+            },
+            "credentials": list(exchange.credentials),
+            "error": exchange.error,
+        }
+    )
+
+
+def close_record(session: str, number: int, at_s: float, last: str, dropped: int) -> bytes:
+    """What a session ends with: `number` is its own, so one more than there are exchanges; `last`
+    names the record before; `dropped` are exchanges that could not be kept.
+    """
+    return _canonical(
+        {
+            **_head(session, number, Kind.CLOSE),
+            "time": _time(at_s),
+            "exchanges": number - 1,
+            "last": last,
+            "dropped": dropped,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the log holds of a record."""
+
+    session: str
+    number: int
+    kind: Kind
+    record: str
+    """`sha256:HEX` of the record's bytes, which are in the CAS."""
+
+    def encode(self) -> bytes:
+        """As canonical JSON."""
+        return _canonical({**_head(self.session, self.number, self.kind), "record": self.record})
+
+
+def entry_of(session: str, number: int, kind: Kind, record: bytes) -> Entry:
+    """The entry that names a record."""
+    return Entry(session, number, kind, name_of(record))
+
+
+def name_of(record: bytes) -> str:
+    """How a record is named."""
+    return f"sha256:{sha256(record).hexdigest()}"
+
+
+def parse_entry(data: bytes) -> Entry:
+    """Reads an entry exactly as `encode` writes it. Raises MalformedEvidence."""
+    found = _parse(data)
+    try:
+        entry = Entry(found["session"], found["number"], Kind(found["kind"]), found["record"])
+    except (KeyError, ValueError):
+        entry = None
+    if entry is None or entry.encode() != data:
+        raise MalformedEvidence("this is no log entry of a session")
+    return entry
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """Reads a record. Raises MalformedEvidence for what is not canonical or of another version."""
+    found = _parse(data)
+    if _canonical(found) != data or found.get("v") != VERSION:
+        raise MalformedEvidence(f"this is no record of version {VERSION} in canonical form")
+    return found
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise MalformedEvidence("evidence is a JSON object")
+    return found
+
+
+def _head(session: str, number: int, kind: Kind) -> dict[str, Any]:
+    return {"v": VERSION, "session": session, "number": number, "kind": kind.value}
+
+
+def _body(body: Body | None) -> dict[str, Any] | None:
+    if body is None:
+        return None
+    return {
+        "sha256": body.sha256,
+        "size_bytes": body.size_bytes,
+        "complete": body.complete,
+        "content_encoding": body.content_encoding,
+        "decoded_sha256": body.decoded_sha256,
+    }
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3f}"
+
+
+def _canonical(value: Any) -> bytes:
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        raise MalformedEvidence(f"cannot be kept as canonical JSON: {error}") from None
