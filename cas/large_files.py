@@ -4,6 +4,9 @@
     drafts/N                          a blob on its way in; cleared away at the next start
     damaged/                          the last few files that did not hold their blob
 
+A file that is shorter than its blob is a zstd stream of it, as it was sent (see
+cas.store.ZstdStore). No other file may have another size than its blob.
+
 A file is trusted only while its identity (inode, size, mtime, ctime) is one that this process has
 verified: by writing it, or by hashing it whole before the first byte is served. Its mtime is the
 store time at which it was put.
@@ -14,16 +17,20 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from cas import files
+from cas.compression import Codec
 from cas.digest import Digest, DigestFunction
-from cas.errors import InvalidDigest
+from cas.errors import BadCompressedData, InvalidDigest
 from cas.log import Draft
 from cas.records import Damaged
-from cas.volume import File, FileId, Volume
+from cas.store import FileExport
+from cas.volume import File, FileId, Found, Volume
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +38,8 @@ TOP = "blobs"
 DRAFTS = "drafts"
 DAMAGED = "damaged"
 _PIECE_BYTES = 1 << 20
+_PACKED_PIECE_BYTES = 256 << 10
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _KEPT_DAMAGED = 16
 _NAME = re.compile(r"blobs/([a-z0-9]+)/[0-9a-f]/([0-9a-f]+)-([0-9]+)")
 
@@ -77,13 +86,20 @@ class LargeFiles:
             except InvalidDigest:
                 _log.warning("file %s/%s is none of the store's", self._volume.root, found.name)
                 continue
-            if digest.size_bytes == found.id.size_bytes:
+            if self._may_hold(digest, found):
                 blobs.append(FoundBlob(digest, found.id.mtime_ns / 1e9))
             else:
                 _log.warning("dropped blob %s: its file has %d bytes", digest, found.id.size_bytes)
                 self.quarantine(digest, None)
                 damaged += 1
         return blobs, damaged
+
+    def _may_hold(self, digest: Digest, found: Found) -> bool:
+        if not is_packed(found.id, digest):
+            return True
+        if found.id.size_bytes > digest.size_bytes:
+            return False
+        return self._volume.open(found.name).read(len(_ZSTD_MAGIC), 0) == _ZSTD_MAGIC
 
     @staticmethod
     def name(digest: Digest) -> str:
@@ -163,20 +179,61 @@ class LargeFiles:
         return [self.name(digest) for digest in digests]
 
 
+def is_packed(file_id: FileId, digest: Digest) -> bool:
+    """Whether the file is not the blob itself but a zstd stream of it."""
+    return file_id.size_bytes != digest.size_bytes
+
+
 def check(file: File, file_id: FileId, digest: Digest) -> None:
     """Hashes a whole file. Raises DamagedFile, OSError."""
-    if file_id.size_bytes != digest.size_bytes:
+    if file_id.size_bytes > digest.size_bytes:
         raise DamagedFile(file_id, f"its file has {file_id.size_bytes} bytes")
     hasher = digest.function.hasher()
     try:
-        for offset in range(0, digest.size_bytes, _PIECE_BYTES):
-            hasher.update(file.read(_PIECE_BYTES, offset))
+        for data in pieces(file, file_id, digest):
+            hasher.update(data)
     except OSError as error:
         if error.errno == errno.EIO:
             raise DamagedFile(file_id, str(error)) from error
         raise
     if hasher.hexdigest() != digest.hash:
         raise DamagedFile(file_id, "its file holds something else")
+
+
+def pieces(file: File, file_id: FileId, digest: Digest) -> Iterator[bytes]:
+    """Reads a blob from its file, by about a MiB. Raises DamagedFile, OSError."""
+    if not is_packed(file_id, digest):
+        for offset in range(0, digest.size_bytes, _PIECE_BYTES):
+            yield file.read(_PIECE_BYTES, offset)
+        return
+    unpacking = Codec.ZSTD.decompressor(digest.size_bytes)
+    try:
+        for offset in range(0, file_id.size_bytes, _PACKED_PIECE_BYTES):
+            yield from unpacking.feed(file.read(_PACKED_PIECE_BYTES, offset))
+        unpacking.finish()
+    except BadCompressedData as error:
+        raise DamagedFile(file_id, str(error)) from error
+
+
+def copy_out(file: File, digest: Digest, export: FileExport, stop: files.Stop) -> None:
+    """Makes a new file with a blob from its file; leaves it half done when told to stop.
+
+    Raises DamagedFile, OSError.
+    """
+    file_id = file.id()
+    if not is_packed(file_id, digest):
+        file.copy_to(export.path, export.mode, digest.size_bytes, stop)
+        return
+    fd = files.create(export.path, export.mode)
+    try:
+        for data in pieces(file, file_id, digest):
+            if stop.is_set():
+                return
+            files.write_all(fd, [data])
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, export.path) from error
+    finally:
+        os.close(fd)
 
 
 def _parse(name: str) -> Digest:

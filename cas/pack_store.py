@@ -27,19 +27,22 @@ import logging
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for_threads
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from cas import files
+from cas import files, large_files
 from cas.candidates import Candidates, match
+from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import (
+    BadCompressedData,
     BlobNotFound,
     BlobTooLarge,
     CasError,
@@ -49,8 +52,9 @@ from cas.errors import (
 )
 from cas.holds import Holds
 from cas.index import WINDOWS_PER_LEASE, Index
-from cas.keys import digest_of, key_of, size_of
-from cas.large_files import DamagedFile, LargeFiles
+from cas.keys import digest_of, key_of, names, size_of
+from cas.lanes import Lane
+from cas.large_files import DamagedFile, LargeFiles, is_packed
 from cas.locations import Locations
 from cas.log import Draft, Job, Log, is_encoded, store_error
 from cas.records import (
@@ -77,11 +81,14 @@ SMALL_BYTES = 64 * 1024
 to a thread for it.
 """
 _CHUNK = 1024 * 1024
+_MOST_WORKING = 6
+"""Slices of one blob, each counted twice, that are being hashed and written at once."""
 _SYNC_BYTES = 16 * _CHUNK
 """How much of a large file is written before it is synced: while the disk is busy with that, the
 next bytes are hashed.
 """
 _GATHERED_BYTES = 4 * _CHUNK
+_ZSTD_SLACK_BYTES = 64 * 1024
 _EXPORT_FILES = 256
 _EVICTED_SHARE = 1024
 """Who must evict gives up this part of the limit beside what it needs."""
@@ -148,6 +155,8 @@ class _Verified(NamedTuple):
     digest: Digest
     key: bytes
     data: Buffer
+    zstd: Buffer | None = None
+    """A shorter stream of it."""
 
 
 _Waiting = list[asyncio.Future[None]]
@@ -249,7 +258,33 @@ class PackStore:
         if digest.size_bytes <= SMALL_BYTES:
             return bytes(await self._read_small(digest, key))
         file = await self._open_verified(digest, key)
+        if is_packed(file.id(), digest):
+            return b"".join([piece async for piece in self._unpack(file, digest)])
         return await self._read_at(file, digest, 0, digest.size_bytes)
+
+    async def get_zstd(self, digest: Digest) -> bytes | None:
+        """See ZstdStore."""
+        stream = await self.read_zstd(digest)
+        return None if stream is None else b"".join([piece async for piece in stream])
+
+    async def read_zstd(self, digest: Digest) -> AsyncIterator[Buffer] | None:
+        """See ZstdStore."""
+        key = key_of(digest)
+        await self._touch(digest, key)
+        if not digest.size_bytes:
+            return None
+        if digest.size_bytes <= SMALL_BYTES:
+            location = self.locate(key)
+            if location is not None and not is_encoded(location):
+                return None
+            return await self._read_small_as(_stream, digest, key)
+        file = await self._open_verified(digest, key)
+        file_id = file.id()
+        return self._slices(file, digest, file_id) if is_packed(file_id, digest) else None
+
+    async def _slices(self, file: File, digest: Digest, file_id: FileId) -> AsyncIterator[Buffer]:
+        for start in range(0, file_id.size_bytes, _CHUNK):
+            yield await self._read_at(file, digest, start, min(_CHUNK, file_id.size_bytes - start))
 
     async def read(
         self, digest: Digest, offset: int = 0, limit: int | None = None
@@ -267,14 +302,37 @@ class PackStore:
             yield (await self._read_small(digest, key))[offset:end]
             return
         file = await self._open_verified(digest, key)
-        for start in range(offset, end, _CHUNK):
-            yield await self._read_at(file, digest, start, min(_CHUNK, end - start))
+        if not is_packed(file.id(), digest):
+            for start in range(offset, end, _CHUNK):
+                yield await self._read_at(file, digest, start, min(_CHUNK, end - start))
+            return
+        at = 0
+        async for piece in self._unpack(file, digest):
+            wanted = memoryview(piece)[max(0, offset - at) : max(0, end - at)]
+            at += len(piece)
+            if wanted:
+                yield wanted
+            if at >= end:
+                return
+
+    async def _unpack(self, file: File, digest: Digest) -> AsyncIterator[bytes]:
+        """Reads a large blob of which the file is a zstd stream."""
+        unpacking = large_files.pieces(file, file.id(), digest)
+        try:
+            while (piece := await self._run(next, unpacking, b"")) != b"":
+                yield piece
+        except (OSError, Damaged, StoreUnavailable) as error:
+            self._verified.pop(key_of(digest), None)
+            raise StoreUnavailable(f"cannot read the file of blob {digest}: {error}") from error
 
     async def _read_small(self, digest: Digest, key: bytes) -> memoryview:
+        return await self._read_small_as(_content, digest, key)
+
+    async def _read_small_as(self, form: Callable[[Record], T], digest: Digest, key: bytes) -> T:
         location = self.locate(key)
         while key in self.index:
             try:
-                return await self._read_record(key, location)
+                return form(await self._read_record(key, location))
             except Damaged as damage:
                 before, location = location, self.locate(key)
                 if location == before:
@@ -282,8 +340,8 @@ class PackStore:
                 # It was moved meanwhile.
         raise BlobNotFound(digest)
 
-    async def _read_record(self, key: bytes, location: int | None) -> memoryview:
-        """Reads a small blob. Raises Damaged."""
+    async def _read_record(self, key: bytes, location: int | None) -> Record:
+        """Reads a small blob's record. Raises Damaged."""
         if location is None:
             raise Damaged("its record is nowhere")
         size_bytes = self._record_bytes(key, location)
@@ -292,7 +350,7 @@ class PackStore:
             record = _read_or_say(self._log.read_cached, location, size_bytes)
         if record is None:
             record = await self._run(_read_or_say, self._log.read, location, size_bytes)
-        return _content(record, key)
+        return _checked(record, key)
 
     def locate(self, key: bytes) -> int | None:
         """Answers where a small blob is that is in the index."""
@@ -434,7 +492,7 @@ class PackStore:
         self._check_open()
         results: list[Digest | CasError] = []
         verified: list[_Verified] = []
-        for candidates, data, _ in blobs:
+        for candidates, data, zstd in blobs:
             frozen = freeze(data)
             try:
                 if len(frozen) <= SMALL_BYTES:
@@ -444,7 +502,9 @@ class PackStore:
             except CasError as error:
                 results.append(error)
             else:
-                verified.append(_Verified(len(results), digest, key_of(digest), frozen))
+                packed = zstd is not None and len(zstd) < len(data)
+                stream = freeze(zstd) if zstd is not None and packed else None
+                verified.append(_Verified(len(results), digest, key_of(digest), frozen, stream))
                 results.append(digest)
         await self._store_all(verified, results)
         return results
@@ -457,11 +517,11 @@ class PackStore:
         self._check_open()
         arriving: list[tuple[int, asyncio.Future[None]]] = []
         futures: dict[int, asyncio.Future[None]] = {}
-        for number, digest, key, data in blobs:
+        for number, digest, key, data, zstd in blobs:
             if key not in missing:
                 continue
             try:
-                waiting = self._admit(digest, key, data)
+                waiting = self._admit(digest, key, data, zstd)
             except CasError as error:
                 results[number] = error
             else:
@@ -478,8 +538,12 @@ class PackStore:
             elif reason is not None:
                 raise reason
 
-    def _admit(self, digest: Digest, key: bytes, data: Buffer) -> _Waiting:
-        """Stores a verified blob that is missing, or joins whoever is storing it already."""
+    def _admit(
+        self, digest: Digest, key: bytes, data: Buffer, zstd: Buffer | None = None
+    ) -> _Waiting:
+        """Stores a verified blob that is missing, as the shorter zstd stream if there is one, or
+        joins whoever is storing it already.
+        """
         self._check_open()
         waiting = self._arriving.get(key)
         if waiting is not None:
@@ -487,10 +551,16 @@ class PackStore:
         size_bytes = digest.size_bytes
         self._reserve(size_bytes)
         if size_bytes <= SMALL_BYTES:
-            return self._gather(key, Record(Kind.BLOB, key, data, self._stamp()), size_bytes)
+            if zstd is None:
+                record = Record(Kind.BLOB, key, data, self._stamp())
+            else:
+                record = Record(Kind.BLOB, key, zstd, self._stamp(), Encoding.ZSTD)
+            return self._gather(key, record, size_bytes)
         waiting = self._arriving[key] = []
         drafting = asyncio.wrap_future(
-            self._pool.submit(self._write_draft, digest, data, self._time.now())
+            self._pool.submit(
+                self._write_draft, digest, data if zstd is None else zstd, self._time.now()
+            )
         )
         drafting.add_done_callback(partial(self._drafted, key))
         return waiting
@@ -577,9 +647,18 @@ class PackStore:
         self._reserve(incoming.size_bytes)
         return _PackWriter(self, self._large, incoming)
 
-    async def take(self, digest: Digest, content: Buffer | tuple[File, str]) -> None:
-        """Stores what a writer has verified (a draft: synced too), whatever comes of it, in the
-        room that open_writer reserved.
+    async def open_zstd_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
+        """See ZstdStore."""
+        self._check_open()
+        incoming = Candidates(candidates, self._blob_limit)
+        self._reserve(incoming.size_bytes)
+        return _ZstdPackWriter(self, self._large, incoming)
+
+    async def take(
+        self, digest: Digest, content: Buffer | tuple[File, str], zstd: Buffer | None = None
+    ) -> None:
+        """Stores what a writer has verified (a draft: synced too; a small blob: with the shorter
+        stream of it that came), whatever comes of it, in the room that open_writer reserved.
         """
         key = key_of(digest)
         draft = content if isinstance(content, tuple) else None
@@ -596,7 +675,7 @@ class PackStore:
         if waiting is not None:
             await self._wait_for(waiting)
         elif not isinstance(content, tuple):
-            await self._wait_for(self._admit(digest, key, content))
+            await self._wait_for(self._admit(digest, key, content, zstd))
         else:
             waiting = self._arriving[key] = []
             file, name = content
@@ -845,14 +924,14 @@ class PackStore:
             files.write_new_file(file.path, file.mode, data)
             return None
         opened, file_id = _as_store_error(self._large.verify, digest, verified)
-        opened.copy_to(file.path, file.mode, digest.size_bytes, stop)
+        large_files.copy_out(opened, digest, file, stop)
         return file_id
 
     def _content_of(self, key: bytes, location: int | None) -> memoryview:
         if location is None:
             raise Damaged("its record is nowhere")
         size_bytes = self._record_bytes(key, location)
-        return _content(_read_or_say(self._log.read, location, size_bytes), key)
+        return _content(_checked(_read_or_say(self._log.read, location, size_bytes), key))
 
     async def _export_again(self, source: _Source, file: FileExport, damage: Damaged) -> bool:
         """Exports what could not be read where it was thought to be, if it is anywhere."""
@@ -1049,32 +1128,37 @@ class _PackWriter:
         self._draft: tuple[File, str] | None = None
         self._written_bytes = 0
         self._unsynced_bytes = 0
-        self._working: list[ThreadFuture[None]] = []
+        self._hashing = Lane(store.submit, self._hash)
+        self._writing = Lane(store.submit, self._append)
+        self._working: deque[ThreadFuture[None]] = deque()
+        self._syncing: ThreadFuture[None] | None = None
         self._ended = False
 
     async def write(self, data: Buffer) -> None:
         assert not self._ended
-        self._candidates.check_size(self._received_bytes + len(data))
         self._received_bytes += len(data)
+        self._check_received()
         self._gathered.append(freeze(data))
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= _CHUNK and self._is_large:
             await self._start_slice()
 
-    async def _start_slice(self) -> None:
-        await self._finish_slice()
-        slice_, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        self._working.append(self._store.submit(self._hash, slice_))
-        self._working.append(self._store.submit(self._append, slice_))
+    def _check_received(self, *, final: bool = False) -> None:
+        self._candidates.check_size(self._received_bytes, final=final)
 
-    async def _finish_slice(self) -> None:
-        working = self._working
-        while working:
+    async def _start_slice(self) -> None:
+        slice_, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        self._working.append(self._hashing.put(slice_))
+        self._working.append(self._writing.put(slice_))
+        await self._finish_slices(_MOST_WORKING)
+
+    async def _finish_slices(self, most_left: int = 0) -> None:
+        while len(self._working) > most_left:
             try:
-                await asyncio.wrap_future(working[-1])
+                await asyncio.wrap_future(self._working[0])
             except OSError as error:
                 raise store_error(error) from error
-            working.pop()
+            self._working.popleft()
 
     def _hash(self, buffers: Sequence[Buffer]) -> None:
         for buffer in buffers:
@@ -1088,34 +1172,50 @@ class _PackWriter:
         file.write(buffers, self._written_bytes)
         self._written_bytes += size_bytes
         self._unsynced_bytes += size_bytes
-        if self._unsynced_bytes >= _SYNC_BYTES:
-            self._sync()
+        if self._unsynced_bytes >= _SYNC_BYTES and self._store.sync:
+            self._end_syncing()
+            self._unsynced_bytes = 0
+            self._syncing = self._store.submit(file.sync)
+
+    def _end_syncing(self) -> None:
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None and not syncing.cancel():
+            syncing.result()
 
     def _sync(self) -> None:
-        self._unsynced_bytes = 0
+        self._end_syncing()
         if self._store.sync and self._draft is not None:
             self._draft[0].sync()
 
     async def commit(self) -> Digest:
         assert not self._ended
-        self._candidates.check_size(self._received_bytes, final=True)
-        content: Buffer | tuple[File, str]
+        self._check_received(final=True)
         if self._is_large:
-            await self._start_slice()
-            await self._finish_slice()
-            digest = self._candidates.match()  # Before the sync, which is not for the wrong bytes.
-            self._working.append(self._store.submit(self._sync))
-            await self._finish_slice()
-            assert self._draft is not None
-            content = self._draft
+            digest = await self._commit_large()
         else:
-            self._hash(self._gathered)
-            digest = self._candidates.match()
-            content = b"".join(self._gathered)
-        self._ended = True
+            digest = await self._commit_small(b"".join(self._gathered))
         self._gathered = []
-        await self._store.take(digest, content)
         return digest
+
+    async def _commit_small(self, data: bytes) -> Digest:
+        digest = match(self._candidates.digests, data, None)
+        self._ended = True
+        await self._store.take(digest, data)
+        return digest
+
+    async def _commit_large(self) -> Digest:
+        await self._start_slice()
+        await self._finish_slices()
+        digest = self._candidates.match()  # Before the sync, which is not for the wrong bytes.
+        self._working.append(self._store.submit(self._complete, digest))
+        await self._finish_slices()
+        assert self._draft is not None
+        self._ended = True
+        await self._store.take(digest, self._draft)
+        return digest
+
+    def _complete(self, _: Digest) -> None:
+        self._sync()
 
     async def abort(self) -> None:
         if self._ended:
@@ -1133,12 +1233,69 @@ class _PackWriter:
             await asyncio.shield(asyncio.wrap_future(discarding))
 
     def _discard(self) -> None:
-        for working in self._working:
-            working.cancel()
-        wait_for_threads(self._working)
+        self._hashing.stop()
+        self._writing.stop()
+        with suppress(OSError):
+            self._end_syncing()
         if self._draft is not None:
             self._large.drop(*self._draft)
             self._draft = None
+
+
+class _ZstdPackWriter(_PackWriter):
+    """Of a blob that comes as a zstd stream: hashes what that gives and writes it as it is."""
+
+    def __init__(self, store: PackStore, large: LargeFiles, candidates: Candidates) -> None:
+        super().__init__(store, large, candidates)
+        self._unpacking = Codec.ZSTD.decompressor(candidates.size_bytes)
+        self._most_bytes = 2 * candidates.size_bytes + _ZSTD_SLACK_BYTES
+
+    def _check_received(self, *, final: bool = False) -> None:  # noqa: ARG002 (decompressing says)
+        # Only to hurt would anybody send more.
+        if self._received_bytes > self._most_bytes:
+            raise BadCompressedData("the zstd data is far longer than what it decompresses to")
+
+    async def _commit_small(self, data: bytes) -> Digest:
+        blob = Codec.ZSTD.decompress(data, self._candidates.size_bytes)
+        digest = match(self._candidates.digests, blob, None)
+        self._ended = True
+        await self._store.take(digest, blob, data if len(data) < len(blob) else None)
+        return digest
+
+    def _hash(self, buffers: Sequence[Buffer]) -> None:
+        for buffer in buffers:
+            for piece in self._unpacking.feed(buffer):
+                self._candidates.update(piece)
+
+    async def _start_slice(self) -> None:
+        # One at a time: a stream that is none is found out before more of it is written.
+        await super()._start_slice()
+        await self._finish_slices()
+
+    async def _commit_large(self) -> Digest:
+        await self._start_slice()
+        self._unpacking.finish()
+        return await super()._commit_large()
+
+    def _complete(self, digest: Digest) -> None:
+        if self._written_bytes >= digest.size_bytes:
+            self._replace_by_blob(digest)
+        self._sync()
+
+    def _replace_by_blob(self, digest: Digest) -> None:
+        """Keeps the blob itself, since the stream of it is no shorter."""
+        assert self._draft is not None
+        self._end_syncing()
+        stream, name = self._draft
+        self._draft = None
+        try:
+            unpacking = Codec.ZSTD.decompressor(digest.size_bytes)
+            written_bytes, self._written_bytes = self._written_bytes, 0
+            for start in range(0, written_bytes, _CHUNK):
+                for piece in unpacking.feed(stream.read(_CHUNK, start)):
+                    self._append([piece])
+        finally:
+            self._large.drop(stream, name)
 
 
 def _read_or_say(read: Callable[[int, S], T], location: int, size_bytes: S) -> T:
@@ -1153,13 +1310,36 @@ def _read_or_say(read: Callable[[int, S], T], location: int, size_bytes: S) -> T
         raise store_error(error) from error
 
 
-def _content(record: Record, key: bytes) -> memoryview:
-    """Answers the blob in a record. Raises Damaged."""
+def _checked(record: Record, key: bytes) -> Record:
+    """Answers the record if it is the blob's. Raises Damaged.
+
+    A plain blob was checked by its digest when it was read, a packed one by the record's checksum.
+    """
     if record.key != key or record.kind is not Kind.BLOB:
         raise Damaged("there is another record in its place")
+    return record
+
+
+def _content(record: Record) -> memoryview:
+    """Answers the blob in a record. Raises Damaged."""
     if record.encoding is Encoding.IDENTITY:
         return memoryview(record.body)
-    raise Damaged(f"its encoding {record.encoding} is not known")
+    try:
+        data = Codec.ZSTD.decompress(record.body, size_of(record.key))
+    except BadCompressedData as error:
+        raise Damaged(str(error)) from error
+    if not names(record.key, data):
+        raise Damaged("it holds something else")
+    return memoryview(data)
+
+
+def _stream(record: Record) -> AsyncIterator[Buffer] | None:
+    """Answers the zstd stream in a record, if there is one."""
+    return _once(record.body) if record.encoding is Encoding.ZSTD else None
+
+
+async def _once(piece: Buffer) -> AsyncIterator[Buffer]:
+    yield piece
 
 
 def _settle(future: asyncio.Future[None], job: Job) -> None:
