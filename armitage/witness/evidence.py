@@ -185,11 +185,6 @@ class Entry:
     record: str
     """`sha256:HEX` of the record's bytes, which are in the CAS."""
 
-    def is_well_typed(self) -> bool:
-        """Whether the fields are what they are declared to be, whoever made them."""
-        texts = isinstance(self.session, str) and isinstance(self.record, str)
-        return texts and type(self.number) is int and self.number >= 0
-
     def encode(self) -> bytes:
         """As canonical JSON."""
         return _canonical({**_head(self.session, self.number, self.kind), "record": self.record})
@@ -212,9 +207,14 @@ def parse_entry(data: bytes) -> Entry:
         entry = Entry(found["session"], found["number"], Kind(found["kind"]), found["record"])
     except (KeyError, ValueError):
         entry = None
-    if entry is None or not entry.is_well_typed() or entry.encode() != data:
+    if entry is None or entry.encode() != data or not _is_well_typed(found):
         raise MalformedEvidence("this is no log entry of a session")
     return entry
+
+
+def _is_well_typed(found: dict[str, Any]) -> bool:
+    texts = all(isinstance(found[name], str) for name in ("session", "record"))
+    return texts and type(found["number"]) is int and found["number"] >= 0
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
