@@ -78,6 +78,7 @@ from cas.store import (
     Retention,
 )
 from cas.tiers import Here
+from cas.upkeep import Upkeep, segment_bytes_for
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
 from executor.namespace import NamespaceExecutor
@@ -86,6 +87,7 @@ from executor.unsandboxed import UnsandboxedExecutor
 _log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 30.0
+_UPKEEP_S = 1.0
 _FETCH_S = 2.0
 """While draining, how long clients have to begin to fetch what the last action left."""
 _SPARE_SLOTS = 2
@@ -174,6 +176,10 @@ class Daemon:
         """What it does with actions, once started."""
         return self._execution
 
+    def remote_stats(self) -> RemoteStats | None:
+        """How the bucket fares, if there is one, once started."""
+        return None if self._remote_stats is None else self._remote_stats()
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -220,7 +226,8 @@ class Daemon:
     async def _build(self, stack: AsyncExitStack) -> None:
         config = self._config
         codec = DirectoryCodec()
-        store, cache = await self._open_tiers(stack, *await self._open_stores(stack))
+        here = await self._open_stores(stack)
+        store, cache = await self._open_tiers(stack, *here)
         executor = await self._open_executor(stack, store, codec)
         instances = Instances(self._effective(instance) for instance in config.instances)
         invocations = Invocations(
@@ -236,7 +243,8 @@ class Daemon:
             store, instances, invocations, logs, self._clock.monotonic, options=config.bytestream
         )
         assets = AssetService(
-            cache,
+            # What pushes keep is a matter of each daemon's own.
+            here[1],
             store,
             store,
             instances,
@@ -283,10 +291,14 @@ class Daemon:
             raise ConfigError('data_dir: required with storage = "disk"; name a directory')
         storage = await PackStorage.open(
             config.data_dir / "cas",
-            StorageOptions(config.disk, config.disk_action_cache),
+            StorageOptions(
+                config.disk, config.disk_action_cache, segment_bytes_for(config.disk.max_bytes)
+            ),
             Clocks(self._clock.monotonic, self._clock.wall),
         )
         stack.push_async_callback(storage.close)
+        upkeep = Upkeep(storage, config.upkeep)
+        await stack.enter_async_context(Chores(_UPKEEP_S, [], [upkeep.run]))
         return storage.store, storage.cache
 
     async def _open_tiers(
@@ -467,7 +479,7 @@ class Daemon:
                 "live_invocations": len(base.invocations),
                 "cas": base.store.stats(),
                 "action_cache": base.cache.stats(),
-                "remote": None if self._remote_stats is None else self._remote_stats(),
+                "remote": self.remote_stats(),
                 "scheduler": scheduler.stats(),
             }
 

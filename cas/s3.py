@@ -45,7 +45,6 @@ _MAX_PARTS = 10_000
 _MIN_BYTES_PER_S = MIB
 """Slower than this, a transfer counts as stuck."""
 _BREAKER_FAILURES = 5
-_BREAKER_REST_S = 10.0
 _RENEWAL_S = 30.0
 """New credentials are asked for at most so often."""
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
@@ -111,6 +110,8 @@ class S3Options:
     """Ask a second time, in parallel, for a small object or its existence that did not come within
     this time, and take whichever answer is first; off: never.
     """
+    leave_alone_s: float = 10.0
+    """After five requests in a row were given up, nothing is asked for so long."""
     retry: RetryOptions = field(default_factory=RetryOptions)
 
     def __post_init__(self) -> None:
@@ -207,7 +208,7 @@ class S3Bucket:
         self._source = credentials
         self._monotonic = monotonic
         self._chance = chance
-        self._breaker = Breaker(_BREAKER_FAILURES, _BREAKER_REST_S)
+        self._breaker = Breaker(_BREAKER_FAILURES, options.leave_alone_s)
         self._small = asyncio.Semaphore(options.max_requests)
         self._large = asyncio.Semaphore(options.max_large)
         self._client = self._connect()
