@@ -105,8 +105,19 @@ class SessionAuthority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
+        # Whoever asks for one host and then names another in the handshake is fronting.
+        context.sni_callback = lambda _, name, __: _check_name(host, name)
         _load(context, leaf + self.certificate + key)
         return context
+
+
+def _check_name(host: str, name: str | None) -> int | None:
+    """Answers the alert that ends a handshake whose server name is not the host. An address has no
+    server name.
+    """
+    expected = host if parse_address(host) is None else None
+    given = None if name is None else name.lower()
+    return None if given == expected else ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -18,9 +18,13 @@ def authority() -> SessionAuthority:
     return SessionAuthority("session-1", NOW)
 
 
-def handshake(server: ssl.SSLContext, trusted: bytes, host: str) -> str | None:
+def handshake(
+    server: ssl.SSLContext, trusted: bytes, host: str | None, *, verify: bool = True
+) -> str | None:
     """Answers the protocol that both chose. Raises ssl.SSLError."""
     client = ssl.create_default_context(cadata=trusted.decode())
+    if not verify:
+        client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     client.set_alpn_protocols(["h2", "http/1.1"])
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -44,9 +48,26 @@ def test_clients_that_trust_the_session_take_its_certificates(
     assert handshake(authority.context(host), authority.certificate, host) == "http/1.1"
 
 
-def test_a_certificate_is_for_its_host_alone(authority: SessionAuthority) -> None:
+def test_a_certificate_is_for_its_host_alone() -> None:
+    authority = SessionAuthority("session-1", NOW)
+    context = authority.context("h.example")
+    context.sni_callback = None
+
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
-        handshake(authority.context("h.example"), authority.certificate, "other.example")
+        handshake(context, authority.certificate, "other.example")
+
+
+@pytest.mark.parametrize(
+    ("connected", "named"),
+    [("h.example", "other.example"), ("h.example", None), ("192.0.2.1", "h.example")],
+)
+def test_a_client_that_names_another_host_is_turned_away(
+    authority: SessionAuthority, connected: str, named: str | None
+) -> None:
+    context = SessionAuthority("fronted", NOW).context(connected)
+
+    with pytest.raises(ssl.SSLError, match="callback failed"):
+        handshake(context, authority.certificate, named, verify=False)
 
 
 def test_one_sessions_certificates_are_worth_nothing_in_another(
