@@ -42,6 +42,12 @@ _GAPS_KEPT = 16
 _HEADER_FRAMES = 128
 """Of one block: eight would do for the largest one that we take."""
 _DRAIN_PING = b"draining"
+_DATA, _HEADERS = frames.DATA, frames.HEADERS  # For the hot path: no look-up in a module.
+_END_STREAM, _END_HEADERS, _PADDED = frames.END_STREAM, frames.END_HEADERS, frames.PADDED
+_FRAME_LIMIT = frames.FRAME_LIMIT
+_UNPACK = frames.HEAD.unpack_from
+_VIEWED_BYTES = 4096
+"""DATA from this size on is not copied out of what was received."""
 _KEEPALIVE_PING = b"keepaliv"
 _BLOCK_FLAGS = frames.PADDED | frames.WITH_PRIORITY | frames.END_HEADERS
 _HTTP1 = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
@@ -192,8 +198,9 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
         `_need` bytes, and cannot be parsed with fewer.
         """
         end = len(data)
+        view: memoryview | None = None
         streams = self.streams
-        unpack = frames.HEAD.unpack_from
+        unpack = _UNPACK
         while True:
             if self._data_left:
                 at = self._continue_data(data, at)
@@ -204,15 +211,15 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
             high, low, kind, flags, stream_id = unpack(data, at)
             length = high << 8 | low
             stop = body + length
-            if length > frames.FRAME_LIMIT:
+            if length > _FRAME_LIMIT:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            if kind == frames.DATA and self._plain:
+            if kind == _DATA and self._plain:
                 stream = streams.get(stream_id)
                 if (
                     stream is None
                     or stop > end
                     or length == 0
-                    or flags & frames.PADDED
+                    or flags & _PADDED
                     or stream.remote_closed
                     or stream.content_left is not None
                 ):
@@ -230,27 +237,29 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
                     at = stop
                     continue
                 at = stop
-                if flags & frames.END_STREAM:
+                payload: bytes | memoryview
+                if length < _VIEWED_BYTES:
+                    payload = data[body:stop]
+                else:
+                    if view is None:
+                        view = memoryview(data)
+                    payload = view[body:stop]
+                if flags & _END_STREAM:
                     stream.remote_closed = True
-                    stream.on_data(data[body:stop], True)
+                    stream.on_data(payload, True)
                     if stream.local_closed:
                         self.settle(stream)
                 else:
-                    stream.on_data(data[body:stop], False)
+                    stream.on_data(payload, False)
                 continue
             if stop > end:
                 self._need = 9 + length
                 return at
             stream_id &= frames.STREAM_ID_LIMIT
-            payload = data[body:stop]
-            if (
-                kind == frames.HEADERS
-                and self._plain
-                and flags & _BLOCK_FLAGS == frames.END_HEADERS
-            ):
-                self._take_block(stream_id, payload, ends=flags & frames.END_STREAM != 0)
+            if kind == _HEADERS and self._plain and flags & _BLOCK_FLAGS == _END_HEADERS:
+                self._take_block(stream_id, data[body:stop], ends=flags & _END_STREAM != 0)
             else:
-                self._take_frame(kind, flags, stream_id, payload)
+                self._take_frame(kind, flags, stream_id, data[body:stop])
             at = stop
 
     def _begin_data(self, length: int, flags: int, stream_id: int, first: bytes) -> None:
@@ -324,7 +333,8 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
         self._data_left -= take
         stream = self._data_stream
         if content > 0 and stream is not None and not stream.gone:
-            stream.on_data(data[at : at + content], False)
+            whole = memoryview(data) if content >= _VIEWED_BYTES else data
+            stream.on_data(whole[at : at + content], False)
         if self._data_left == 0:
             self._end_data()
         return at + take
@@ -336,7 +346,7 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
         if self._data_ends:
             self._end_request(stream)
         else:
-            self.refill(stream)
+            stream.touch()  # For the sake of padding.
 
     def _end_request(self, stream: StreamT) -> None:
         stream.remote_closed = True

@@ -58,8 +58,12 @@ class Stream:
         self.send_window = connection.peer_window
         self.queue: deque[Piece] | None = None
 
-    def on_data(self, data: bytes, end: bool) -> None:
+    def on_data(self, data: bytes | memoryview, end: bool) -> None:
         """Part of the request's body, never empty, and whether it is the last."""
+        raise NotImplementedError
+
+    def touch(self) -> None:
+        """Sees that the window is opened at the end of the turn, if that is due."""
         raise NotImplementedError
 
     def on_end(self) -> None:

@@ -14,6 +14,8 @@ PREFIX = Struct(">BI")
 PREFIX_BYTES = 5
 _WBITS_GZIP = 31
 _SMALL = 4096
+_LITTLE = 4
+"""Of a chunk: less than a quarter."""
 
 
 class Compressed:
@@ -57,15 +59,28 @@ def too_large(limit_bytes: int) -> RpcFailure:
 class MessageReader:
     """Puts messages together from pieces split anywhere."""
 
-    __slots__ = ("_compressed", "_gzip", "_left", "_limit_bytes", "_pieces", "_prefix", "size")
+    __slots__ = (
+        "_compressed",
+        "_fresh",
+        "_gzip",
+        "_limit_bytes",
+        "_pieces",
+        "_prefix",
+        "_viewed_bytes",
+        "left",
+        "size",
+    )
 
     def __init__(self, limit_bytes: int, *, gzip: bool) -> None:
         self._limit_bytes = limit_bytes
         self._gzip = gzip
         self._prefix = b""
         self._compressed = False
-        self._left = 0
-        self._pieces: list[bytes | bytearray] = []
+        self._pieces: list[bytes | bytearray | memoryview] = []
+        self._fresh = 0
+        self._viewed_bytes = 0
+        self.left = 0
+        """How many bytes an incomplete message lacks; 0 while that is not known."""
         self.size = 0
         """How many bytes of an incomplete message it holds."""
 
@@ -74,8 +89,9 @@ class MessageReader:
         """Whether a message is due to begin, with none half read."""
         return not self._prefix
 
-    def feed(self, data: bytes) -> list[Message]:
-        """Takes a piece and answers the messages that it completes.
+    def feed(self, data: bytes | memoryview) -> list[Message]:
+        """Takes a piece and answers the messages that it completes. Refers to large views until
+        their message is complete, or `let_go`.
 
         Raises RpcFailure for a prefix that is refused; then it is of no more use.
         """
@@ -90,42 +106,56 @@ class MessageReader:
                 if len(self._prefix) < PREFIX_BYTES:
                     break
                 self._begin()
-            if self._left:
-                piece = data[at : at + self._left]
+            if self.left:
+                piece = data[at : at + self.left]
                 at += len(piece)
-                self._left -= len(piece)
-                self._keep(piece)
-            if self._left == 0:
+                self.add(piece)
+            if self.left == 0:
                 messages.append(self._complete())
         return messages
 
     def _begin(self) -> None:
-        flag, self._left = PREFIX.unpack(self._prefix)
+        flag, self.left = PREFIX.unpack(self._prefix)
         if flag > 1:
             raise RpcFailure(Code.INTERNAL, f"a message with the flags {flag:#x}")
         if flag and not self._gzip:
             raise RpcFailure(Code.INTERNAL, "a compressed message without grpc-encoding")
-        if self._left > self._limit_bytes:
+        if self.left > self._limit_bytes:
             raise too_large(self._limit_bytes)
         self._compressed = flag == 1
 
-    def _keep(self, piece: bytes) -> None:
-        """Small pieces are put together at once: each by itself would take several times the memory
+    def add(self, piece: bytes | memoryview) -> None:
+        """Takes a piece of at most `left` bytes; of less, unless `feed` calls.
+
+        Small pieces are put together at once: each by itself would take several times the memory
         that its sender paid for.
         """
-        self.size += len(piece)
+        size = len(piece)
+        self.left -= size
+        self.size += size
         pieces = self._pieces
-        if len(piece) >= _SMALL:
+        if size >= _SMALL:
             pieces.append(piece)
+            self._viewed_bytes += size
         elif pieces and isinstance(pieces[-1], bytearray):
             pieces[-1] += piece
         elif piece:
             pieces.append(bytearray(piece))
 
+    def let_go(self, chunk_bytes: int) -> None:
+        """Ends a turn: copies what it keeps of a chunk of that size, if that is little of it, so
+        that a sender cannot make us hold large chunks for small pieces.
+        """
+        if 0 < self._viewed_bytes * _LITTLE < chunk_bytes:
+            pieces = self._pieces
+            pieces[self._fresh :] = [b"".join(pieces[self._fresh :])]
+        self._fresh = len(self._pieces)
+        self._viewed_bytes = 0
+
     def _complete(self) -> Message:
         pieces, self._pieces = self._pieces, []
         self._prefix = b""
-        self.size = 0
+        self.size = self._fresh = self._viewed_bytes = 0
         only = pieces[0] if len(pieces) == 1 else None
         data = only if isinstance(only, bytes) else b"".join(pieces)
         return Compressed(data, self._limit_bytes) if self._compressed else data

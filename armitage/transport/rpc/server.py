@@ -172,6 +172,8 @@ class RpcConnection(Connection[Head, "ServerCall"]):
         self.methods = server.methods
         self.events: list[Event] = []
         self._fresh: list[ServerCall] = []
+        self.touched: list[ServerCall] = []
+        """Calls with something to count at the end of the turn."""
 
     @property
     def calls(self) -> Collection[ServerCall]:
@@ -184,9 +186,16 @@ class RpcConnection(Connection[Head, "ServerCall"]):
         return len(self.streams)
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """What the client sent, in pieces of any size."""
+        """What the client sent, in pieces of any size, which may be referred to for a while."""
         self.consume(data, now)
+        if self.touched:
+            self._end_turn(len(data))
         return self._take_events()
+
+    def _end_turn(self, chunk_bytes: int) -> None:
+        touched, self.touched = self.touched, []
+        for call in touched:
+            call.end_turn(chunk_bytes)
 
     def lost(self) -> list[Event]:
         """The peer is gone: every open call ends. Idempotent."""
@@ -293,6 +302,7 @@ class ServerCall(Stream):
     """The response headers left."""
     _reader: MessageReader | None = None
     _inbox: deque[Message] | None = None
+    _touched = False
     _waits = False
     """`read` found nothing: say when there is something."""
     _discarded = 0
@@ -348,19 +358,25 @@ class ServerCall(Stream):
         """The client ended the stream and every message was read."""
         return self.remote_closed and not self._inbox
 
-    def on_data(self, data: bytes, end: bool) -> None:
+    def on_data(self, data: bytes | memoryview, end: bool) -> None:
         """Takes messages, or parts of them."""
         size = len(data)
+        reader = self._reader
+        if reader is not None and size < reader.left and not end:
+            reader.add(data)
+            if not self._touched:
+                self.touch()
+            return
         if self.requested or self.ended:
             self._discard(size)
             return
-        if size >= PREFIX_BYTES and (self._reader is None or self._reader.is_between):
+        if size >= PREFIX_BYTES and (reader is None or reader.is_between):
             flag, length = PREFIX.unpack_from(data)
             if flag == 0 and length == size - PREFIX_BYTES:
                 if length > self.connection.server.receive_limit_bytes:
                     self._fail(too_large(self.connection.server.receive_limit_bytes).status)
                 else:
-                    self._take(data[PREFIX_BYTES:])
+                    self._take(bytes(data[PREFIX_BYTES:]))
                     if end:
                         self.on_end()
                     elif not self.gone:
@@ -370,7 +386,7 @@ class ServerCall(Stream):
         if end and not self.gone:
             self.on_end()
 
-    def _assemble(self, data: bytes) -> None:
+    def _assemble(self, data: bytes | memoryview) -> None:
         """Takes part of a message, or parts of several."""
         connection = self.connection
         reader = self._reader
@@ -387,10 +403,30 @@ class ServerCall(Stream):
                 connection.assembled(self)
             for message in messages:
                 self._take(message)
-        more = reader.size - self.assembling
-        if more and not self.requested:
-            connection.assemble(self, more)
-        connection.release(self)
+        if self.requested:
+            self._reader = None
+            connection.refill(self)
+        else:
+            self.touch()
+
+    def touch(self) -> None:
+        """Sees that what came is counted, and the window opened, at the end of the turn."""
+        if not self._touched:
+            self._touched = True
+            self.connection.touched.append(self)
+
+    def end_turn(self, chunk_bytes: int) -> None:
+        """Counts what came of an incomplete message in a chunk of that size."""
+        self._touched = False
+        if self.gone:
+            return
+        reader = self._reader
+        if reader is not None:
+            more = reader.size - self.assembling
+            if more:
+                self.connection.assemble(self, more)
+                reader.let_go(chunk_bytes)
+        self.connection.release(self)
 
     def _take(self, message: Message) -> None:
         """A whole message."""

@@ -191,6 +191,21 @@ def test_huge_declared_message_costs_nothing_until_it_comes() -> None:
     assert held < 2 * MIB
 
 
+def test_small_pieces_do_not_pin_the_large_chunks_that_they_came_in() -> None:
+    peer = Peer(receive_limit_bytes=1 << 30)
+    peer.send(*(headers(stream, UP) for stream in range(1, 400, 2)))
+    tracemalloc.start()
+
+    for stream in range(1, 400, 2):
+        filler = frame(0x77, 0, 0, bytes(16_384)) * 15
+        peer.send(data(stream, b"\0\x3f\0\0\0" + bytes(8192)) + filler)
+        peer.core.take_output()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert held < 200 * 8192 + MIB
+
+
 def test_many_tiny_messages_hold_the_window_back() -> None:
     peer = Peer()
     peer.send(headers(1, UP))

@@ -59,6 +59,31 @@ def test_message_in_crumbs_costs_little_more_than_its_bytes() -> None:
     assert sum(sys.getsizeof(piece) for piece in reader._pieces) < 1.5 * len(wire)
 
 
+def test_large_pieces_are_not_copied_before_the_message_is_whole() -> None:
+    reader = MessageReader(1 << 20, gzip=False)
+    chunk = message(bytes(100_000))[:60_000]
+
+    reader.feed(memoryview(chunk))
+    reader.let_go(len(chunk))
+
+    assert [piece.obj for piece in reader._pieces if isinstance(piece, memoryview)] == [chunk]
+    assert reader.feed(bytes(40_005)) == [bytes(100_000)]
+
+
+def test_view_of_a_small_part_of_a_chunk_is_let_go() -> None:
+    reader = MessageReader(1 << 20, gzip=False)
+    wire = message(bytes(range(200)) * 500)
+
+    reader.feed(memoryview(wire)[:5000])
+    reader.let_go(1 << 18)
+    reader.feed(memoryview(wire)[5000:10_000])
+    reader.feed(memoryview(wire)[10_000:15_000])
+    reader.let_go(1 << 18)
+
+    assert not any(isinstance(piece, memoryview) for piece in reader._pieces)
+    assert reader.feed(wire[15_000:]) == [bytes(range(200)) * 500]
+
+
 @pytest.mark.parametrize(
     ("prefix", "code"),
     [
