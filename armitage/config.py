@@ -35,6 +35,7 @@ from armitage.web.server import WebOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
 from cas.pack_action_cache import CacheOptions
 from cas.pack_store import PackOptions
+from cas.upkeep import UpkeepOptions
 from executor.local import ExecutorOptions
 
 
@@ -111,6 +112,7 @@ class Config:
     invocations: InvocationOptions = field(default_factory=InvocationOptions)
     disk: PackOptions = field(default_factory=PackOptions)
     disk_action_cache: CacheOptions = field(default_factory=CacheOptions)
+    upkeep: UpkeepOptions = field(default_factory=UpkeepOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     memory_action_cache: MemoryCacheOptions = field(default_factory=MemoryCacheOptions)
     remote: RemoteOptions = field(default_factory=RemoteOptions)

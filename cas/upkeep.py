@@ -19,13 +19,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cas.errors import StoreFull, StoreUnavailable
-from cas.log import Segment
+from cas.log import SEGMENT_BYTES, Segment
 from cas.pack_storage import PackStorage
 
 _log = logging.getLogger(__name__)
 
 _SHORT_BYTES = 512 << 20
 """Free beside `min_free_bytes`: with less, the disk is short."""
+_SEGMENTS = 64
+"""How many segments a full store is to have at least, so that compaction has a choice."""
+_FEWEST_SEGMENT_BYTES = 4 << 20
 _ROUNDS_OFF = 30
 """For how many rounds nothing is compacted after a compaction that has freed next to nothing: notes
 that still matter are copied with blobs, and in vain where a segment has hardly anything else.
@@ -44,8 +47,8 @@ class UpkeepOptions:
     """...until there is no more than this part."""
     garbage_share: float = 0.3
     """A segment is compacted when so much of it is of blobs that have gone."""
-    bytes_per_s: int = 64 << 20
-    """How fast compaction and online scrubs may read and copy."""
+    rate_bytes: int = 64 << 20
+    """How much compaction and online scrubs may read and copy in a second."""
 
     def __post_init__(self) -> None:
         if not 0 < self.low_watermark <= self.high_watermark <= 1:
@@ -54,8 +57,8 @@ class UpkeepOptions:
             )
         if not 0 < self.garbage_share <= 1:
             raise ValueError("garbage_share must be above 0 and at most 1")
-        if self.bytes_per_s < 1:
-            raise ValueError("bytes_per_s must be at least 1")
+        if self.rate_bytes < 1:
+            raise ValueError("rate_bytes must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,12 @@ class Upkeep:
 
     async def _pause(self, size_bytes: int) -> None:
         if not self._store.is_short(_SHORT_BYTES):
-            await self._sleep(size_bytes / self._options.bytes_per_s)
+            await self._sleep(size_bytes / self._options.rate_bytes)
+
+
+def segment_bytes_for(max_bytes: int) -> int:
+    """Answers how large the segments of a store of that size should be."""
+    return min(SEGMENT_BYTES, max(_FEWEST_SEGMENT_BYTES, max_bytes // _SEGMENTS))
 
 
 def choose(segments: Sequence[Segment], share: float) -> Segment | None:

@@ -117,7 +117,7 @@ async def test_garbage_is_given_back_to_the_disk_and_what_stays_reads_right(
     storage: PackStorage, clock: FakeClock, tmp_path: Path
 ) -> None:
     slept = Slept()
-    upkeep = Upkeep(storage, UpkeepOptions(bytes_per_s=1000), slept)
+    upkeep = Upkeep(storage, UpkeepOptions(rate_bytes=1000), slept)
     blobs = await fill(storage, 90)
     before = packs_bytes(tmp_path)
     storage.store.hold("operation:1", blobs[::9])
