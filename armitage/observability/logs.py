@@ -51,6 +51,12 @@ class LogOptions:
     format: LogFormat = LogFormat.AUTO
 
 
+_TELLTALES = ("hpack",)
+"""Loggers of libraries that at level debug write out all they see: here every header with its
+value, whatever secret it holds.
+"""
+
+
 def open_logs(options: LogOptions, stream: TextIO, redactor: Redactor) -> logging.Handler:
     """Sends all logging of the process to the stream, in place of where it went before."""
     is_text = options.format is LogFormat.TEXT or (
@@ -64,6 +70,8 @@ def open_logs(options: LogOptions, stream: TextIO, redactor: Redactor) -> loggin
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(options.level.upper())
+    for name in _TELLTALES:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return handler
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hpack import Decoder, Encoder
 
 from armitage.observability.context import bound_fields
 from armitage.observability.logs import LogFormat, LogLevel, LogOptions, open_logs
@@ -112,3 +113,12 @@ def test_endless_message_is_cut() -> None:
 
     assert len(stream.getvalue()) < 10_000
     assert "(1000000 characters)" in lines(stream)[0]["message"]
+
+
+def test_headers_of_requests_are_not_logged_at_level_debug() -> None:
+    stream = io.StringIO()
+    open_logs(LogOptions(LogLevel.DEBUG), stream, Redactor())
+    block = Encoder().encode([("x-session", "a-secret-that-no-rule-knows")])
+
+    assert Decoder().decode(block)
+    assert "a-secret" not in stream.getvalue()
