@@ -1,0 +1,195 @@
+"""Scrubbing: reading everything that a storage has, to find damage before somebody asks for it.
+
+Theory of operation. Records are read segment by segment, in the order in which they lie on the
+disk, then large files one by one. Only what is current is looked at, and no lease is renewed. What
+is damaged is dropped in the way of any read that finds it so, with a copy put aside, and then asked
+of the repairer, if there is one. What comes or moves while a scrub runs was verified as it came, so
+nothing has to be locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from cas.digest import Digest
+from cas.errors import BlobNotFound, CasError
+from cas.keys import digest_of, size_of
+from cas.log import locate
+from cas.pack_storage import PackStorage
+from cas.pack_store import SMALL_BYTES
+from cas.records import Damaged, Kind, Table, record_bytes
+from cas.store import BlobStore
+
+_BATCH_BYTES = 1 << 20
+
+Pause = Callable[[int], Awaitable[None]]
+"""Called before so many bytes are read; returns when that may be."""
+Repair = Callable[[Digest], Awaitable[bool]]
+"""Stores a damaged blob anew, if it can; answers whether it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """How far a scrub is, and what it has found."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """As it was at the start."""
+    blobs: int = 0
+    results: int = 0
+    damaged: tuple[Digest, ...] = ()
+    """Blobs; they read as missing, those apart that were repaired."""
+    repaired: tuple[Digest, ...] = ()
+    damaged_results: int = 0
+
+
+def repair_from(source: BlobStore, store: BlobStore) -> Repair:
+    """Answers a repairer that gets blobs from another store."""
+
+    async def repair(digest: Digest) -> bool:
+        try:
+            async with aclosing(_as_generator(source, digest)) as chunks:
+                writer = await store.open_writer([digest])
+                try:
+                    async for chunk in chunks:
+                        await writer.write(chunk)
+                    await writer.commit()
+                finally:
+                    await writer.abort()
+        except CasError:
+            return False
+        return True
+
+    return repair
+
+
+async def _as_generator(source: BlobStore, digest: Digest) -> AsyncGenerator[bytes, None]:
+    async for chunk in source.read(digest):
+        yield bytes(chunk)
+
+
+class Scrubber:
+    """Scrubs one storage once. Owned by its event loop."""
+
+    def __init__(self, storage: PackStorage, pause: Pause, repair: Repair | None = None) -> None:
+        self._storage = storage
+        self._store, self._cache, self._log = storage.store, storage.cache, storage.log
+        self._pause = pause
+        self._repair = repair
+        self._now = Scrubbed()
+
+    async def run(self) -> AsyncIterator[Scrubbed]:
+        """Scrubs, and answers how far it is after each mebibyte or so, and at the end.
+
+        Raises StoreUnavailable, OSError.
+        """
+        segments = self._log.segments()
+        large = [key for key in self._store.index if size_of(key) > SMALL_BYTES]
+        total_bytes = sum(one.size_bytes for one in segments) + sum(map(size_of, large))
+        self._now = Scrubbed(total_bytes=total_bytes)
+        for segment in segments:
+            if self._log.has(segment.number):  # Not compacted meanwhile.
+                before = self._now.done_bytes
+                async for now in self._segment(segment.number):
+                    yield now
+                # What is not current was passed over.
+                done_bytes = max(self._now.done_bytes, before + segment.size_bytes)
+                self._now = replace(self._now, done_bytes=done_bytes)
+        for key in large:
+            if key in self._store.index:
+                digest = digest_of(key)
+                await self._pause(digest.size_bytes)
+                await self._file(digest)
+            self._did(size_of(key))
+            yield self._now
+        self._now = replace(self._now, done_bytes=self._now.total_bytes)
+        yield self._now
+
+    def _did(self, size_bytes: int) -> None:
+        done_bytes = min(self._now.total_bytes, self._now.done_bytes + size_bytes)
+        self._now = replace(self._now, done_bytes=done_bytes)
+
+    async def _segment(self, number: int) -> AsyncIterator[Scrubbed]:
+        try:
+            table = await asyncio.to_thread(self._log.table, number)
+        except FileNotFoundError:
+            return
+        for places in _batches(number, table):
+            current = [place for place in places if self._is_current(*place)]
+            size_bytes = sum(size for _, _, _, size in places)
+            if current:
+                await self._pause(size_bytes)
+                for place, damage in await asyncio.to_thread(self._read, current):
+                    await self._drop(place, damage)
+            blobs = sum(1 for kind, _, _, _ in current if kind == Kind.BLOB)
+            results = sum(1 for kind, _, _, _ in current if kind == Kind.RESULT)
+            self._now = replace(
+                self._now, blobs=self._now.blobs + blobs, results=self._now.results + results
+            )
+            self._did(size_bytes)
+            yield self._now
+
+    def _is_current(self, kind: int, key: bytes, location: int, _size_bytes: int) -> bool:
+        if kind == Kind.BLOB:
+            return key in self._store.index and location in self._store.locations.find(key)
+        return kind == Kind.RESULT and self._cache.location_of(key) == location
+
+    def _read(self, places: Sequence[_Place]) -> list[tuple[_Place, Damaged]]:
+        """Reads and checks records, and answers the damaged ones. Runs in a thread."""
+        damaged = []
+        for place in places:
+            _, key, location, size_bytes = place
+            try:
+                record = self._log.read(location, size_bytes)
+                if record.key != key:
+                    damaged.append((place, Damaged("there is another record in its place")))
+            except Damaged as damage:
+                damaged.append((place, damage))
+            except FileNotFoundError:
+                break  # Compacted meanwhile: what was current was read there, and checked.
+        return damaged
+
+    async def _drop(self, place: _Place, damage: Damaged) -> None:
+        kind, key, location, _ = place
+        if not self._is_current(*place):
+            return
+        if kind == Kind.RESULT:
+            self._cache.condemn(key, location, damage)
+            self._now = replace(self._now, damaged_results=self._now.damaged_results + 1)
+            return
+        self._store.condemn(key, location, damage)
+        await self._found(digest_of(key))
+
+    async def _file(self, digest: Digest) -> None:
+        self._now = replace(self._now, blobs=self._now.blobs + 1)
+        try:
+            await self._store.check_file(digest)
+        except BlobNotFound:
+            await self._found(digest)
+
+    async def _found(self, digest: Digest) -> None:
+        self._now = replace(self._now, damaged=(*self._now.damaged, digest))
+        if self._repair is not None and await self._repair(digest):
+            self._now = replace(self._now, repaired=(*self._now.repaired, digest))
+
+
+_Place = tuple[int, bytes, int, int]
+"""A record's kind, key, location and size."""
+
+
+def _batches(number: int, table: Table) -> list[list[_Place]]:
+    """A segment's records, a mebibyte or so at a time."""
+    base = locate(number, 0, is_encoded=False)
+    batches: list[list[_Place]] = [[]]
+    total_bytes = 0
+    for key, kind, encoding, units, body_bytes, _ in table.rows():
+        size_bytes = record_bytes(len(key), body_bytes)
+        batches[-1].append((kind, key, base | units << 1 | bool(encoding), size_bytes))
+        total_bytes += size_bytes
+        if total_bytes >= _BATCH_BYTES:
+            batches.append([])
+            total_bytes = 0
+    return batches
