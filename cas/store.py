@@ -139,6 +139,7 @@ class BatchStore(Protocol):
         """
 
 
+@runtime_checkable
 class ZstdStore(Protocol):
     """A store that keeps a blob as the zstd stream (one or more frames) that it came in, and gives
     it out so to whoever takes that, without compressing anything itself. All other methods work on

@@ -15,6 +15,7 @@ what takes waiting: renewing leases, reading Trees, telling what is wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -37,6 +38,16 @@ _DIGEST_BYTES = range(_HEX_LENGTH + 4, _HEX_LENGTH + 13)
 """How long one of a blob that is not empty can be: its size takes one byte to nine."""
 _HEADS = {b"\x12%c%b" % (length, _DIGEST): length + 2 for length in _DIGEST_BYTES}
 """How a digest in field 2 begins, and how long it then is in all."""
+_EACH_DIGEST = re.compile(
+    # Of each length the head with so many bytes of size, then hash and size as they are.
+    b"\\x12(?:%b)(.{64}\\x10[\\x80-\\xff]*[\\0-\\x7f])"
+    % b"|".join(
+        rb"%b(?=.{65}[\x80-\xff]{%d}[\0-\x7f])"
+        % (re.escape(head[1:]), length - _DIGEST_BYTES.start)
+        for head, length in zip(_HEADS, _DIGEST_BYTES, strict=True)
+    ),
+    re.DOTALL,
+).findall
 _FIND_FUNCTION, _GET_FUNCTION = 0x18, 0x30
 """The tags of `digest_function` in FindMissingBlobs and in GetActionResult."""
 _MAX_KNOWN = 256
@@ -166,13 +177,6 @@ class AtOnce:
 
 def _split(request: bytes, position: int, end: int) -> list[bytes] | None:
     """Cuts digests in field 2 out of a message; None if there is anything else in between."""
-    keys: list[bytes] = []
-    add, heads = keys.append, _HEADS  # Looked up for each digest, that would show.
-    try:
-        while position < end:
-            start = position + 4
-            position += heads[request[position:start]]
-            add(request[start:position])
-    except KeyError:
-        return None
-    return keys if position == end else None
+    keys: list[bytes] = _EACH_DIGEST(request, position, end)
+    # Each match is a digest with four bytes before it, so if nothing is left over, they adjoin.
+    return keys if len(b"".join(keys)) + 4 * len(keys) == end - position else None

@@ -27,9 +27,10 @@ from armitage.reapi.resource_names import BlobName, LogName, UploadName
 from armitage.reapi.uploads import Upload, UploadLimits, Uploads
 from armitage.reapi.wire import decode_varint, encode_varint
 from armitage.transport.port import Call, ClientStream, Method, Response, ServerStream, Unary
+from cas.compression import Codec
 from cas.digest import Buffer, Digest
 from cas.errors import BlobTooLarge, CasError
-from cas.store import BlobStore
+from cas.store import BlobStore, ZstdStore
 
 _COMPRESS_IN_THREAD_BYTES = 256 << 10
 _DATA_TAG = b"\x52"  # Field 10, length-delimited, in ReadResponse and WriteRequest alike.
@@ -72,6 +73,7 @@ class ByteStreamService:
         options: ByteStreamOptions | None = None,
     ) -> None:
         self._store = store
+        self._zstd = store if isinstance(store, ZstdStore) else None
         self._instances = instances
         self._invocations = invocations
         self._logs = logs
@@ -272,6 +274,12 @@ class ByteStreamService:
     async def _chunks(
         self, name: BlobName, digest: Digest, offset: int, limit: int | None
     ) -> AsyncIterator[Buffer]:
+        if name.codec is Codec.ZSTD and self._zstd is not None and not offset:
+            stream = await self._zstd.read_zstd(digest)
+            if stream is not None:
+                async for chunk in stream:
+                    yield chunk
+                return
         chunks = self._store.read(digest, offset, limit)
         if name.codec is None:
             async for chunk in chunks:
@@ -289,7 +297,7 @@ class ByteStreamService:
         yield ready + compressor.finish()
 
     def _committed_size(self, upload: Upload) -> int:
-        if upload.decompressor is None:
+        if upload.name.blob.codec is None:
             return upload.received
         match self._options.compressed_committed_size:
             case CommittedSize.COMPRESSED:

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from hashlib import sha256
 from itertools import chain
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.errors import ArmitageError, InvalidRequest, NotFound
@@ -25,14 +25,18 @@ from armitage.transport.port import Call, Code, Method, ServerStream, Unary
 from cas.compression import Codec
 from cas.digest import Digest
 from cas.errors import BlobNotFound, BlobTooLarge, CasError
-from cas.store import BatchPut, BatchStore, BlobStore
+from cas.store import BatchPut, BatchStore, BlobStore, ZstdStore
 
 _GETS_AT_ONCE = 256
-_COMPRESS_FROM_BYTES = 512
 
 
 class ContentStore(BlobStore, BatchStore, Protocol):
     """What this service stores blobs in."""
+
+
+class _Read(NamedTuple):
+    data: bytes
+    compressor: reapi.Compressor.Value
 
 
 class ContentService:
@@ -48,6 +52,7 @@ class ContentService:
         at_once: AtOnce | None = None,
     ) -> None:
         self._store = store
+        self._zstd = store if isinstance(store, ZstdStore) else None
         self._instances = instances
         self._invocations = invocations
         self._limits = limits or Limits()
@@ -117,26 +122,34 @@ class ContentService:
         stored = set(found)
         with_zstd = reapi.Compressor.ZSTD in message.acceptable_compressors
 
-        async def read(candidates: Candidates) -> bytes | None:
+        async def read(candidates: Candidates) -> _Read | None:
             for digest in candidates:
                 if digest in stored:
                     try:
-                        return await self._store.get(digest)
+                        return await self._read(digest, with_zstd=with_zstd)
                     except BlobNotFound:
                         continue
             return None
 
         blobs = await map_concurrently(read, asked, _GETS_AT_ONCE)
         response = reapi.BatchReadBlobsResponse()
-        for digest, data in zip(message.digests, blobs, strict=True):
+        for digest, blob in zip(message.digests, blobs, strict=True):
             answer = response.responses.add(digest=digest)
             answer.status.SetInParent()
-            if data is None:
+            if blob is None:
                 answer.status.code = Code.NOT_FOUND
                 answer.status.message = "not stored"
             else:
-                answer.data, answer.compressor = _encode(data, with_zstd=with_zstd)
+                answer.data, answer.compressor = blob
         return response.SerializeToString()
+
+    async def _read(self, digest: Digest, *, with_zstd: bool) -> _Read:
+        """Reads a blob as the client takes it best without anything being compressed for it."""
+        if with_zstd and self._zstd is not None:
+            stream = await self._zstd.get_zstd(digest)
+            if stream is not None:
+                return _Read(stream, reapi.Compressor.ZSTD)
+        return _Read(await self._store.get(digest), reapi.Compressor.IDENTITY)
 
     async def get_tree(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
         """Streams pages of the directories below a root, each directory once, parents first.
@@ -292,7 +305,9 @@ def _read_entry(
             return BatchPut(candidates, entry.data)
         if entry.compressor not in CODECS:
             raise InvalidRequest(f"compressor {entry.compressor} is not offered for batch updates")
-        return BatchPut(candidates, CODECS[entry.compressor].decompress(entry.data, size_bytes))
+        codec = CODECS[entry.compressor]
+        data = codec.decompress(entry.data, size_bytes)
+        return BatchPut(candidates, data, entry.data if codec is Codec.ZSTD else None)
     except (ArmitageError, CasError) as error:
         return error
 
@@ -303,11 +318,3 @@ def _announced_bytes(entries: Iterable[reapi.BatchUpdateBlobsRequest.Request]) -
         max(len(entry.data), entry.digest.size_bytes if entry.compressor else 0)
         for entry in entries
     )
-
-
-def _encode(data: bytes, *, with_zstd: bool) -> tuple[bytes, reapi.Compressor.Value]:
-    if with_zstd and len(data) >= _COMPRESS_FROM_BYTES:
-        packed = Codec.ZSTD.compress(data)
-        if len(packed) < len(data):
-            return packed, reapi.Compressor.ZSTD
-    return data, reapi.Compressor.IDENTITY

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from armitage.errors import Aborted, InvalidRequest
 from armitage.reapi.digests import Candidates
 from armitage.reapi.resource_names import UploadName
-from cas.compression import Decompressor
+from cas.compression import Codec, Decompressor
 from cas.digest import Buffer, Digest
 from cas.errors import CasError
-from cas.store import BlobStore, BlobWriter
+from cas.store import BlobStore, BlobWriter, ZstdStore
 
 FLUSH_BYTES = 256 << 10
 """Smaller pieces are gathered before the store gets them: each costs it a hop to a thread."""
@@ -42,7 +42,10 @@ class Upload:
     name: UploadName
     candidates: Candidates
     store: BlobStore
+    zstd: ZstdStore | None
+    """The store, where what is sent is a zstd stream that it takes as it is."""
     decompressor: Decompressor | None
+    """Where what is sent is another compressed stream."""
     stream: object | None
     """The newest stream; None while there is none."""
     received: int = 0
@@ -82,7 +85,9 @@ class Upload:
             self._check(stream)
             self.received += len(data)
             written = self._written
-            if self.decompressor is None:
+            if self.zstd is not None:
+                await self._gather(data)
+            elif self.decompressor is None:
                 if self.received > self.candidates[0].size_bytes:
                     raise InvalidRequest(
                         f"more than the {self.candidates[0].size_bytes} bytes of blob"
@@ -100,16 +105,17 @@ class Upload:
             self._check(stream)
             if self.decompressor is not None:
                 self.decompressor.finish()
-            if self._writer is None:
+            if self._writer is None and self.zstd is None:
                 return await self.store.put(self.candidates, self._take_pending())
-            await self._flush()
-            return await self._writer.commit()
+            writer = await self._flush()
+            return await writer.commit()
 
     async def park(self, stream: object, now: float) -> None:
         """Leaves the upload without a stream, with nothing but its writer's state in memory."""
         async with self._lock:
             if self.stream is stream and not self.is_dropped:
-                await self._flush()
+                if self._pending:
+                    await self._flush()
                 self.stream = None
                 self.idle_since = now
 
@@ -133,14 +139,18 @@ class Upload:
         if self._pending_bytes >= FLUSH_BYTES:
             await self._flush()
 
-    async def _flush(self) -> None:
-        if not self._pending:
-            return
+    async def _flush(self) -> BlobWriter:
+        """Hands what is pending to the store, and answers where more goes."""
         if self._writer is None:
-            self._writer = await self.store.open_writer(self.candidates)
-        data = self._take_pending()
-        self._written += len(data)
-        await self._writer.write(data)
+            if self.zstd is not None:
+                self._writer = await self.zstd.open_zstd_writer(self.candidates)
+            else:
+                self._writer = await self.store.open_writer(self.candidates)
+        if self._pending:
+            data = self._take_pending()
+            self._written += len(data)
+            await self._writer.write(data)
+        return self._writer
 
     def _take_pending(self) -> Buffer:
         data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
@@ -157,6 +167,7 @@ class Uploads:
         self, store: BlobStore, monotonic: Callable[[], float], limits: UploadLimits | None = None
     ) -> None:
         self._store = store
+        self._zstd = store if isinstance(store, ZstdStore) else None
         self._monotonic = monotonic
         self._limits = limits or UploadLimits()
         self._uploads: OrderedDict[UploadName, Upload] = OrderedDict()  # Longest parked first.
@@ -186,11 +197,13 @@ class Uploads:
             await old.take_over(stream, offset)
             return old
         codec = name.blob.codec
+        zstd = self._zstd if codec is Codec.ZSTD else None
         upload = Upload(
             name,
             candidates,
             self._store,
-            None if codec is None else codec.decompressor(name.blob.size_bytes),
+            zstd,
+            codec.decompressor(name.blob.size_bytes) if codec and not zstd else None,
             stream,
         )
         self._uploads[name] = upload

@@ -55,6 +55,12 @@ class Failed(Exception):
         self.status = status
 
 
+class PlainStore(MemoryStore):
+    """One that keeps nothing as zstd."""
+
+    open_zstd_writer = get_zstd = read_zstd = None  # type: ignore[assignment]
+
+
 class FakeTime:
     """A clock that tests move."""
 

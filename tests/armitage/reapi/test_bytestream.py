@@ -12,6 +12,7 @@ from support.wire import (
     BLAKE3,
     SHA256,
     Failed,
+    PlainStore,
     Services,
     code_of,
     upload_name,
@@ -31,6 +32,7 @@ from cas.memory import MemoryOptions, MemoryStore
 
 DATA = bytes(range(256)) * 5000
 DIGEST = SHA256.digest(DATA)
+TEXT = b"".join(b"%019d\n" % (number * 7919) for number in range(20_000))
 CODECS = pytest.mark.parametrize("codec", list(Codec))
 
 
@@ -264,6 +266,33 @@ async def test_a_compressed_upload_is_stored_plain_and_counts_compressed_bytes(
 
     assert committed == len(packed)
     assert await services.store.get(DIGEST) == DATA
+
+
+@pytest.mark.parametrize("piece", [777, 1 << 20])
+async def test_zstd_is_given_out_as_it_came(piece: int) -> None:
+    services = Services()
+    packed = zstd.compress(TEXT[:100_000]) + zstd.compress(TEXT[100_000:])
+    digest = SHA256.digest(TEXT)
+
+    await services.write(upload_name(digest, codec="zstd"), packed, piece=piece)
+
+    assert await services.read(blob_name(digest, "zstd")) == packed
+    assert await services.read(blob_name(digest)) == TEXT
+    rest = await services.read(blob_name(digest, "zstd"), 70_000)
+    assert Codec.ZSTD.decompress(rest, len(TEXT) - 70_000) == TEXT[70_000:]
+
+
+async def test_a_store_that_keeps_no_zstd_takes_and_gives_it_all_the_same() -> None:
+    services = Services(store=PlainStore())
+    digest = SHA256.digest(TEXT)
+
+    committed = await services.write(
+        upload_name(digest, codec="zstd"), packed := zstd.compress(TEXT)
+    )
+
+    assert committed == len(packed)
+    read = await services.read(blob_name(digest, "zstd"))
+    assert Codec.ZSTD.decompress(read, len(TEXT)) == TEXT
 
 
 async def test_a_hundred_frames_split_at_odd_bytes_are_one_upload() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from support.wire import BLAKE3, SHA256, Failed, Services, code_of, wire
+from support.wire import BLAKE3, SHA256, Failed, PlainStore, Services, code_of, wire
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.reapi import rpcs
@@ -287,17 +287,39 @@ async def test_batch_read_over_the_limit_is_an_invalid_argument() -> None:
     assert await code_of(read(services, wire(digest), wire(digest))) == Code.INVALID_ARGUMENT
 
 
-async def test_batch_read_compresses_only_when_asked() -> None:
+async def test_batch_read_sends_zstd_as_it_came_to_those_who_take_it() -> None:
     services = Services()
     data = b"compressible " * 1000
-    digest = await services.put(data)
+    digest, stream = SHA256.digest(data), Codec.ZSTD.compress(data[:5000])
+    stream += Codec.ZSTD.compress(data[5000:])
+    assert await update(services, (wire(digest), stream, ZSTD)) == [Code.OK]
 
     [plain] = await read(services, wire(digest))
     [packed] = await read(services, wire(digest), acceptable=(ZSTD,))
 
     assert (plain.compressor, plain.data) == (IDENTITY, data)
-    assert packed.compressor == ZSTD
-    assert Codec.ZSTD.decompress(packed.data, len(data)) == data
+    assert (packed.compressor, packed.data) == (ZSTD, stream)
+
+
+async def test_batch_read_compresses_nothing_that_came_plain() -> None:
+    services = Services()
+    data = b"compressible " * 1000
+    digest = await services.put(data)
+
+    [answer] = await read(services, wire(digest), acceptable=(ZSTD,))
+
+    assert (answer.compressor, answer.data) == (IDENTITY, data)
+
+
+async def test_a_store_that_keeps_no_zstd_serves_it_plain() -> None:
+    services = Services(store=PlainStore())
+    data = b"compressible " * 1000
+    digest = SHA256.digest(data)
+    assert await update(services, (wire(digest), Codec.ZSTD.compress(data), ZSTD)) == [Code.OK]
+
+    [answer] = await read(services, wire(digest), acceptable=(ZSTD,))
+
+    assert (answer.compressor, answer.data) == (IDENTITY, data)
 
 
 async def test_batch_read_finds_unmarked_blobs_of_either_function() -> None:
