@@ -297,8 +297,8 @@ async def _hold_write(s: Session) -> None:
 async def _hold_executions(s: Session, channels: list[Channel]) -> None:
     """Opens many streams on one operation, so that it takes a single worker."""
     each, seconds = (100, 600) if s.options.full else (10, 10)
-    sleeper = _sleeper(s, seconds)
-    name = await _begin(s, sleeper)
+    s = replace(s, options=replace(s.options, call_timeout_s=s.options.call_timeout_s + seconds))
+    name = await _begin(s, _sleeper(s, seconds))
 
     async def one(channel: Channel) -> None:
         verdict = await actions.follow(s, actions.wait_for(replace(s, channel=channel), name))
