@@ -221,7 +221,6 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
                     or length == 0
                     or flags & _PADDED
                     or stream.remote_closed
-                    or stream.content_left is not None
                 ):
                     padded = 1 if flags & frames.PADDED and length else 0
                     if body + padded > end:
@@ -237,6 +236,10 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
                     at = stop
                     continue
                 at = stop
+                if stream.content_left is not None:
+                    self._check_content(stream, length, ends=flags & _END_STREAM != 0)
+                    if stream.gone:
+                        continue
                 payload: bytes | memoryview
                 if length < _VIEWED_BYTES:
                     payload = data[body:stop]

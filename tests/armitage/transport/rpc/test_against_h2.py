@@ -85,6 +85,7 @@ class World:
         self.exchanges: dict[int, Exchange] = {}
         self.served: dict[int, Served] = {}
         self.pings = 0
+        self.settings_pending = 1
         self.now = 0.0
 
     # The client
@@ -155,6 +156,9 @@ class World:
             )
 
     def narrow(self) -> None:
+        if self.settings_pending:
+            return  # h2 applies the newer settings when the older ones are acknowledged.
+        self.settings_pending += 1
         self.client.update_settings(
             {
                 h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: self.random.choice(
@@ -193,6 +197,8 @@ class World:
                     self.client.reset_stream(event.stream_id or 0, 0)
             case h2.events.StreamReset() | h2.events.ConnectionTerminated():
                 raise AssertionError(f"the core gave up: {event}")
+            case h2.events.SettingsAcknowledged():
+                self.settings_pending -= 1
             case h2.events.PingAckReceived():
                 self.pings += 1
 
