@@ -34,6 +34,10 @@ from cas.volume import File, FileId, Found, Volume
 
 _log = logging.getLogger(__name__)
 
+SMALL_BYTES = 64 * 1024
+"""Blobs up to this size are records, and are hashed and copied on the event loop, sooner than hop
+to a thread for it.
+"""
 TOP = "blobs"
 DRAFTS = "drafts"
 DAMAGED = "damaged"

@@ -23,10 +23,10 @@ from cas.compaction import Compactor
 from cas.digest import Digest
 from cas.index import WINDOWS_PER_LEASE, Generation
 from cas.keys import key_of, size_of
-from cas.large_files import LargeFiles
+from cas.large_files import SMALL_BYTES, LargeFiles
 from cas.log import Job, Log, locate, store_error
 from cas.pack_action_cache import TAG, CacheOptions, PackActionCache
-from cas.pack_store import SMALL_BYTES, Durability, PackOptions, PackStore, Parts
+from cas.pack_store import Durability, PackOptions, PackStore, Parts
 from cas.records import (
     Damaged,
     Kind,

@@ -25,19 +25,15 @@ import asyncio
 import errno
 import logging
 import math
-import os
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from cas import files, large_files
+from cas import large_files
 from cas.candidates import Candidates, match
 from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
@@ -53,10 +49,11 @@ from cas.errors import (
 from cas.holds import Holds
 from cas.index import WINDOWS_PER_LEASE, Index
 from cas.keys import digest_of, key_of, names, size_of
-from cas.lanes import Lane
-from cas.large_files import DamagedFile, LargeFiles, is_packed
+from cas.large_files import SMALL_BYTES, DamagedFile, LargeFiles, is_packed
 from cas.locations import Locations
 from cas.log import Draft, Job, Log, is_encoded, store_error
+from cas.pack_files import Exporter, Importer, Source
+from cas.pack_writer import PackWriter, ZstdPackWriter, freeze
 from cas.records import (
     Damaged,
     Encoding,
@@ -76,23 +73,10 @@ P = ParamSpec("P")
 S = TypeVar("S", int, int | None)
 T = TypeVar("T")
 
-SMALL_BYTES = 64 * 1024
-"""Blobs up to this size are records, and are hashed and copied on the event loop, sooner than hop
-to a thread for it.
-"""
 _CHUNK = 1024 * 1024
-_MOST_WORKING = 6
-"""Slices of one blob, each counted twice, that are being hashed and written at once."""
-_SYNC_BYTES = 16 * _CHUNK
-"""How much of a large file is written before it is synced: while the disk is busy with that, the
-next bytes are hashed.
-"""
 _GATHERED_BYTES = 4 * _CHUNK
-_ZSTD_SLACK_BYTES = 64 * 1024
-_EXPORT_FILES = 256
 _EVICTED_SHARE = 1024
 """Who must evict gives up this part of the limit beside what it needs."""
-_IMPORT_BYTES = 4 * _CHUNK
 _EMPTY_KEYS = frozenset(key_of(function.empty) for function in DigestFunction)
 
 
@@ -135,17 +119,6 @@ class Parts(NamedTuple):
     time: StoreTime
     close: Callable[[], Awaitable[None]]
     """Closes all of it."""
-
-
-class _Source(NamedTuple):
-    """A stored blob as a thread sees it."""
-
-    digest: Digest
-    key: bytes
-    location: int | None
-    """Of a small one."""
-    verified: FileId | None
-    """The identity of a large one's file that needs no hashing."""
 
 
 class _Verified(NamedTuple):
@@ -211,7 +184,7 @@ class PackStore:
 
     async def find_missing(self, digests: Iterable[Digest]) -> list[Digest]:
         """See BlobStore."""
-        self._check_open()
+        self.check_open()
         asked = list(digests)
         keys = [key_of(digest) for digest in asked]
         missing = await self._find(keys)
@@ -243,7 +216,7 @@ class PackStore:
         return math.ceil(self._time.now())
 
     async def _touch(self, digest: Digest, key: bytes) -> None:
-        self._check_open()
+        self.check_open()
         if await self._find((key,)):
             raise BlobNotFound(digest)
 
@@ -256,7 +229,7 @@ class PackStore:
         if not digest.size_bytes:
             return b""
         if digest.size_bytes <= SMALL_BYTES:
-            return bytes(await self._read_small(digest, key))
+            return bytes(await self.read_small(digest, key))
         file = await self._open_verified(digest, key)
         if is_packed(file.id(), digest):
             return b"".join([piece async for piece in self._unpack(file, digest)])
@@ -299,7 +272,7 @@ class PackStore:
         if offset == end:
             return
         if size <= SMALL_BYTES:
-            yield (await self._read_small(digest, key))[offset:end]
+            yield (await self.read_small(digest, key))[offset:end]
             return
         file = await self._open_verified(digest, key)
         if not is_packed(file.id(), digest):
@@ -319,13 +292,14 @@ class PackStore:
         """Reads a large blob of which the file is a zstd stream."""
         unpacking = large_files.pieces(file, file.id(), digest)
         try:
-            while (piece := await self._run(next, unpacking, b"")) != b"":
+            while (piece := await self.run(next, unpacking, b"")) != b"":
                 yield piece
         except (OSError, Damaged, StoreUnavailable) as error:
             self._verified.pop(key_of(digest), None)
             raise StoreUnavailable(f"cannot read the file of blob {digest}: {error}") from error
 
-    async def _read_small(self, digest: Digest, key: bytes) -> memoryview:
+    async def read_small(self, digest: Digest, key: bytes) -> memoryview:
+        """Reads a small blob, wherever it is by now. Raises BlobNotFound."""
         return await self._read_small_as(_content, digest, key)
 
     async def _read_small_as(self, form: Callable[[Record], T], digest: Digest, key: bytes) -> T:
@@ -349,7 +323,7 @@ class PackStore:
         if size_bytes is not None:
             record = _read_or_say(self._log.read_cached, location, size_bytes)
         if record is None:
-            record = await self._run(_read_or_say, self._log.read, location, size_bytes)
+            record = await self.run(_read_or_say, self._log.read, location, size_bytes)
         return _checked(record, key)
 
     def locate(self, key: bytes) -> int | None:
@@ -436,15 +410,16 @@ class PackStore:
         del self._verifying[key]
         error = verified.exception()
         if error is None:
-            self._trust(key, verified.result())
+            self.trust(key, verified.result())
         elif isinstance(error, DamagedFile):
-            self._condemn_file(key, error)
+            self.condemn_file(key, error)
 
-    def _trust(self, key: bytes, file_id: FileId) -> None:
+    def trust(self, key: bytes, file_id: FileId) -> None:
+        """Takes note that a large blob's file holds it."""
         if key in self.index:
             self._verified[key] = file_id
 
-    def _condemn_file(self, key: bytes, damage: DamagedFile) -> None:
+    def condemn_file(self, key: bytes, damage: DamagedFile) -> None:
         """Drops a large blob whose file was found wanting, unless its file is another by now."""
         digest = digest_of(key)
         if key not in self.index or not self._large.quarantine(digest, damage.file_id):
@@ -459,7 +434,7 @@ class PackStore:
         try:
             data = file.read_cached(size_bytes, offset) if size_bytes <= _CHUNK else None
             if data is None:
-                data = await self._run(file.read, size_bytes, offset)
+                data = await self.run(file.read, size_bytes, offset)
         except (OSError, StoreUnavailable) as error:
             # So that the next read finds out what is wrong.
             self._verified.pop(key_of(digest), None)
@@ -473,12 +448,12 @@ class PackStore:
 
     async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
         """See BlobStore. When cancelled, the blob may be stored, whole."""
-        self._check_open()
+        self.check_open()
         frozen = freeze(data)
         if len(frozen) <= SMALL_BYTES:
             digest = match(candidates, frozen, self._blob_limit)
         else:
-            digest = await self._run(match, candidates, frozen, self._blob_limit)
+            digest = await self.run(match, candidates, frozen, self._blob_limit)
         key = key_of(digest)
         if key in self.index.fresh:
             return digest
@@ -489,7 +464,7 @@ class PackStore:
 
     async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
         """See BatchStore."""
-        self._check_open()
+        self.check_open()
         results: list[Digest | CasError] = []
         verified: list[_Verified] = []
         for candidates, data, zstd in blobs:
@@ -498,7 +473,7 @@ class PackStore:
                 if len(frozen) <= SMALL_BYTES:
                     digest = match(candidates, frozen, self._blob_limit)
                 else:
-                    digest = await self._run(match, candidates, frozen, self._blob_limit)
+                    digest = await self.run(match, candidates, frozen, self._blob_limit)
             except CasError as error:
                 results.append(error)
             else:
@@ -514,7 +489,7 @@ class PackStore:
     ) -> None:
         """Stores verified blobs; those that fail have their error put in place of their result."""
         missing = await self._find([blob.key for blob in blobs])
-        self._check_open()
+        self.check_open()
         arriving: list[tuple[int, asyncio.Future[None]]] = []
         futures: dict[int, asyncio.Future[None]] = {}
         for number, digest, key, data, zstd in blobs:
@@ -544,12 +519,12 @@ class PackStore:
         """Stores a verified blob that is missing, as the shorter zstd stream if there is one, or
         joins whoever is storing it already.
         """
-        self._check_open()
+        self.check_open()
         waiting = self._arriving.get(key)
         if waiting is not None:
             return waiting
         size_bytes = digest.size_bytes
-        self._reserve(size_bytes)
+        self.reserve(size_bytes)
         if size_bytes <= SMALL_BYTES:
             if zstd is None:
                 record = Record(Kind.BLOB, key, data, self._stamp())
@@ -642,17 +617,17 @@ class PackStore:
 
     async def open_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
         """See BlobStore."""
-        self._check_open()
+        self.check_open()
         incoming = Candidates(candidates, self._blob_limit)
-        self._reserve(incoming.size_bytes)
-        return _PackWriter(self, self._large, incoming)
+        self.reserve(incoming.size_bytes)
+        return PackWriter(self, self._large, incoming)
 
     async def open_zstd_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
         """See ZstdStore."""
-        self._check_open()
+        self.check_open()
         incoming = Candidates(candidates, self._blob_limit)
-        self._reserve(incoming.size_bytes)
-        return _ZstdPackWriter(self, self._large, incoming)
+        self.reserve(incoming.size_bytes)
+        return ZstdPackWriter(self, self._large, incoming)
 
     async def take(
         self, digest: Digest, content: Buffer | tuple[File, str], zstd: Buffer | None = None
@@ -700,7 +675,7 @@ class PackStore:
 
     # Making room
 
-    def _reserve(self, size_bytes: int) -> None:
+    def reserve(self, size_bytes: int) -> None:
         """Sets room aside for a write. Raises StoreFull, and then nothing was evicted."""
         if self._min_free_bytes:
             self._make_free(size_bytes)
@@ -871,174 +846,50 @@ class PackStore:
     # Files
 
     async def export_files(self, files: Sequence[FileExport]) -> list[Digest]:
-        """See BlobExporter. Makes no more files once it has raised or was cancelled."""
-        missing = dict.fromkeys(await self.find_missing([file.digest for file in files]))
-        wanted = [(self._source(file.digest), file) for file in files if file.digest not in missing]
-        stop = threading.Event()
-        exporting = [
-            self.submit(self._export, wanted[start : start + _EXPORT_FILES], stop)
-            for start in range(0, len(wanted), _EXPORT_FILES)
-        ]
-        try:
-            for part in exporting:
-                for source, file, outcome in await asyncio.wrap_future(part):
-                    if isinstance(outcome, FileId):
-                        self._trust(source.key, outcome)
-                    elif not await self._export_again(source, file, outcome):
-                        missing[source.digest] = None
-        finally:
-            stop.set()
-            for part in exporting:
-                part.cancel()
-            await _wait_for(exporting)
-        return list(missing)
+        """See BlobExporter."""
+        return await Exporter(self, self._large).export(files)
 
-    def _source(self, digest: Digest) -> _Source:
+    def source_of(self, digest: Digest) -> Source:
+        """Answers where a stored blob is."""
         key = key_of(digest)
         location = self.locate(key) if 0 < digest.size_bytes <= SMALL_BYTES else None
-        return _Source(digest, key, location, self._verified.get(key))
+        return Source(digest, key, location, self._verified.get(key))
 
-    def _export(
-        self, wanted: Sequence[tuple[_Source, FileExport]], stop: threading.Event
-    ) -> list[tuple[_Source, FileExport, FileId | Damaged]]:
-        """Makes files, and answers what was learned about their sources. Runs in a thread."""
-        learned: list[tuple[_Source, FileExport, FileId | Damaged]] = []
-        for source, file in wanted:
-            if stop.is_set():
-                break
-            try:
-                file_id = self._export_one(source, file, stop)
-            except Damaged as damage:
-                learned.append((source, file, damage))
-            else:
-                if file_id is not None and file_id != source.verified:
-                    learned.append((source, file, file_id))
-        return learned
-
-    def _export_one(
-        self, source: _Source, file: FileExport, stop: threading.Event
-    ) -> FileId | None:
-        digest, key, location, verified = source
-        if digest.size_bytes <= SMALL_BYTES:
-            data = b"" if digest.is_empty else self._content_of(key, location)
-            files.write_new_file(file.path, file.mode, data)
-            return None
-        opened, file_id = _as_store_error(self._large.verify, digest, verified)
-        large_files.copy_out(opened, digest, file, stop)
-        return file_id
-
-    def _content_of(self, key: bytes, location: int | None) -> memoryview:
+    def content_at(self, key: bytes, location: int | None) -> memoryview:
+        """Reads a small blob from there. Blocks. Raises Damaged, CasError."""
         if location is None:
             raise Damaged("its record is nowhere")
         size_bytes = self._record_bytes(key, location)
         return _content(_checked(_read_or_say(self._log.read, location, size_bytes), key))
 
-    async def _export_again(self, source: _Source, file: FileExport, damage: Damaged) -> bool:
-        """Exports what could not be read where it was thought to be, if it is anywhere."""
-        if isinstance(damage, DamagedFile):
-            self._condemn_file(source.key, damage)
-            return False
-        try:
-            data = await self._read_small(source.digest, source.key)
-        except BlobNotFound:
-            return False
-        await self._run(files.write_new_file, file.path, file.mode, data)
-        return True
-
     async def import_files(self, function: DigestFunction, paths: Sequence[str]) -> list[Digest]:
-        """See BlobImporter. Small files are read many at a time, large ones streamed."""
-        self._check_open()
-        digests: list[Digest] = []
-        while len(digests) < len(paths):
-            group = await asyncio.wrap_future(
-                self.submit(_read_group, function, paths[len(digests) :])
-            )
-            if group:
-                for digest, _ in group:
-                    self._check_size(digest)
-                stored: list[Digest | CasError] = [digest for digest, _ in group]
-                blobs = [
-                    _Verified(number, digest, key_of(digest), data)
-                    for number, (digest, data) in enumerate(group)
-                ]
-                await self._store_all(blobs, stored)
-                for outcome in stored:
-                    if not isinstance(outcome, Digest):
-                        raise outcome
-                    digests.append(outcome)
-            else:
-                digests.append(await self._import_large(function, paths[len(digests)]))
-        return digests
+        """See BlobImporter."""
+        self.check_open()
+        return await Importer(self, self._large).import_(function, paths)
 
-    async def _import_large(self, function: DigestFunction, path: str) -> Digest:
-        fd = files.open_regular(path)
-        size_bytes = os.fstat(fd).st_size
-        try:
-            if size_bytes > self._blob_limit:
-                self._check_size(await self._run(_digest_of_file, function, fd, size_bytes))
-            self._reserve(size_bytes)
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
-            copying = self.submit(self._copy_in, function, fd, size_bytes)
-        except BaseException:
-            self._reserved_bytes -= size_bytes
-            os.close(fd)
-            raise
-        try:
-            digest, content = await asyncio.wrap_future(copying)
-        except BaseException:
-            self._reserved_bytes -= size_bytes
-            copying.add_done_callback(partial(self._abandon, fd))
-            raise
-        self._reserved_bytes -= size_bytes - digest.size_bytes
-        await self.take(digest, content)
-        return digest
+    async def put_verified(self, blobs: Sequence[tuple[Digest, Buffer]]) -> None:
+        """Stores blobs whose digests were made from them. Raises what put does."""
+        for digest, _ in blobs:
+            self.check_size(digest)
+        results: list[Digest | CasError] = [digest for digest, _ in blobs]
+        await self._store_all(
+            [
+                _Verified(number, digest, key_of(digest), data)
+                for number, (digest, data) in enumerate(blobs)
+            ],
+            results,
+        )
+        for outcome in results:
+            if not isinstance(outcome, Digest):
+                raise outcome
 
-    def _copy_in(
-        self, function: DigestFunction, fd: int, limit_bytes: int
-    ) -> tuple[Digest, Buffer | tuple[File, str]]:
-        """Copies a file's first bytes to a synced draft; closes the file. Runs in a thread."""
-        try:
-            draft = _as_store_error(self._large.create)
-            try:
-                digest = self._copy_to(draft[0], function, fd, limit_bytes)
-            except BaseException:
-                self._large.drop(*draft)
-                raise
-        finally:
-            os.close(fd)
-        if digest.size_bytes > SMALL_BYTES:
-            return digest, draft
-        data = draft[0].read(digest.size_bytes, 0)  # It was cut short while it was read.
-        self._large.drop(*draft)
-        return digest, data
+    def is_too_large(self, size_bytes: int) -> bool:
+        """Whether no blob may be that large."""
+        return size_bytes > self._blob_limit
 
-    def _copy_to(self, draft: File, function: DigestFunction, fd: int, limit_bytes: int) -> Digest:
-        hasher = function.hasher()
-        copied_bytes = 0
-        while data := os.pread(fd, min(_CHUNK, limit_bytes - copied_bytes), copied_bytes):
-            hasher.update(data)
-            _as_store_error(draft.write, [data], copied_bytes)
-            copied_bytes += len(data)
-        if self.sync:
-            _as_store_error(draft.sync)
-        return Digest(function, hasher.hexdigest(), copied_bytes)
-
-    def _abandon(
-        self, fd: int, copied: ThreadFuture[tuple[Digest, Buffer | tuple[File, str]]]
-    ) -> None:
-        """Cleans up after a copy that nobody waits for any more; runs where the copy ended."""
-        if copied.cancelled():
-            os.close(fd)
-        elif copied.exception() is None:
-            content = copied.result()[1]
-            if isinstance(content, tuple):
-                self._large.drop(*content)
-
-    def _check_size(self, digest: Digest) -> None:
-        if digest.size_bytes > self._blob_limit:
+    def check_size(self, digest: Digest) -> None:
+        """Raises BlobTooLarge."""
+        if self.is_too_large(digest.size_bytes):
             raise BlobTooLarge(digest, self._blob_limit)
 
     # The rest
@@ -1072,7 +923,8 @@ class PackStore:
         """
         await self._verify(digest, key_of(digest))
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises StoreUnavailable when the store is closed."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
 
@@ -1080,10 +932,10 @@ class PackStore:
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> ThreadFuture[T]:
         """Runs a blocking function in one of the store's threads, in the order submitted."""
-        self._check_open()
+        self.check_open()
         return self._pool.submit(function, *args, **kwargs)
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Waits for a blocking function in a thread, which goes on when this is cancelled."""
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
@@ -1101,201 +953,6 @@ class PackStore:
         """Waits for all blobs that are on their way to be stored."""
         while self._arriving:
             await asyncio.wait([self._wait_for(next(iter(self._arriving.values())))])
-
-
-def freeze(data: Buffer) -> Buffer:
-    """Answers bytes that stay as they are when the caller uses its buffer again: a thread may be at
-    work on them long after the caller was cancelled.
-    """
-    if isinstance(data, memoryview):
-        return data if isinstance(data.obj, bytes) else bytes(data)
-    return bytes(data)
-
-
-class _PackWriter:
-    """Bytes gather in memory up to a slice; a small blob never gets a draft. Each slice is hashed
-    in one thread and written in another, while the next one gathers.
-    """
-
-    def __init__(self, store: PackStore, large: LargeFiles, candidates: Candidates) -> None:
-        self._store = store
-        self._large = large
-        self._candidates = candidates
-        self._is_large = candidates.size_bytes > SMALL_BYTES
-        self._received_bytes = 0
-        self._gathered: list[Buffer] = []
-        self._gathered_bytes = 0
-        self._draft: tuple[File, str] | None = None
-        self._written_bytes = 0
-        self._unsynced_bytes = 0
-        self._hashing = Lane(store.submit, self._hash)
-        self._writing = Lane(store.submit, self._append)
-        self._working: deque[ThreadFuture[None]] = deque()
-        self._syncing: ThreadFuture[None] | None = None
-        self._ended = False
-
-    async def write(self, data: Buffer) -> None:
-        assert not self._ended
-        self._received_bytes += len(data)
-        self._check_received()
-        self._gathered.append(freeze(data))
-        self._gathered_bytes += len(data)
-        if self._gathered_bytes >= _CHUNK and self._is_large:
-            await self._start_slice()
-
-    def _check_received(self, *, final: bool = False) -> None:
-        self._candidates.check_size(self._received_bytes, final=final)
-
-    async def _start_slice(self) -> None:
-        slice_, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        self._working.append(self._hashing.put(slice_))
-        self._working.append(self._writing.put(slice_))
-        await self._finish_slices(_MOST_WORKING)
-
-    async def _finish_slices(self, most_left: int = 0) -> None:
-        while len(self._working) > most_left:
-            try:
-                await asyncio.wrap_future(self._working[0])
-            except OSError as error:
-                raise store_error(error) from error
-            self._working.popleft()
-
-    def _hash(self, buffers: Sequence[Buffer]) -> None:
-        for buffer in buffers:
-            self._candidates.update(buffer)
-
-    def _append(self, buffers: Sequence[Buffer]) -> None:
-        if self._draft is None:
-            self._draft = self._large.create()
-        file = self._draft[0]
-        size_bytes = sum(map(len, buffers))
-        file.write(buffers, self._written_bytes)
-        self._written_bytes += size_bytes
-        self._unsynced_bytes += size_bytes
-        if self._unsynced_bytes >= _SYNC_BYTES and self._store.sync:
-            self._end_syncing()
-            self._unsynced_bytes = 0
-            self._syncing = self._store.submit(file.sync)
-
-    def _end_syncing(self) -> None:
-        syncing, self._syncing = self._syncing, None
-        if syncing is not None and not syncing.cancel():
-            syncing.result()
-
-    def _sync(self) -> None:
-        self._end_syncing()
-        if self._store.sync and self._draft is not None:
-            self._draft[0].sync()
-
-    async def commit(self) -> Digest:
-        assert not self._ended
-        self._check_received(final=True)
-        if self._is_large:
-            digest = await self._commit_large()
-        else:
-            digest = await self._commit_small(b"".join(self._gathered))
-        self._gathered = []
-        return digest
-
-    async def _commit_small(self, data: bytes) -> Digest:
-        digest = match(self._candidates.digests, data, None)
-        self._ended = True
-        await self._store.take(digest, data)
-        return digest
-
-    async def _commit_large(self) -> Digest:
-        await self._start_slice()
-        await self._finish_slices()
-        digest = self._candidates.match()  # Before the sync, which is not for the wrong bytes.
-        self._working.append(self._store.submit(self._complete, digest))
-        await self._finish_slices()
-        assert self._draft is not None
-        self._ended = True
-        await self._store.take(digest, self._draft)
-        return digest
-
-    def _complete(self, _: Digest) -> None:
-        self._sync()
-
-    async def abort(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._gathered = []
-        self._store.drop(None, self._candidates.size_bytes)
-        if self._draft is None and not self._working:
-            return
-        try:
-            discarding = self._store.submit(self._discard)
-        except StoreUnavailable:  # Closed, so no thread is at work any more.
-            self._discard()
-        else:
-            await asyncio.shield(asyncio.wrap_future(discarding))
-
-    def _discard(self) -> None:
-        self._hashing.stop()
-        self._writing.stop()
-        with suppress(OSError):
-            self._end_syncing()
-        if self._draft is not None:
-            self._large.drop(*self._draft)
-            self._draft = None
-
-
-class _ZstdPackWriter(_PackWriter):
-    """Of a blob that comes as a zstd stream: hashes what that gives and writes it as it is."""
-
-    def __init__(self, store: PackStore, large: LargeFiles, candidates: Candidates) -> None:
-        super().__init__(store, large, candidates)
-        self._unpacking = Codec.ZSTD.decompressor(candidates.size_bytes)
-        self._most_bytes = 2 * candidates.size_bytes + _ZSTD_SLACK_BYTES
-
-    def _check_received(self, *, final: bool = False) -> None:  # noqa: ARG002 (decompressing says)
-        # Only to hurt would anybody send more.
-        if self._received_bytes > self._most_bytes:
-            raise BadCompressedData("the zstd data is far longer than what it decompresses to")
-
-    async def _commit_small(self, data: bytes) -> Digest:
-        blob = Codec.ZSTD.decompress(data, self._candidates.size_bytes)
-        digest = match(self._candidates.digests, blob, None)
-        self._ended = True
-        await self._store.take(digest, blob, data if len(data) < len(blob) else None)
-        return digest
-
-    def _hash(self, buffers: Sequence[Buffer]) -> None:
-        for buffer in buffers:
-            for piece in self._unpacking.feed(buffer):
-                self._candidates.update(piece)
-
-    async def _start_slice(self) -> None:
-        # One at a time: a stream that is none is found out before more of it is written.
-        await super()._start_slice()
-        await self._finish_slices()
-
-    async def _commit_large(self) -> Digest:
-        await self._start_slice()
-        self._unpacking.finish()
-        return await super()._commit_large()
-
-    def _complete(self, digest: Digest) -> None:
-        if self._written_bytes >= digest.size_bytes:
-            self._replace_by_blob(digest)
-        self._sync()
-
-    def _replace_by_blob(self, digest: Digest) -> None:
-        """Keeps the blob itself, since the stream of it is no shorter."""
-        assert self._draft is not None
-        self._end_syncing()
-        stream, name = self._draft
-        self._draft = None
-        try:
-            unpacking = Codec.ZSTD.decompressor(digest.size_bytes)
-            written_bytes, self._written_bytes = self._written_bytes, 0
-            for start in range(0, written_bytes, _CHUNK):
-                for piece in unpacking.feed(stream.read(_CHUNK, start)):
-                    self._append([piece])
-        finally:
-            self._large.drop(stream, name)
 
 
 def _read_or_say(read: Callable[[int, S], T], location: int, size_bytes: S) -> T:
@@ -1354,48 +1011,3 @@ def _settle(future: asyncio.Future[None], job: Job) -> None:
 
 def _ignore(_: Job) -> None:
     """For jobs that nobody waits for."""
-
-
-async def _wait_for(parts: Sequence[ThreadFuture[T]]) -> None:
-    running = [asyncio.wrap_future(part) for part in parts if not part.done()]
-    if running:
-        await asyncio.wait(running)
-    for part in running:
-        if not part.cancelled():
-            part.exception()  # Taken note of: the first failure is what the caller hears of.
-
-
-def _read_group(function: DigestFunction, paths: Sequence[str]) -> list[tuple[Digest, bytes]]:
-    """Reads the first few files, up to the first large one."""
-    group = []
-    total_bytes = 0
-    for path in paths:
-        fd = files.open_regular(path)
-        try:
-            size_bytes = os.fstat(fd).st_size
-            if size_bytes > _CHUNK:
-                break
-            data = files.read_all(fd, 0, size_bytes)
-        finally:
-            os.close(fd)
-        group.append((function.digest(data), data))
-        total_bytes += len(data)
-        if total_bytes >= _IMPORT_BYTES:
-            break
-    return group
-
-
-def _digest_of_file(function: DigestFunction, fd: int, size_bytes: int) -> Digest:
-    hasher = function.hasher()
-    offset = 0
-    while data := os.pread(fd, min(_CHUNK, size_bytes - offset), offset):
-        hasher.update(data)
-        offset += len(data)
-    return Digest(function, hasher.hexdigest(), offset)
-
-
-def _as_store_error(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    try:
-        return function(*args, **kwargs)
-    except OSError as error:
-        raise store_error(error) from error

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from cas.digest import Digest
 from cas.errors import BlobNotFound, CasError
 from cas.keys import digest_of, size_of
+from cas.large_files import SMALL_BYTES
 from cas.log import locate
 from cas.pack_storage import PackStorage
-from cas.pack_store import SMALL_BYTES
 from cas.records import Damaged, Kind, Table, record_bytes
 from cas.store import BlobStore
 

@@ -19,8 +19,9 @@ from support.packs import Place, open_storage, place_of
 from cas.digest import Digest, DigestFunction, Hasher
 from cas.errors import BlobNotFound, StoreFull, StoreUnavailable
 from cas.keys import key_of
+from cas.large_files import SMALL_BYTES
 from cas.log import FOLDER, segment_of
-from cas.pack_store import SMALL_BYTES, Durability, PackOptions, PackStore
+from cas.pack_store import Durability, PackOptions, PackStore
 from cas.store import FileExport
 from cas.volume import DiskFile, DiskVolume
 

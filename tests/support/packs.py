@@ -7,10 +7,11 @@ from support.clock import FakeClock
 
 from cas.digest import Digest
 from cas.keys import key_of, names
+from cas.large_files import SMALL_BYTES
 from cas.log import FOLDER
 from cas.pack_action_cache import CacheOptions
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
-from cas.pack_store import SMALL_BYTES, PackOptions
+from cas.pack_store import PackOptions
 
 TINY_SEGMENTS = 1 << 18
 """So that a test has many."""
