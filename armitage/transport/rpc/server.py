@@ -253,9 +253,10 @@ class RpcConnection(Connection[Head, "ServerCall"]):
 
     def _start(self, call: ServerCall, method: Method, *, ended: bool) -> None:
         call.method = method
-        self._hold_to_length(call, ended=ended)
-        if call.gone:
-            return
+        if call.head.content_length is not None:
+            self._hold_to_length(call, ended=ended)
+            if call.gone:
+                return
         if type(method) is Unary or type(method) is ServerStream:
             self._fresh.append(call)
         else:
