@@ -25,20 +25,17 @@ class Layout:
 
     def blob(self, digest: Digest) -> str:
         """The object of a blob. Its size is not in the name; whoever reads it compares."""
-        return self._below(f"cas/{digest.function}/{digest.hash[:2]}/{digest.hash}")
+        return self.below(f"cas/{digest.function}/{digest.hash[:2]}/{digest.hash}")
 
     def result(self, instance: str, action: Digest) -> str:
         """The object of an action's result."""
-        return self._below(
+        return self.below(
             f"ac/{escape(instance)}/{action.function}/{action.hash[:2]}"
             f"/{action.hash}-{action.size_bytes}"
         )
 
-    def probe(self) -> str:
-        """An object that is written and removed again to try a bucket out."""
-        return self._below("probe/armitage")
-
-    def _below(self, name: str) -> str:
+    def below(self, name: str) -> str:
+        """Any other name below the prefix."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
 

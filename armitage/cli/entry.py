@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from armitage.cli import (
     ac,
+    bucket,
     cas,
     config,
     conformance,
@@ -26,7 +27,7 @@ from armitage.cli import (
 from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
-COMMANDS = (serve, config, run, cas, ac, ops, status, key, doctor, conformance)
+COMMANDS = (serve, config, run, cas, ac, ops, status, key, doctor, conformance, bucket)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ from support.s3 import S3Server, open_bucket
 
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound, DigestMismatch, StoreDenied, StoreUnavailable
-from cas.objects import Layout
 from cas.s3 import MIB
 from cas.s3_store import S3Store, S3StoreOptions
 
@@ -211,7 +210,6 @@ async def test_unusable_spool_is_unavailable(s3: S3Server, tmp_path: Path) -> No
         await store.open_writer([blob(10)[0]])
 
 
-def test_layout_is_checked_with_the_options() -> None:
+def test_prefix_is_checked_with_the_options() -> None:
     with pytest.raises(ValueError, match="prefix"):
         S3StoreOptions(prefix="/x")
-    assert Layout("x").probe() == "x/probe/armitage"
