@@ -145,15 +145,16 @@ async def no_requests() -> AsyncIterator[Any]:
 
 async def test_a_daemon_that_was_stopped_has_nothing_open(tmp_path: Path) -> None:
     config = disk_config(tmp_path / "data")
-    async with running_daemon(config), running_daemon(disk_config(tmp_path / "warm-up")):
-        pass
-    before = open_files()
+    async with Channel("127.0.0.1:1"):  # While there is one, grpc keeps its own things open.
+        async with running_daemon(config), running_daemon(disk_config(tmp_path / "warm-up")):
+            pass
+        before = open_files()
 
-    async with running_daemon(config) as daemon, remote_of(daemon) as remote:
-        await upload(remote, {DIGEST: BLOB})
-        await read(remote, DIGEST)
+        async with running_daemon(config) as daemon, remote_of(daemon) as remote:
+            await upload(remote, {DIGEST: BLOB})
+            await read(remote, DIGEST)
 
-    assert open_files() == before
+        assert open_files() == before
 
 
 async def test_a_scratch_directory_in_use_is_no_reason_to_run_unsandboxed(tmp_path: Path) -> None:
