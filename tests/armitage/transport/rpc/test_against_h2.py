@@ -296,13 +296,15 @@ class World:
             for move in (self.write, self.server_receives, self.serve, self.server_sends):
                 move()
             self.client_receives()
-            if all(each.is_over for each in self.exchanges.values()) and before == self._state():
+            is_quiet = before == self._state() and not self.up and not self.down
+            if is_quiet and all(each.is_over for each in self.exchanges.values()):
                 break
             if self.random.random() < 0.05:
                 self.widen()
         assert not self.core.closing, self.core.close_reason
 
     def _state(self) -> tuple[object, ...]:
+        self.up += self.client.data_to_send()
         return len(self.up), len(self.down), self.core.output_bytes, self.core.open_calls
 
 
