@@ -8,3 +8,6 @@ import Coeffect.Thm.Covers
 import Coeffect.Thm.Algebra
 import Coeffect.Thm.Decision
 import Coeffect.Thm.Answer
+import Coeffect.Thm.Text
+import Coeffect.Thm.FailClosed
+import Coeffect.Thm.Numbers

@@ -23,13 +23,14 @@ def judge (declared : Declaration) (items : List Item) : Verdict :=
   | [] => .approve
   | item :: more => .reject (.uncovered item) (more.map .uncovered)
 
+/-- Decides about a declaration, once it is read, and evidence, once it is read. -/
+def conclude : Except Fault Declaration → Except (Nat × Fault) Evidence → Verdict
+  | .error fault, _ => .reject (.declaration fault) []
+  | .ok _, .error (record, fault) => .reject (.evidence record fault) []
+  | .ok declared, .ok used => judge declared used.items
+
 def check (declaration evidence : Bytes) : Verdict :=
-  match parseDeclaration declaration with
-  | .error fault => .reject (.declaration fault) []
-  | .ok declared =>
-    match parseEvidence evidence with
-    | .error (line, fault) => .reject (.evidence line fault) []
-    | .ok evidence => judge declared evidence.items
+  conclude (parseDeclaration declaration) (parseEvidence evidence)
 
 /-- The least declaration that `check` approves for this evidence, as bytes; or why the evidence is no evidence. -/
 def inferBytes (evidence : Bytes) : Except Reason Bytes :=

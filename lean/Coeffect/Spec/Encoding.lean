@@ -277,6 +277,12 @@ def orFault {α : Type} (fault : Fault) : Option α → Except Fault α
   | none => .error fault
   | some value => .ok value
 
+/-- One step after another; the first fault ends it. -/
+def chain {ε α β : Type} (first : Except ε α) (next : α → Except ε β) : Except ε β :=
+  match first with
+  | .error fault => .error fault
+  | .ok value => next value
+
 def mapOk {α β : Type} (f : α → β) : Except Fault α → Except Fault β
   | .error fault => .error fault
   | .ok value => .ok (f value)
@@ -318,10 +324,7 @@ def parseTerm (bytes : Bytes) : Except Fault Term :=
 
 def parseTerms : List Bytes → Except Fault (List Term)
   | [] => .ok []
-  | field :: fields =>
-    match parseTerm field with
-    | .error fault => .error fault
-    | .ok term => mapOk (term :: ·) (parseTerms fields)
+  | field :: fields => chain (parseTerm field) fun term => mapOk (term :: ·) (parseTerms fields)
 
 /-- Whether two terms may not stand in one property: they say the same, or both name a quantity. -/
 def Term.clash : Term → Term → Bool
@@ -358,23 +361,25 @@ def Sandboxes.orAny (named : Sandboxes) : Sandboxes := bif named.isNone then .an
 def assemble (terms : List Term) : Declaration :=
   ⟨grantsOf terms, gpuOf terms, (sandboxesNamed terms).orAny⟩
 
-def parseProperty (bytes : Bytes) : Except Fault Declaration :=
-  bif same bytes Word.pure then .ok .pure
-  else match parseTerms (split Ascii.plus bytes) with
-  | .error fault => .error fault
-  | .ok terms => bif clashFree terms then .ok (assemble terms) else .error .duplicate
+def assembleUnique (terms : List Term) : Except Fault Declaration :=
+  bif clashFree terms then .ok (assemble terms) else .error .duplicate
 
-def parseDeclaration (bytes : Bytes) : Except Fault Declaration :=
-  match lines bytes with
+def parseProperty (bytes : Bytes) : Except Fault Declaration :=
+  bif same bytes Word.pure then .ok .pure else chain (parseTerms (split Ascii.plus bytes)) assembleUnique
+
+/-- The lines of a document after its first, which must be the header. -/
+def bodyOf (header : Bytes) : Option (List Bytes) → Except Fault (List Bytes)
   | none => .error .unterminated
   | some [] => .error .unterminated
-  | some (header :: body) =>
-    bif same header Word.declarationHeader then
-      match body with
-      | [property] => parseProperty property
-      | [] => .error .unterminated
-      | _ => .error .trailing
-    else .error .version
+  | some (first :: body) => bif same first header then .ok body else .error .version
+
+def parseOnlyLine : List Bytes → Except Fault Declaration
+  | [property] => parseProperty property
+  | [] => .error .unterminated
+  | _ => .error .trailing
+
+def parseDeclaration (bytes : Bytes) : Except Fault Declaration :=
+  chain (bodyOf Word.declarationHeader (lines bytes)) parseOnlyLine
 
 def printGrant : Grant → Bytes
   | .network => Word.network
@@ -450,14 +455,30 @@ def parseItem : List Bytes → Except Fault Item
   | _ => .error .word
 
 /-- The last line: the session that was opened, as many records as there were, and none dropped. -/
-def checkClose (session : Bytes) (count : Nat) : List Bytes → Option Fault
+def checkClose (session : Bytes) (count : Nat) : List Bytes → Except Fault Unit
   | [name, records, dropped] =>
-    bif !same name session then some .session
+    bif !same name session then .error .session
     else match parseNat records, parseNat dropped with
     | some records, some dropped =>
-      bif !(records == count) then some .sequence else bif dropped == 0 then none else some .dropped
-    | _, _ => some .number
-  | _ => some .syntactic
+      bif !(records == count) then .error .sequence else bif dropped == 0 then .ok () else .error .dropped
+    | _, _ => .error .number
+  | _ => .error .syntactic
+
+/-- A record, which must have this number. -/
+def parseRecord (number : Nat) (word : Bytes) (fields : List Bytes) : Except Fault Item :=
+  match parseNat word with
+  | none => .error .number
+  | some n => bif n == number then parseItem fields else .error .sequence
+
+/-- Nothing may follow the close. -/
+def parseEnd (next : Nat) (items : List Item) : List Bytes → Except (Nat × Fault) (List Item)
+  | [] => .ok items
+  | _ :: _ => .error (next + 1, .trailing)
+
+/-- Says at which record a fault was found. -/
+def atRecord {α : Type} (number : Nat) : Except Fault α → Except (Nat × Fault) α
+  | .error fault => .error (number, fault)
+  | .ok value => .ok value
 
 /-- Reads records, numbered from `next` without a gap, up to the close, which must be the last line. -/
 def parseRecords (session : Bytes) : Nat → List Item → List Bytes → Except (Nat × Fault) (List Item)
@@ -467,18 +488,10 @@ def parseRecords (session : Bytes) : Nat → List Item → List Bytes → Except
     | [] => .error (next, .syntactic)
     | word :: fields =>
       bif same word Word.close then
-        match checkClose session next fields, rest with
-        | some fault, _ => .error (next, fault)
-        | none, [] => .ok found.reverse
-        | none, _ :: _ => .error (next + 1, .trailing)
-      else match parseNat word with
-      | none => .error (next, .number)
-      | some number =>
-        bif number == next then
-          match parseItem fields with
-          | .error fault => .error (next, fault)
-          | .ok item => parseRecords session (next + 1) (item :: found) rest
-        else .error (next, .sequence)
+        chain (atRecord next (checkClose session next fields)) fun _ => parseEnd next found.reverse rest
+      else match parseRecord next word fields with
+      | .error fault => .error (next, fault)
+      | .ok item => parseRecords session (next + 1) (item :: found) rest
 
 def parseOpen (line : Bytes) : Option Bytes :=
   match split Ascii.space line with
@@ -489,23 +502,21 @@ def isSandboxItem : Item → Bool
   | .sandbox _ => true
   | _ => false
 
-/-- Reads evidence; a fault comes with the number of the line after the first two, counted from 0, where it was found. -/
+/-- Evidence must say in which sandbox the action ran. -/
+def sandboxed (session : Bytes) (items : List Item) : Except (Nat × Fault) Evidence :=
+  bif items.any isSandboxItem then .ok ⟨session, items⟩ else .error (0, .unsandboxed)
+
+def parseSession : List Bytes → Except (Nat × Fault) Evidence
+  | [] => .error (0, .unclosed)
+  | line :: rest =>
+    match parseOpen line with
+    | none => .error (0, .session)
+    | some session => chain (parseRecords session 0 [] rest) (sandboxed session)
+
+/-- Reads evidence. A fault comes with the number of the record where it was found; what is wrong with the whole comes
+with 0. -/
 def parseEvidence (bytes : Bytes) : Except (Nat × Fault) Evidence :=
-  match lines bytes with
-  | none => .error (0, .unterminated)
-  | some [] => .error (0, .unterminated)
-  | some (header :: body) =>
-    bif same header Word.evidenceHeader then
-      match body with
-      | [] => .error (0, .unclosed)
-      | line :: rest =>
-        match parseOpen line with
-        | none => .error (0, .session)
-        | some session =>
-          match parseRecords session 0 [] rest with
-          | .error fault => .error fault
-          | .ok items => bif items.any isSandboxItem then .ok ⟨session, items⟩ else .error (0, .unsandboxed)
-    else .error (0, .version)
+  chain (atRecord 0 (bodyOf Word.evidenceHeader (lines bytes))) parseSession
 
 /-- The words of an item, which follow the number of its record. -/
 def itemFields : Item → List Bytes

@@ -67,12 +67,7 @@ theorem check_approves_iff {declaration evidence : Bytes} :
     check declaration evidence = .approve ↔
       ∃ declared used, parseDeclaration declaration = .ok declared ∧ parseEvidence evidence = .ok used
         ∧ ∀ item, item ∈ used.items → declared.Covers item := by
-  show (match parseDeclaration declaration with
-    | .error fault => Verdict.reject (.declaration fault) []
-    | .ok declared =>
-      match parseEvidence evidence with
-      | .error (line, fault) => .reject (.evidence line fault) []
-      | .ok evidence => judge declared evidence.items) = .approve ↔ _
+  show conclude (parseDeclaration declaration) (parseEvidence evidence) = .approve ↔ _
   cases parseDeclaration declaration with
   | error fault => exact ⟨fun h => (by cases h), fun ⟨_, _, h, _⟩ => (by cases h)⟩
   | ok declared =>
