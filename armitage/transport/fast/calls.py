@@ -122,11 +122,9 @@ class OpenCall:
             await self._serve()
         except asyncio.CancelledError:
             if not self._has_ended:  # Nobody cancelled the task, so the handler did of itself.
-                error = errors.Cancelled("the server cancelled the call")
-                self._finish(self._connection.status_of(error))
+                self._fail(errors.Cancelled("the server cancelled the call"))
         except Exception as error:  # noqa: BLE001 (whatever it is, the gate makes a status of it)
-            if not self._has_ended:
-                self._finish(self._connection.status_of(error))
+            self._fail(error)
 
     async def _serve(self) -> None:
         call = self._connection.describe(self._core)
@@ -155,9 +153,17 @@ class OpenCall:
 
     def _respond(self, response: bytes) -> None:
         if not self._has_ended:
-            self._has_ended = True
             self._core.respond(response)
+            self._has_ended = True
             self._connection.flush_soon()
+
+    def _fail(self, error: Exception) -> None:
+        """Answers with the error's status. Never raises: that would end the server."""
+        if not self._has_ended:
+            try:
+                self._finish(self._connection.status_of(error))
+            except Exception:  # noqa: BLE001 (see above; it is logged)
+                self._connection.fault()
 
     def _finish(self, status: Status) -> None:
         if not self._has_ended:
@@ -169,6 +175,7 @@ class OpenCall:
         if self._deadline is not None:
             self._deadline.cancel()
         self._connection.closed(self)
+        self._core.owner = None  # Or only the garbage collector would free the two.
 
     async def _send_all(self, responses: AsyncIterator[Response]) -> None:
         connection, send = self._connection, self._core.send

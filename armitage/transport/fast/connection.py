@@ -144,9 +144,10 @@ class Connection:
                 else:
                     self._handle(event)
             self.flush()
-        except Exception:  # noqa: BLE001 (a fault of ours leaves nothing half alive)
-            _log.exception("internal error, connection of %s closed", self.peer)
-            self.abort()
+        except Exception:  # noqa: BLE001 (it is logged)
+            self.fault()
+            return False
+        if self._is_over:
             return False
         if self._core.output_bytes > _UNREAD_BYTES and self._link.is_busy:
             self._link.pause()
@@ -171,12 +172,20 @@ class Connection:
         for call in list(self._calls):
             call.leave()
         self._host.forget(self)
+        del self._link  # Or only the garbage collector would free the two.
 
     def abort(self) -> None:
         """Ends the connection at once, and its calls."""
         if not self._is_over:
             self._link.abort()
             self.lost()
+
+    def fault(self) -> None:
+        """Ends the connection for an error of ours that is being handled, so that nothing of it
+        stays half alive.
+        """
+        _log.exception("internal error, connection of %s closed", self.peer)
+        self.abort()
 
     # Events of the core.
 
@@ -259,7 +268,9 @@ class Connection:
     @property
     def is_congested(self) -> bool:
         """Whether more waits to be sent than the client takes now."""
-        return self._link.is_busy or self._core.output_bytes > _CONGESTED_BYTES
+        return not self._is_over and (
+            self._link.is_busy or self._core.output_bytes > _CONGESTED_BYTES
+        )
 
     def wait_for_room(self, call: OpenCall) -> None:
         """Wakes the call once the connection is not congested any more."""
@@ -279,6 +290,12 @@ class Connection:
 
     def flush(self) -> None:
         """Hands output to the link, as much as one turn may take, and wakes who waited for that."""
+        try:
+            self._flush()
+        except Exception:  # noqa: BLE001 (it is logged)
+            self.fault()
+
+    def _flush(self) -> None:
         if self._is_over or self._link.is_busy:
             return
         if self._is_paused:

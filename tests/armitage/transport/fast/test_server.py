@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -27,10 +28,12 @@ from support.http2 import (
     frame,
     raw_client,
 )
-from support.transports import TRANSPORTS, Transport, Waiting, echo
+from support.transports import TRANSPORTS, Subject, Transport, Waiting, echo
 
 from armitage.errors import NotFound
 from armitage.reapi.gate import status_of
+from armitage.transport.fast.calls import OpenCall
+from armitage.transport.fast.connection import Connection
 from armitage.transport.fast.server import FastServer
 from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Bidi, Call, ClientStream, Response, ServerStream, Unary
@@ -47,6 +50,15 @@ async def until(client: RawClient, kind: int) -> Frame:
         if received.kind == kind:
             return received
     raise AssertionError("the server closed the connection")
+
+
+async def connections(subject: Subject, count: int) -> None:
+    """Waits until there are so many."""
+    server = subject.server
+    assert isinstance(server, FastServer)
+    async with asyncio.timeout(5):
+        while server.figures().connections != count:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.005)
 
 
 async def unused(request: bytes, call: Call) -> bytes:
@@ -386,8 +398,25 @@ async def test_client_that_leaves_in_its_first_moment_leaves_nothing() -> None:
                     socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0] + [0] * 4)
                 )
         assert await subject.unary("/s/Echo")(b"still here") == b"still here"
-        server = subject.server
-        assert isinstance(server, FastServer)
-        async with asyncio.timeout(5):
-            while server.figures().connections > 1:  # noqa: ASYNC110 (nobody else waits for it)
-                await asyncio.sleep(0.005)
+        await connections(subject, 1)
+
+
+async def test_nothing_of_a_call_or_connection_is_left_to_the_garbage_collector() -> None:
+    async def count(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        yield b"1"
+
+    async with FAST.serving(Unary("/s/Echo", echo), ServerStream("/s/Count", count)) as subject:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                async with raw_client(subject.address) as client:
+                    for path in ("/s/Echo", "/s/Count"):
+                        stream = client.open_stream(path)
+                        client.send_message(stream, b"", last=True)
+                        await client.until_end_of(stream)
+            await connections(subject, 0)
+            kept = [each for each in gc.get_objects() if isinstance(each, (OpenCall, Connection))]
+            assert kept == []
+        finally:
+            gc.enable()
