@@ -49,6 +49,7 @@ class _Job:
         self.waiters: list[asyncio.Future[None]] = []
         """Who waits for an attempt that has not begun yet."""
         self.is_under_way = False
+        self.attempt_ended = asyncio.Event()
         self.is_wanted_again = False
         """A result was replaced while its forerunner was on its way."""
 
@@ -137,11 +138,17 @@ class Replicator:
         del self._noted[entry]
         return True
 
-    def cancel(self, entry: Entry) -> None:
-        """What is pending need not be copied any more; does nothing when it is not pending."""
+    async def cancel(self, entry: Entry) -> None:
+        """What is pending is not to be copied any more, and is not being copied when this returns;
+        does nothing when it is not pending.
+        """
         job = self._jobs.get(entry)
-        if job is not None:
-            self._end(entry, job.waiters, None)
+        if job is None:
+            return
+        job.is_wanted_again = False
+        self._end(entry, job, job.waiters, None)
+        if job.is_under_way:
+            await job.attempt_ended.wait()
 
     def is_over(self, entries: int, size_bytes: int) -> bool:
         """Whether more than that is pending."""
@@ -185,12 +192,16 @@ class Replicator:
 
     async def _copy(self, entry: Entry, job: _Job) -> None:
         job.is_under_way, waiters, job.waiters = True, job.waiters, []
+        job.attempt_ended.clear()
         try:
-            await self._upload(entry)
+            try:
+                await self._upload(entry)
+            finally:
+                job.attempt_ended.set()
         except BlobNotFound as error:
             _log.error("%s can no longer be copied to the remote: %s", _name(entry), error)
             self._lost += 1
-            self._end(entry, waiters, error)
+            self._end(entry, job, waiters, error)
         except Exception as error:  # noqa: BLE001 (whatever it is, the entry must not be lost)
             self._postpone(entry, job, waiters, error)
             rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** min(self._in_a_row, 20))
@@ -199,14 +210,17 @@ class Replicator:
             self._in_a_row = 0
             self._uploaded += 1
             self._uploaded_bytes += entry.digest.size_bytes if entry.is_blob else 0
-            self._end(entry, waiters, None)
+            self._end(entry, job, waiters, None)
 
     def _end(
-        self, entry: Entry, waiters: list[asyncio.Future[None]], error: Exception | None
+        self,
+        entry: Entry,
+        job: _Job,
+        waiters: list[asyncio.Future[None]],
+        error: Exception | None,
     ) -> None:
         _tell(waiters, error)
-        job = self._jobs.get(entry)
-        if job is None:
+        if self._jobs.get(entry) is not job:
             return  # Cancelled in the meantime.
         if job.is_wanted_again and error is None:
             self._number += 1

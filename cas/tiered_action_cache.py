@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Protocol, cast
+from weakref import WeakValueDictionary
 
 from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.digest import Digest
@@ -52,6 +53,8 @@ class TieredActionCache:
         self._missing: Recollection[Entry] = Recollection(
             present_s=0.0, missing_s=options.missing_s, max_keys=_REMEMBERED
         )
+        # Entries disappear with the last one who waits.
+        self._turns: WeakValueDictionary[Entry, asyncio.Lock] = WeakValueDictionary()
         self.hits = 0
         """Results that only the slow tier had."""
         self.unanswered = 0
@@ -92,13 +95,14 @@ class TieredActionCache:
         if self._options.mode is WriteMode.READ_ONLY:
             await self._fast.put(instance, action, result)
             return
-        await self._replicator.note([entry])
-        try:
-            await self._fast.put(instance, action, result)
-        except BaseException:
-            self._replicator.forget([entry])
-            raise
-        copying = self._replicator.start(entry)
+        async with self._turn(entry):
+            await self._replicator.note([entry])
+            try:
+                await self._fast.put(instance, action, result)
+            except BaseException:
+                self._replicator.forget([entry])
+                raise
+            copying = self._replicator.start(entry)
         if self._options.mode is WriteMode.WRITE_THROUGH:
             await copying
 
@@ -106,10 +110,16 @@ class TieredActionCache:
         """See ActionCache. Of a read-only slow tier's results, only the copy here is removed, and
         comes back with the next question.
         """
-        self._replicator.cancel(Entry(action, instance))
-        await self._fast.remove(instance, action)
-        if self._options.mode is not WriteMode.READ_ONLY:
-            await self._slow.remove(instance, action)
+        entry = Entry(action, instance)
+        async with self._turn(entry):
+            await self._replicator.cancel(entry)
+            await self._fast.remove(instance, action)
+            if self._options.mode is not WriteMode.READ_ONLY:
+                await self._slow.remove(instance, action)
+
+    def _turn(self, entry: Entry) -> asyncio.Lock:
+        """Changes of one entry come in the order of their calls."""
+        return self._turns.setdefault(entry, asyncio.Lock())
 
     async def copy(self, instance: str, action: Digest) -> None:
         """Writes a result of the fast tier to the slow one. Raises BlobNotFound when it is gone."""

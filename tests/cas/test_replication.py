@@ -268,13 +268,31 @@ async def test_cancelled_entry_is_not_copied() -> None:
     async with bench.running():
         await bench.write(blob(1))
         copied = await bench.write(result(1))
-        bench.replicator.cancel(result(1))
+        await bench.replicator.cancel(result(1))
         await copied
         bench.errors.clear()
         await until(bench.is_idle)
 
     assert bench.uploaded == [blob(1)]
     assert not bench.pending.kept
+
+
+async def test_cancelled_entry_is_not_on_its_way_any_more() -> None:
+    bench = Bench()
+    bench.gate.clear()
+    async with bench.running():
+        await bench.write(result(1))
+        await until(lambda: bool(bench.begun))
+        async with asyncio.TaskGroup() as group:
+            cancelling = group.create_task(bench.replicator.cancel(result(1)))
+            await until(bench.is_idle)
+            assert not cancelling.done()
+            newer = await bench.write(result(1))
+            bench.gate.set()
+        assert bench.uploaded[:1] == [result(1)]
+        await newer
+
+    assert bench.uploaded == [result(1), result(1)]
 
 
 async def test_many_entries_are_all_copied_once() -> None:
