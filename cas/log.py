@@ -247,17 +247,11 @@ class Log:
         """Makes a segment whole that has no table, and answers what is in it."""
         file = self._volume.open(_name(number), write=True)
         size_bytes = self._sizes[number]
-        start = file.read(SEGMENT_HEADER_BYTES + HEADER_BYTES, 0)
-        salt = salt_of(start) or start[-SALT_BYTES:]
-        table, end = Table(), SEGMENT_HEADER_BYTES
-        for offset, key, header in _scan(file, salt, size_bytes):
-            if offset > end:
-                _log.warning(
-                    "%d bytes of %s/%s are damaged", offset - end, self._root, _name(number)
-                )
-                self.lost_bytes += offset - end
-            table.add_found(key, header, offset)
-            end = offset + header.size_bytes
+        salt = _salt_in(file)
+        table, end, lost_bytes = _collect(file, salt, size_bytes)
+        if lost_bytes:
+            _log.warning("%d bytes of %s/%s are damaged", lost_bytes, self._root, _name(number))
+            self.lost_bytes += lost_bytes
         if not len(table):
             return table
         if size_bytes > end:
@@ -349,11 +343,7 @@ class Log:
         if table is not None:
             return table
         file = self._file(number)
-        salt = salt_of(file.read(SEGMENT_HEADER_BYTES, 0)) or b""
-        table = Table()
-        for offset, key, header in _scan(file, salt, file.id().size_bytes):
-            table.add_found(key, header, offset)
-        return table
+        return _collect(file, _salt_in(file), file.id().size_bytes)[0]
 
     def drop(self, number: int) -> None:
         """Deletes a segment that is not active; what is current of it must be durable elsewhere.
@@ -626,6 +616,28 @@ def _name(number: int) -> str:
 def _number_of(name: str) -> int | None:
     stem = name.removeprefix(f"{FOLDER}/").removesuffix(".pack")
     return int(stem) if stem.isascii() and stem.isdigit() and _name(int(stem)) == name else None
+
+
+def _salt_in(file: File) -> bytes:
+    start = file.read(SEGMENT_HEADER_BYTES + HEADER_BYTES, 0)
+    return salt_of(start) or start[-SALT_BYTES:]
+
+
+def _collect(file: File, salt: bytes, size_bytes: int) -> tuple[Table, int, int]:
+    """Finds what is in a segment without a table, where that ends, and how many bytes before are
+    damaged.
+
+    What follows damage may be of a group that was never acknowledged and is there in part only. A
+    blob or a result is all there or not; but that something is gone may have come with what was to
+    take its place, so that is not believed.
+    """
+    table, end, lost_bytes = Table(), SEGMENT_HEADER_BYTES, 0
+    for offset, key, header in _scan(file, salt, size_bytes):
+        lost_bytes += offset - end
+        end = offset + header.size_bytes
+        if not lost_bytes or header.kind != Kind.GONE:
+            table.add_found(key, header, offset)
+    return table, end, lost_bytes
 
 
 def _scan(file: File, salt: bytes, size_bytes: int) -> Iterator[tuple[int, bytes, Header]]:

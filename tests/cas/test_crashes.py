@@ -15,10 +15,12 @@ import pytest
 from support.clock import FakeClock
 from support.fragile_volume import After, FragileFile, FragileVolume
 
+from cas.compression import Codec
 from cas.digest import Digest, DigestFunction
 from cas.errors import CasError
 from cas.keys import key_of
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
+from cas.store import BatchPut
 
 SHA256 = DigestFunction.SHA256
 SEEDS = int(os.environ.get("ARMITAGE_CRASH_SEEDS", "1"))
@@ -32,7 +34,9 @@ def blob(seed: int, size: int) -> tuple[Digest, bytes]:
 
 SMALL = [blob(seed, 3000 + 1000 * seed) for seed in range(12)]
 LARGE = [blob(100 + seed, 70_000 + seed) for seed in range(3)]
-BLOBS = dict(SMALL + LARGE)
+PACKED = [(SHA256.digest(data), data) for data in (b"small " * 1000, b"large " * 30_000)]
+"""What comes as zstd streams."""
+BLOBS = dict(SMALL + LARGE + PACKED)
 GONE = {SMALL[1][0], SMALL[2][0], LARGE[1][0]}
 ACTIONS = [SMALL[0][0], SMALL[5][0], SMALL[6][0]]
 
@@ -97,6 +101,12 @@ async def use(storage: PackStorage, told: Told) -> None:
     await writer.write(LARGE[2][1])
     await writer.commit()
     told.stored.add(LARGE[2][0])
+    [(small, data), (large, more)] = PACKED
+    if await store.put_many([BatchPut([small], data, Codec.ZSTD.compress(data))]) == [small]:
+        told.stored.add(small)
+    writer = await store.open_zstd_writer([large])
+    await writer.write(Codec.ZSTD.compress(more))
+    told.stored.add(await writer.commit())
     await change(ACTIONS[0], b"new")
     await change(ACTIONS[1], None)
     told.dropped |= GONE
