@@ -28,6 +28,7 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from common import print_table, resident_bytes
 
@@ -80,32 +81,46 @@ def main() -> None:
 # Many small durable writes
 
 
+class Puts(NamedTuple):
+    """What came of a round."""
+
+    rate: float
+    cpu_us: float
+    """Of all threads, for a blob."""
+
+
 def measure_puts(directory: Path) -> None:
     """Rounds of each in turn, so that what else the machine does hits all alike."""
-    plain_rates: list[float] = []
-    single_rates: list[float] = []
-    batch_rates: list[float] = []
-    disk_rates: list[float] = []
+    files, single, batch, disk = [], [], [], []
     for number in range(_ROUNDS):
         folder = directory / str(number)
         folder.mkdir()
-        disk_rates.append(syncs_a_second(folder / "disk"))
-        plain_rates.append(put_files(folder / "files", 1500))
-        single_rates.append(asyncio.run(put_blobs(folder / "single", 20_000, 1)))
-        batch_rates.append(asyncio.run(put_blobs(folder / "batch", 40_000, 50)))
+        disk.append(syncs_a_second(folder / "disk"))
+        files.append(put_files(folder / "files", 1500))
+        single.append(asyncio.run(put_blobs(folder / "single", 20_000, 1)))
+        batch.append(asyncio.run(put_blobs(folder / "batch", 40_000, 50)))
         shutil.rmtree(folder)
-    plain = median(plain_rates)
-    bound = median(disk_rates) * _WRITERS
+    plain = median(puts.rate for puts in files)
     rows = [
-        (name, f"{median(rates):,.0f}", f"{median(rates) / plain:.1f}x", f"{best:,.0f}")
-        for name, rates, best in [
-            ("file, fsync, rename: 32 threads", plain_rates, max(plain_rates)),
-            ("put, 32 writers", single_rates, max(single_rates)),
-            ("put_many of 50, 32 writers", batch_rates, max(batch_rates)),
+        (
+            name,
+            f"{median(puts.rate for puts in rounds):,.0f}",
+            f"{median(puts.rate for puts in rounds) / plain:.1f}x",
+            f"{max(puts.rate for puts in rounds):,.0f}",
+            f"{median(puts.cpu_us for puts in rounds):.0f} us",
+        )
+        for name, rounds in [
+            ("file, fsync, rename: 32 threads", files),
+            ("put, 32 writers", single),
+            ("put_many of 50, 32 writers", batch),
         ]
     ]
-    rows.append(("limit for put: 32 a sync of the disk, no other work", f"{bound:,.0f}", "", ""))
-    print_table("Durable puts of 4 KiB a second", ["way", "median", "ratio", "best"], rows)
+    header = ["way", "a second", "ratio", "best", "CPU of one"]
+    print_table("Durable puts of 4 KiB", header, rows)
+    print(
+        f"\nThe disk syncs an append of 32 of them {median(disk):,.0f} times a second (best"
+        f" {max(disk):,.0f}): no more than 32 times as many can be put by 32 writers one at a time."
+    )
 
 
 def syncs_a_second(path: Path) -> float:
@@ -122,33 +137,39 @@ def syncs_a_second(path: Path) -> float:
         os.close(fd)
 
 
-def put_files(directory: Path, count: int) -> float:
+def put_files(directory: Path, count: int) -> Puts:
     """The simple way: a temporary file, synced and renamed, for each blob."""
     for byte in range(256):
         (directory / f"{byte:02x}").mkdir(parents=True)
     blobs = [(f"{directory}/{d.hash[:2]}/{d.hash}", data) for d, data in make_blobs(count)]
     threads = [
-        threading.Thread(target=lambda part=blobs[n::_WRITERS]: [put_file(*b) for b in part])  # type: ignore[misc]
-        for n in range(_WRITERS)
+        threading.Thread(target=put_each, args=[blobs[number::_WRITERS]])
+        for number in range(_WRITERS)
     ]
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return count / (time.perf_counter() - start)
+    return puts_since(start, cpu, count)
 
 
-def put_file(path: str, data: bytes) -> None:
-    assert hashlib.sha256(data).hexdigest() == path[-64:]
-    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(fd, data)
-    os.fsync(fd)
-    os.close(fd)
-    os.rename(f"{path}.new", path)
+def puts_since(start: float, cpu: float, count: int) -> Puts:
+    rate = count / (time.perf_counter() - start)
+    return Puts(rate, (time.process_time() - cpu) / count * 1e6)
 
 
-async def put_blobs(directory: Path, count: int, batch: int) -> float:
+def put_each(blobs: Sequence[tuple[str, bytes]]) -> None:
+    for path, data in blobs:
+        assert hashlib.sha256(data).hexdigest() == path[-64:]
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, data)
+        os.fsync(fd)
+        os.close(fd)
+        os.rename(f"{path}.new", path)
+
+
+async def put_blobs(directory: Path, count: int, batch: int) -> Puts:
     blobs = [BatchPut((digest,), data) for digest, data in make_blobs(count)]
     async with opened(directory) as storage:
         work = iter(blobs)
@@ -161,11 +182,11 @@ async def put_blobs(directory: Path, count: int, batch: int) -> float:
             while group := list(islice(work, batch)):
                 await storage.store.put_many(group)
 
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for _ in range(_WRITERS):
                 group.create_task(put_one_by_one() if batch == 1 else put_by_batches())
-        return count / (time.perf_counter() - start)
+        return puts_since(start, cpu, count)
 
 
 def make_blobs(count: int) -> list[tuple[Digest, bytes]]:
@@ -196,15 +217,19 @@ async def ask(directory: Path, count: int, calls: int) -> None:
         plain = set(map(synthetic_key, range(count)))
         copied = [[bytes(bytearray(key)) for key in group] for group in groups]
         bare = timed_each(copied, plain.issuperset)
+        again = timed_each([*copied[:20]] * 100, store.all_fresh)
+        once = timed_each([*copied[:20]] * 100, plain.issuperset)
     rows = [
-        (name, f"{median(times) * 1e6:.1f} us", f"{median(times) / median(bare):.1f}x")
+        (name, f"{median(times) * 1e6:.1f} us", f"{min(times) * 1e6:.1f} us")
         for name, times in [
-            ("a bare set of the same keys: issuperset", bare),
+            ("a bare set of the same keys", bare),
             ("all_fresh, by keys as they are on the wire", fresh),
             ("find_missing, by Digests", found),
+            ("a bare set, of 2,000 digests that are asked for again and again", once),
+            ("all_fresh, of these", again),
         ]
     ]
-    print_table("100 random digests of a million blobs, all there", ["way", "time", "ratio"], rows)
+    print_table("100 random digests of a million blobs, all there", ["way", "median", "best"], rows)
 
 
 async def touch(store: PackStore, count: int) -> None:
@@ -217,49 +242,93 @@ async def touch(store: PackStore, count: int) -> None:
 # Large blobs
 
 
+class LargeTimes(NamedTuple):
+    """Seconds of one round."""
+
+    hashing: float
+    writing: float
+    storing: float
+    sending: float
+    copying: float
+    serving: float
+    reading: float
+
+
 def measure_large(directory: Path) -> None:
     data = random.Random(2).randbytes(_MIB) * (_LARGE_BYTES // _MIB)
     digest = _SHA256.digest(data)
-    hashing, storing, copying, reading = [], [], [], []
-    for number in range(_ROUNDS):
+    rounds = []
+    for number in range(2 * _ROUNDS):
         folder = directory / str(number)
-        hashing.append(seconds(lambda: _SHA256.digest(data)))
-        store_s, copy_s, read_s = asyncio.run(store_and_read(folder, digest, data))
-        storing.append(store_s)
-        copying.append(copy_s)
-        reading.append(read_s)
+        folder.mkdir()
+        rounds.append(asyncio.run(large_round(folder, digest, data)))
         shutil.rmtree(folder)
+    times = LargeTimes(*(median(column) for column in zip(*rounds, strict=True)))
+    best = LargeTimes(*(min(column) for column in zip(*rounds, strict=True)))
     rows = [
-        ("sha256 alone", rate(hashing), "1.00"),
-        ("verified, stored, durable", rate(storing), f"{median(hashing) / median(storing):.2f}"),
-        ("sendfile of a file to a socket", rate(copying), "1.00"),
         (
-            "read of the store to a socket",
-            rate(reading),
-            f"{median(copying) / median(reading):.2f}",
-        ),
+            name,
+            rate(getattr(times, field)),
+            against(times, field, other),
+            against(best, field, other),
+        )
+        for name, field, other in [
+            ("sha256 alone", "hashing", "hashing"),
+            ("written and synced, not verified", "writing", "hashing"),
+            ("verified, stored and durable", "storing", "hashing"),
+            ("sendfile to a socket: no copy in user memory", "sending", "copying"),
+            ("pread and send: one", "copying", "copying"),
+            ("read of the store and send", "serving", "copying"),
+            ("read of the store alone", "reading", "copying"),
+        ]
     ]
-    print_table("A blob of 256 MiB", ["way", "rate", "ratio"], rows)
+    print_table("A blob of 256 MiB", ["way", "rate", "ratio", "of the best"], rows)
 
 
-async def store_and_read(
-    directory: Path, digest: Digest, data: bytes
-) -> tuple[float, float, float]:
-    async with opened(directory) as storage:
+def against(times: LargeTimes, field: str, other: str) -> str:
+    ratio: float = getattr(times, other) / getattr(times, field)
+    return f"{ratio:.2f} of {'sha256' if other == 'hashing' else 'pread and send'}"
+
+
+async def large_round(directory: Path, digest: Digest, data: bytes) -> LargeTimes:
+    hashing = seconds(lambda: _SHA256.digest(data))
+    writing = seconds(lambda: write_plainly(directory / "plain", data))
+    async with opened(directory / "store") as storage:
         start = time.perf_counter()
         writer = await storage.store.open_writer((digest,))
         view = memoryview(data)
         for at in range(0, len(data), _MIB):
             await writer.write(view[at : at + _MIB])
         await writer.commit()
-        stored = time.perf_counter() - start
+        storing = time.perf_counter() - start
         path = file_of(directory, digest)
         with drained_socket() as sender:
-            copying = seconds(lambda: send_file(path, sender))
+            sending = seconds(lambda: send_file(path, sender))
+            copying = seconds(lambda: copy_file(path, sender))
             start = time.perf_counter()
             async for piece in storage.store.read(digest):
                 sender.sendall(piece)
-            return stored, copying, time.perf_counter() - start
+            serving = time.perf_counter() - start
+        start = time.perf_counter()
+        async for _ in storage.store.read(digest):
+            pass
+        reading = time.perf_counter() - start
+    return LargeTimes(hashing, writing, storing, sending, copying, serving, reading)
+
+
+def write_plainly(path: Path, data: bytes) -> None:
+    view = memoryview(data)
+    with path.open("xb", buffering=0) as file:
+        for at in range(0, len(data), _MIB):
+            file.write(view[at : at + _MIB])
+        os.fdatasync(file.fileno())
+    path.unlink()
+
+
+def copy_file(path: Path, sender: socket.socket) -> None:
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(_MIB):
+            sender.sendall(data)
 
 
 def file_of(directory: Path, digest: Digest) -> Path:
@@ -292,8 +361,8 @@ def drained_socket() -> Iterator[socket.socket]:
         receiver.close()
 
 
-def rate(times: Sequence[float]) -> str:
-    return f"{_LARGE_BYTES / median(times) / 1e6:,.0f} MB/s"
+def rate(took: float) -> str:
+    return f"{_LARGE_BYTES / took / 1e6:,.0f} MB/s"
 
 
 # Starting
@@ -335,7 +404,7 @@ async def print_opening(directory: Path) -> None:
 def write_synthetic(directory: Path, count: int) -> None:
     """Makes the segments of a store of that many blobs of 4 KiB, without their bytes."""
     (directory / FOLDER).mkdir()
-    per_segment = SEGMENT_BYTES // (_BLOB_BYTES + 256)
+    per_segment, offset = SEGMENT_BYTES // (_BLOB_BYTES + 256), 0
     for number, start in enumerate(range(0, count, per_segment), start=1):
         salt = number.to_bytes(8, "little")
         table, offset = Table(), SEGMENT_HEADER_BYTES
