@@ -53,6 +53,7 @@ from armitage.reapi.invocations import Invocations
 from armitage.reapi.live_output import LiveOutput
 from armitage.reapi.logstream import LogStreams
 from armitage.reapi.operations import OperationsService
+from armitage.reapi.storage import StorageService
 from armitage.reapi.trees import DirectoryCodec
 from armitage.remote import RemoteStats, open_remote, open_tiers
 from armitage.scheduler.service import Scheduler
@@ -68,12 +69,14 @@ from armitage.web.server import WebServer
 from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.memory import MemoryActionCache, MemoryStore
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
+from cas.scrub import Repair, repair_from
 from cas.store import (
     BatchStore,
     BlobExporter,
     BlobImporter,
     BlobStore,
     Glimpse,
+    Leases,
     Measured,
     Retention,
 )
@@ -96,7 +99,9 @@ _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64l
 """From uname's names to those of REAPI's platform lexicon."""
 
 
-class Store(BlobStore, BatchStore, Retention, BlobExporter, BlobImporter, Measured, Protocol):
+class Store(
+    BlobStore, BatchStore, Retention, Leases, BlobExporter, BlobImporter, Measured, Protocol
+):
     """What the daemon needs of a store."""
 
 
@@ -163,6 +168,8 @@ class Daemon:
         self._scheduler: Scheduler | None = None
         self._is_draining = False
         self._remote_stats: Callable[[], RemoteStats] | None = None
+        self._upkeep: Upkeep | None = None
+        self._repair: Repair | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -297,8 +304,8 @@ class Daemon:
             Clocks(self._clock.monotonic, self._clock.wall),
         )
         stack.push_async_callback(storage.close)
-        upkeep = Upkeep(storage, config.upkeep)
-        await stack.enter_async_context(Chores(_UPKEEP_S, [], [upkeep.run]))
+        self._upkeep = Upkeep(storage, config.upkeep)
+        await stack.enter_async_context(Chores(_UPKEEP_S, [], [self._upkeep.run]))
         return storage.store, storage.cache
 
     async def _open_tiers(
@@ -317,6 +324,7 @@ class Daemon:
         tiers = await open_tiers(
             stack, here, remote, options.tiers, pending=pending, clock=self._clock
         )
+        self._repair = repair_from(remote.store, store)
         self._remote_stats = lambda: RemoteStats(tiers.stats(), remote.bucket.stats)
         return tiers.store, tiers.cache
 
@@ -377,6 +385,13 @@ class Daemon:
                 base.completeness,
                 limits=limits,
                 at_once=at_once,
+            ).methods(),
+            *StorageService(
+                base.store,
+                *shared,
+                (base.store.stats, base.cache.stats),
+                disk=self._upkeep,
+                repair=self._repair,
             ).methods(),
         ]
 

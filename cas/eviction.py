@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from cas.digest import Digest
 from cas.errors import StoreFull
+from cas.store import Lease
 
 _WINDOWS_PER_LEASE = 12
 
@@ -72,6 +73,11 @@ class _Holds:
                 self._more[digest] = more
             else:
                 del self._more[digest]
+
+    def holders_of(self, digest: Digest) -> list[str]:
+        if digest not in self.held:
+            return []
+        return [holder for holder, kept in self._by_holder.items() if digest in kept]
 
 
 class Index:
@@ -152,6 +158,13 @@ class Index:
         del self._order[digest]
         self._fresh.discard(digest)
         self.bytes -= digest.size_bytes
+
+    def lease_of(self, digest: Digest, now: float) -> Lease | None:
+        """See Leases.lease_of."""
+        touched = self._touched.get(digest)
+        if touched is None:
+            return None
+        return Lease(max(0.0, touched + self._lease_s - now), self._holds.holders_of(digest))
 
     def hold(self, holder: str, digests: Collection[Digest]) -> None:
         """See Retention.hold."""

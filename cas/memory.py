@@ -16,7 +16,7 @@ from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound, CasError, OffsetOutOfRange, StoreFull, StoreUnavailable
 from cas.eviction import Index
 from cas.files import open_regular, write_new_file
-from cas.store import BatchPut, BlobWriter, FileExport, StoreStats
+from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats
 
 _CHUNK = 1024 * 1024
 
@@ -179,6 +179,10 @@ class MemoryStore:
         self._check_open()
         contents = await asyncio.to_thread(_read_files, function, paths)
         return [await self.put([digest], data) for digest, data in contents]
+
+    def lease_of(self, digest: Digest) -> Lease | None:
+        """See Leases."""
+        return self._index.lease_of(digest, self._clock())
 
     def stats(self) -> StoreStats:
         """See Measured."""

@@ -230,6 +230,10 @@ class PackActionCache:
         self._places[key] = size_bytes << LOCATION_BITS | location
         self._bytes += size_bytes
 
+    def stored(self) -> list[bytes]:
+        """Answers the keys of all results, least recently used first."""
+        return list(self._places)
+
     def location_of(self, key: bytes) -> int | None:
         """Answers where the record of a key's result is, if there is one."""
         place = self._places.get(key)

@@ -18,12 +18,16 @@ from cas.digest import Digest
 from cas.errors import BlobNotFound, CasError
 from cas.keys import digest_of, size_of
 from cas.large_files import SMALL_BYTES
-from cas.log import locate
+from cas.log import locate, segment_of
 from cas.pack_storage import PackStorage
 from cas.records import Damaged, Kind, Table, record_bytes
 from cas.store import BlobStore
 
 _BATCH_BYTES = 1 << 20
+_KEYS_AT_ONCE = 4096
+_RECORDS_AT_ONCE = 256
+_RESULT_BYTES = 4096
+"""What is reckoned for a result of which the size is not known."""
 
 Pause = Callable[[int], Awaitable[None]]
 """Called before so many bytes are read; returns when that may be."""
@@ -93,7 +97,8 @@ class Scrubber:
         for segment in segments:
             if self._log.has(segment.number):  # Not compacted meanwhile.
                 before = self._now.done_bytes
-                async for now in self._segment(segment.number):
+                read = self._active if segment.is_active else self._segment
+                async for now in read(segment.number):
                     yield now
                 # What is not current was passed over.
                 done_bytes = max(self._now.done_bytes, before + segment.size_bytes)
@@ -119,18 +124,43 @@ class Scrubber:
             return
         for places in _batches(number, table):
             current = [place for place in places if self._is_current(*place)]
-            size_bytes = sum(size for _, _, _, size in places)
-            if current:
-                await self._pause(size_bytes)
-                for place, damage in await asyncio.to_thread(self._read, current):
-                    await self._drop(place, damage)
-            blobs = sum(1 for kind, _, _, _ in current if kind == Kind.BLOB)
-            results = sum(1 for kind, _, _, _ in current if kind == Kind.RESULT)
-            self._now = replace(
-                self._now, blobs=self._now.blobs + blobs, results=self._now.results + results
-            )
-            self._did(size_bytes)
+            await self._check(current, sum(size for _, _, _, size in places))
             yield self._now
+
+    async def _active(self, number: int) -> AsyncIterator[Scrubbed]:
+        """The segment that is being written has no table, and damage would hide its records: those
+        that the index knows of are what is to be there.
+        """
+        places: list[_Place] = []
+        for at, key in enumerate(list(self._store.index)):
+            if size_of(key) <= SMALL_BYTES and key in self._store.index:
+                location = self._store.locate(key)
+                if location is None or segment_of(location) == number:
+                    places.append((Kind.BLOB, key, location or 0, size_of(key)))
+            if at % _KEYS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for key in self._cache.stored():
+            location = self._cache.location_of(key)
+            if location is not None and segment_of(location) == number:
+                places.append((Kind.RESULT, key, location, _RESULT_BYTES))
+        for start in range(0, len(places), _RECORDS_AT_ONCE):
+            some = places[start : start + _RECORDS_AT_ONCE]
+            current = [place for place in some if self._is_current(*place)]
+            await self._check(current, sum(size for _, _, _, size in some))
+            yield self._now
+
+    async def _check(self, current: Sequence[_Place], size_bytes: int) -> None:
+        """Reads current records, and goes on from there."""
+        if current:
+            await self._pause(size_bytes)
+            for place, damage in await asyncio.to_thread(self._read, current):
+                await self._drop(place, damage)
+        blobs = sum(1 for kind, _, _, _ in current if kind == Kind.BLOB)
+        results = sum(1 for kind, _, _, _ in current if kind == Kind.RESULT)
+        self._now = replace(
+            self._now, blobs=self._now.blobs + blobs, results=self._now.results + results
+        )
+        self._did(size_bytes)
 
     def _is_current(self, kind: int, key: bytes, location: int, _size_bytes: int) -> bool:
         if kind == Kind.BLOB:
@@ -141,9 +171,9 @@ class Scrubber:
         """Reads and checks records, and answers the damaged ones. Runs in a thread."""
         damaged = []
         for place in places:
-            _, key, location, size_bytes = place
+            _, key, location, _ = place
             try:
-                record = self._log.read(location, size_bytes)
+                record = self._log.read(location, None)
                 if record.key != key:
                     damaged.append((place, Damaged("there is another record in its place")))
             except Damaged as damage:
@@ -177,7 +207,7 @@ class Scrubber:
 
 
 _Place = tuple[int, bytes, int, int]
-"""A record's kind, key, location and size."""
+"""A record's kind, key, location and size, or about that."""
 
 
 def _batches(number: int, table: Table) -> list[list[_Place]]:

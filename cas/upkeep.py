@@ -15,12 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
+from cas.digest import Digest
 from cas.errors import StoreFull, StoreUnavailable
+from cas.keys import digest_of
 from cas.log import SEGMENT_BYTES, Segment
 from cas.pack_storage import PackStorage
+from cas.scrub import Repair, Scrubbed, Scrubber
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +111,14 @@ class Upkeep:
             compacted, freed_bytes = await self._compact_all(share)
         return Collected(evicted_bytes, compacted, freed_bytes)
 
+    def digests(self) -> Sequence[Digest]:
+        """Answers what is stored at this moment, least recently used first."""
+        return _Digests(list(self._store.index))
+
+    def scrub(self, repair: Repair | None) -> AsyncIterator[Scrubbed]:
+        """Reads and verifies all that is stored, at the rate (see cas.scrub)."""
+        return Scrubber(self._storage, self._pause, repair).run()
+
     def _shrink(self, most_bytes: int | None) -> int:
         if most_bytes is None:
             capacity_bytes = self._store.capacity_bytes()
@@ -143,6 +155,25 @@ class Upkeep:
     async def _pause(self, size_bytes: int) -> None:
         if not self._store.is_short(_SHORT_BYTES):
             await self._sleep(size_bytes / self._options.rate_bytes)
+
+
+class _Digests(Sequence[Digest]):
+    """Digests that are made when they are looked at, since there may be millions."""
+
+    def __init__(self, keys: list[bytes]) -> None:
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, at: int) -> Digest: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Digest]: ...
+    def __getitem__(self, at: int | slice) -> Digest | Sequence[Digest]:
+        if isinstance(at, slice):
+            return list(map(digest_of, self._keys[at]))
+        return digest_of(self._keys[at])
 
 
 def segment_bytes_for(max_bytes: int) -> int:

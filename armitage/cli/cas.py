@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armitage.cli import options
 from armitage.cli.exits import Exit
-from armitage.cli.output import emit, size_text
+from armitage.cli.output import emit, note, size_text, time_text
 
 if TYPE_CHECKING:
     from armitage.client.remote import Remote
+    from armitage.client.storage import BlobStat
     from armitage.client.trees import RemoteTree
     from cas.digest import Digest
 
@@ -55,10 +57,44 @@ def add(commands: options.Commands) -> None:
         group,
         "stat",
         lambda args: asyncio.run(_stat(args)),
-        "say which blobs are there (exit code 1 when one is not)",
+        "say which blobs are there, and for how long (exit code 1 when one is not)",
+        "Says which blobs are there and for how long each stays for certain: the rest of its lease,"
+        " or until the builds and actions that hold it end. Renews no lease. Of a server that does"
+        " not tell (any but Armitage), only which are there.",
     )
     stat.add_argument("digest", nargs="+", metavar="DIGEST", help=_DIGEST_HELP)
     options.add_connection(stat)
+
+    stats = options.add_command(
+        group,
+        "stats",
+        lambda args: asyncio.run(_stats(args)),
+        "show what is stored, and what has gone",
+    )
+    options.add_connection(stats)
+
+    export = options.add_command(
+        group,
+        "export",
+        lambda args: asyncio.run(_export(args)),
+        "write blobs as a tar stream",
+        "Writes blobs as a tar stream of files cas/FUNCTION/HH/HASH, each verified: those named, or"
+        " all that the server has on disk. What goes meanwhile is left out, and counted.",
+    )
+    export.add_argument("digest", nargs="*", metavar="DIGEST", help=_DIGEST_HELP)
+    export.add_argument("-o", "--out", metavar="FILE", type=Path, help="(default: stdout)")
+    options.add_connection(export)
+
+    import_ = options.add_command(
+        group,
+        "import",
+        lambda args: asyncio.run(_import(args)),
+        "upload the blobs of a tar stream that `cas export` wrote",
+        "Uploads the blobs of a tar stream; what the server has already is not sent. A member whose"
+        " bytes are not what its name says is refused, and nothing after it is read.",
+    )
+    import_.add_argument("path", metavar="FILE", help="- is stdin")
+    options.add_connection(import_)
 
     tree = options.add_command(
         group,
@@ -138,22 +174,130 @@ async def _get(args: argparse.Namespace) -> Exit:
 
 async def _stat(args: argparse.Namespace) -> Exit:
     from armitage.cli.connection import parse_digest, remote_for
-    from armitage.client.blobs import find_missing
+    from armitage.client.storage import stat
 
     async with remote_for(args) as remote:
         digests = [parse_digest(text, remote.function) for text in args.digest]
-        missing = set()
-        for digest in digests:
-            # One call each: a call has one digest function, and these may differ.
-            spoken = replace(remote, function=digest.function)
-            missing.update(await find_missing(spoken, [digest]))
-    value = {"blobs": [{"digest": _text(d), "present": d not in missing} for d in digests]}
-    emit(
-        args,
-        value,
-        (f"{'missing' if digest in missing else 'present'}  {_text(digest)}" for digest in digests),
+        found = await stat(remote, digests)
+    value = {"blobs": [_stat_value(one) for one in found]}
+    emit(args, value, map(_stat_line, found))
+    return Exit.OK if all(one.is_present for one in found) else Exit.NO
+
+
+def _stat_value(one: BlobStat) -> dict[str, object]:
+    value: dict[str, object] = {"digest": _text(one.digest), "present": one.is_present}
+    if one.is_remote:
+        value["remote"] = True
+    if one.lease_left_s is not None:
+        # JSON has no infinity: the empty blob stays for ever.
+        left = one.lease_left_s if math.isfinite(one.lease_left_s) else None
+        value["lease_left_s"] = left
+        value["holders"] = [
+            {"name": name, "left_s": left_s} for name, left_s in one.holders.items()
+        ]
+    return value
+
+
+def _stat_line(one: BlobStat) -> str:
+    state = "missing" if not one.is_present else "remote " if one.is_remote else "present"
+    line = f"{state}  {_text(one.digest)}"
+    if one.lease_left_s is None:
+        return line
+    if not math.isfinite(one.lease_left_s):
+        return f"{line}  for ever"
+    line += f"  lease {time_text(one.lease_left_s)}" if one.lease_left_s else "  no lease"
+    builds = [left_s for left_s in one.holders.values() if left_s is not None]
+    if builds:
+        line += f", in {len(builds)} live builds for {time_text(max(builds))}"
+    for name, left_s in one.holders.items():
+        line += f", {name} until it ends" if left_s is None else ""
+    return line
+
+
+async def _stats(args: argparse.Namespace) -> Exit:
+    from armitage.cli.connection import remote_for
+    from armitage.client.storage import figures
+
+    async with remote_for(args) as remote:
+        value = await figures(remote)
+    emit(args, value, _stats_lines(value["blobs"], value["results"]))
+    return Exit.OK
+
+
+def _stats_lines(blobs: Mapping[str, float], results: Mapping[str, float]) -> list[str]:
+    return [
+        (
+            f"blobs      {blobs['blobs']:.0f}, {size_text(blobs['bytes'])} of"
+            f" {size_text(blobs['max_bytes'])} ({blobs['bytes'] / blobs['max_bytes']:.0%})"
+        ),
+        f"writing    {size_text(blobs['reserved_bytes'])} set aside",
+        f"garbage    {size_text(blobs['garbage_bytes'])} to be compacted",
+        f"held       {blobs['held']:.0f} blobs by {blobs['holders']:.0f} live builds and actions",
+        (
+            f"evicted    {blobs['evicted_blobs']:.0f}, {size_text(blobs['evicted_bytes'])} since"
+            f" the start; {blobs['refused_evictions']:.0f} refused for leases"
+        ),
+        f"damaged    {blobs['damaged_blobs']:.0f} since the start",
+        (
+            f"results    {results['results']:.0f}, {size_text(results['bytes'])} of"
+            f" {size_text(results['max_bytes'])}; {results['evicted_results']:.0f} evicted,"
+            f" {results['damaged_results']:.0f} damaged"
+        ),
+    ]
+
+
+async def _export(args: argparse.Namespace) -> Exit:
+    from armitage.cli.connection import parse_digest, remote_for
+    from armitage.client.archive import export
+    from armitage.client.storage import list_blobs
+
+    async with remote_for(args) as remote:
+        if args.digest:
+            digests = [parse_digest(text, remote.function) for text in args.digest]
+        else:
+            digests = [digest async for digest in list_blobs(remote)]
+        if args.out is None:
+            exported = await export(remote, digests, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
+            with args.out.open("wb") as out:
+                exported = await export(remote, digests, out)
+    text = f"exported {exported.blobs} blobs, {size_text(exported.size_bytes)}"
+    if exported.missing:
+        text += f"; {len(exported.missing)} had gone"
+    if args.out is None:
+        note(text)
+    else:
+        value = {
+            "blobs": exported.blobs,
+            "bytes": exported.size_bytes,
+            "missing": list(map(_text, exported.missing)),
+        }
+        emit(args, value, [text])
+    return Exit.NO if args.digest and exported.missing else Exit.OK
+
+
+async def _import(args: argparse.Namespace) -> Exit:
+    from armitage.cli.connection import remote_for
+    from armitage.client.archive import import_
+
+    async with remote_for(args) as remote:
+        if args.path == "-":
+            imported = await import_(remote, sys.stdin.buffer)
+        else:
+            with open(args.path, "rb") as file:  # noqa: ASYNC230 (nothing else runs meanwhile)
+                imported = await import_(remote, file)
+    value = {
+        "blobs": imported.blobs,
+        "uploaded_blobs": imported.uploaded_blobs,
+        "uploaded_bytes": imported.uploaded_bytes,
+    }
+    text = (
+        f"{imported.blobs} blobs read, {imported.uploaded_blobs} uploaded"
+        f" ({size_text(imported.uploaded_bytes)})"
     )
-    return Exit.NO if missing else Exit.OK
+    emit(args, value, [text])
+    return Exit.OK
 
 
 async def _tree(args: argparse.Namespace) -> Exit:

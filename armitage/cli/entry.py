@@ -23,11 +23,12 @@ from armitage.cli import (
     run,
     serve,
     status,
+    upkeep,
 )
 from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
-COMMANDS = (serve, config, run, cas, ac, ops, status, key, doctor, conformance, bucket)
+COMMANDS = (serve, config, run, cas, ac, ops, status, upkeep, key, doctor, conformance, bucket)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -51,6 +51,13 @@ class Invocations:
         if holder is not None and digests:
             self._retention.hold(holder, digests)
 
+    def left_s(self, holder: str) -> float | None:
+        """How long a holder keeps what it keeps, were it silent from now on; None for who is no
+        live invocation.
+        """
+        seen = self._last_seen.get(holder)
+        return None if seen is None else max(0.0, seen + self._idle_s - self._monotonic())
+
     def expire(self) -> None:
         """Releases the invocations that have been silent for `idle_s`; each call does this, and a
         periodic one frees what the last invocation held.

@@ -11,6 +11,7 @@ from google.longrunning import operations_pb2 as longrunning
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
+from armitage._proto.armitage.storage.v1 import storage_pb2 as storage
 from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage._proto.build.bazel.remote.logstream.v1 import remote_logstream_pb2 as logstream
@@ -124,3 +125,15 @@ CREATE_LOG_STREAM = Rpc(
     logstream.CreateLogStreamRequest,
     logstream.LogStream,
 )
+
+_STORAGE = "/armitage.storage.v1.Storage/"
+STAT_BLOBS = Rpc(_STORAGE + "StatBlobs", storage.StatBlobsRequest, storage.StatBlobsResponse)
+LIST_BLOBS = Rpc(
+    _STORAGE + "ListBlobs",
+    storage.ListBlobsRequest,
+    storage.ListBlobsResponse,
+    response_stream=True,
+)
+GET_STATS = Rpc(_STORAGE + "GetStats", storage.GetStatsRequest, storage.GetStatsResponse)
+COLLECT = Rpc(_STORAGE + "Collect", storage.CollectRequest, storage.CollectResponse)
+SCRUB = Rpc(_STORAGE + "Scrub", storage.ScrubRequest, storage.ScrubProgress, response_stream=True)
