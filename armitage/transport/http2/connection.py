@@ -682,7 +682,8 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
         if stream.queued_bytes:
             stream.queue = None
             self._drained.append(stream)
-        self.let_go(stream)
+        if stream.holds_back:
+            self.let_go(stream)
         if self._goaway_last is not None and not self.streams:
             self._close("drained")
 

@@ -109,7 +109,7 @@ class HeaderReader(Generic[Field, Head]):
         """
         if self._decoder is not None:
             return self._memory.rules.assemble(self._decode(block))
-        head = self._heads.get(block)
+        head = self._heads.young.get(block) or self._heads.get(block)
         if head is None:
             head = self._memory.rules.assemble(self._scan(block))
             self._heads.put(block, head)

@@ -52,6 +52,7 @@ class Receiving(ABC, Generic[StreamT]):
             return
         stream.credited += grant
         if stream.credited >= 2 * target and self._may_grow(target):
+            stream.holds_back = True
             self._grown += target
             stream.window_target += target
             grant += target
@@ -74,11 +75,13 @@ class Receiving(ABC, Generic[StreamT]):
 
     def add_unread(self, stream: StreamT, size: int) -> None:
         """A message waits for somebody to take it."""
+        stream.holds_back = True
         stream.unread += size
         self.unread += size
 
     def assemble(self, stream: StreamT, size: int) -> None:
         """Counts bytes of an incomplete message."""
+        stream.holds_back = True
         self._assembling[stream] = None
         self._assembled_bytes += size
         stream.assembling += size

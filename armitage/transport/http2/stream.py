@@ -37,6 +37,8 @@ class Stream:
     """Bytes of a message that is still coming in..."""
     withheld = 0
     """...and how many of them hold the window back, when the connection has too much of that."""
+    holds_back = False
+    """Whether any of these ever was more than it is for most streams."""
     content_left: int | None = None
     """What content-length leaves to come."""
 

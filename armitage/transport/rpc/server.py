@@ -377,7 +377,8 @@ class ServerCall(Stream):
                 if length > self.connection.server.receive_limit_bytes:
                     self._fail(too_large(self.connection.server.receive_limit_bytes).status)
                 else:
-                    self._take(bytes(data[PREFIX_BYTES:]))
+                    message = data[PREFIX_BYTES:]
+                    self._take(message if type(message) is bytes else bytes(message))
                     if end:
                         self.on_end()
                     elif not self.gone:
