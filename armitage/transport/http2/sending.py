@@ -91,7 +91,10 @@ class Sending(ABC, Generic[StreamT]):
             if size <= 0:
                 stream.is_queued = False
                 continue
-            self._send_frame(stream, size)
+            if turns or size < frames.FRAME_LIMIT:
+                self._send_frame(stream, size)
+            else:
+                self._send_burst(stream, limit)
             if stream.queued_bytes:
                 turns.append(stream)
                 continue
@@ -100,6 +103,33 @@ class Sending(ABC, Generic[StreamT]):
             if stream.farewell is not None:
                 self.write(stream.farewell)
                 self.settle(stream)
+
+    def _send_burst(self, stream: StreamT, limit: int) -> None:
+        """Sends as many full frames of the first piece as may go, since no other stream waits."""
+        queue = stream.queue
+        assert queue is not None
+        full = frames.FRAME_LIMIT
+        room = min(stream.send_window, self.send_window, limit - self.output_bytes)
+        count = min(len(queue[0]), room) // full
+        if count < 2:
+            self._send_frame(stream, min(full, stream.queued_bytes))
+            return
+        head = frames.frame_head(full, frames.DATA, 0, stream.id)
+        piece = memoryview(queue[0])
+        size = count * full
+        self.output += [
+            each for start in range(0, size, full) for each in (head, piece[start : start + full])
+        ]
+        if size == len(piece):
+            queue.popleft()
+        else:
+            queue[0] = piece[size:]
+        self.output_bytes += size + count * frames.HEAD_BYTES
+        self.work += count
+        self.send_window -= size
+        stream.send_window -= size
+        stream.queued_bytes -= size
+        stream.begun = True
 
     def _send_frame(self, stream: StreamT, size: int) -> None:
         queue = stream.queue
