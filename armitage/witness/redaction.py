@@ -59,9 +59,12 @@ class Redaction:
 
     def url(self, url: str) -> str:
         """A URL without user, password, fragment and the values of its query, save harmless
-        ones.
+        ones. What is no URL is left out as a whole.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return f"~{self.tag(url)[:_TAG_DIGITS]}"
         plain = SplitResult(
             parts.scheme,
             parts.netloc.rpartition("@")[2],

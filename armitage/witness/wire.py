@@ -1,0 +1,85 @@
+"""One side of a proxied exchange: HTTP/1.1 over a stream, with time limits and back-pressure."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+
+import h11
+
+_READ_BYTES = 256 * 1024
+HEAD_LIMIT_BYTES = 256 * 1024
+
+Event = h11.Event
+
+
+class Side:
+    """An h11 connection on a pair of streams. Raises TimeoutError when the other end is silent for
+    longer than `idle_s`, h11.RemoteProtocolError for what is no HTTP, and OSError.
+    """
+
+    def __init__(
+        self,
+        role: type[h11.CLIENT | h11.SERVER],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        idle_s: float,
+    ) -> None:
+        self.http = h11.Connection(role, max_incomplete_event_size=HEAD_LIMIT_BYTES)
+        self.reader = reader
+        self.writer = writer
+        self._idle_s = idle_s
+
+    async def receive(self) -> Event | type[h11.PAUSED]:
+        """Answers the next event."""
+        while True:
+            event = self.http.next_event()
+            if event is not h11.NEED_DATA:
+                return event  # type: ignore[return-value]  # The only sentinel left is PAUSED.
+            async with asyncio.timeout(self._idle_s):
+                self.http.receive_data(await self.reader.read(_READ_BYTES))
+
+    async def send(self, *events: Event) -> None:
+        """Sends events, and waits until they have mostly left."""
+        data = [
+            part for event in events for part in self.http.send_with_data_passthrough(event) or ()
+        ]
+        self.writer.writelines(data)
+        async with asyncio.timeout(self._idle_s):
+            await self.writer.drain()
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Goes on inside TLS, as a server. Raises ssl.SSLError."""
+        rest, _ = self.http.trailing_data
+        if rest:
+            raise ssl.SSLError("the client spoke before the tunnel was there")
+        async with asyncio.timeout(self._idle_s):
+            await self.writer.start_tls(context)
+        self.http = h11.Connection(self.http.our_role, max_incomplete_event_size=HEAD_LIMIT_BYTES)
+
+    def close(self) -> None:
+        """Ends the connection; what was sent still arrives."""
+        self.writer.close()
+
+    def abort(self) -> None:
+        """Ends the connection so that the other end notices that something is missing."""
+        self.writer.transport.abort()
+
+
+def printable(text: str, limit: int = 200) -> bytes:
+    """Text as a reason phrase."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)[:limit].encode()
+
+
+def plain_answer(status: int, text: str, rule: str) -> Sequence[Event]:
+    """A whole answer of the proxy's own, with its reason where clients show it."""
+    body = f"armitage witness: {text}\n".encode()
+    headers = [
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Armitage-Rule", printable(rule)),
+        (b"Connection", b"close"),
+    ]
+    response = h11.Response(status_code=status, headers=headers, reason=printable(text))
+    return [response, h11.Data(data=body), h11.EndOfMessage()]

@@ -1,0 +1,204 @@
+"""A witness proxy on loopback, origins that answer by a script, and clients of both."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from armitage.clock import SystemClock
+from armitage.observability.redaction import Redactor
+from armitage.witness.authority import SessionAuthority
+from armitage.witness.evidence import Subject, parse_entry, parse_record
+from armitage.witness.origins import Origins, origin_tls
+from armitage.witness.policy import Grant, Rule, Verdict
+from armitage.witness.proxy import Inject, Means, Proxy, ProxyLimits, no_credentials
+from armitage.witness.reach import Address, parse_address
+from armitage.witness.redaction import Redaction
+from armitage.witness.sessions import SessionAudit, Sessions
+from cas.digest import Buffer, Digest, DigestFunction
+from cas.memory import MemoryOptions, MemoryStore
+
+LOOPBACK = Rule(Verdict.ALLOW, "loopback", networks=("127.0.0.0/8",))
+Script = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Origin:
+    """Answers each connection by a script, which is given the request's head."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.heads: list[bytes] = []
+        self.port = 0
+
+    @asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                await self.script(head, reader, writer)
+                await writer.drain()
+            except (asyncio.IncompleteReadError, ConnectionError):
+                pass
+            finally:
+                writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        self.port = server.sockets[0].getsockname()[1]
+        async with server:
+            yield self
+
+
+def answering(body: bytes, *headers: str, status: str = "200 OK") -> Script:
+    """Answers with a body and its length."""
+
+    async def script(_: bytes, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+        writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+    return script
+
+
+def saying(data: bytes) -> Script:
+    """Answers with just these bytes."""
+
+    async def script(_: bytes, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+
+    return script
+
+
+@dataclass
+class Log:
+    """A log in memory."""
+
+    entries: list[bytes] = field(default_factory=list)
+    failure: OSError | None = None
+
+    async def append(self, entry: bytes) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.entries.append(entry)
+        return len(self.entries) - 1
+
+
+class Remembering(MemoryStore):
+    """Knows what was put into it."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryOptions(), SystemClock().monotonic)
+        self.put_: set[Digest] = set()
+
+    async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
+        stored = await super().put(candidates, data)
+        self.put_.add(stored)
+        return stored
+
+
+@dataclass
+class Witness:
+    """A session's proxy that listens on loopback."""
+
+    proxy: Proxy
+    port: int
+    trusted: bytes
+    origins: SessionAuthority
+    log: Log
+    store: Remembering
+    spool: Path
+
+    async def records(self) -> list[dict[str, Any]]:
+        """What is on record, in order."""
+        found = []
+        for entry in map(parse_entry, self.log.entries):
+            record = await self.store.get(self._digest(entry.record))
+            found.append(parse_record(record))
+        return found
+
+    async def exchanges(self) -> list[dict[str, Any]]:
+        return [record for record in await self.records() if record["kind"] == "exchange"]
+
+    async def body(self, name: str, size: int) -> bytes:
+        digest = Digest(DigestFunction.SHA256, name.removeprefix("sha256:"), size)
+        return await self.store.get(digest)
+
+    def _digest(self, name: str) -> Digest:
+        [digest] = [each for each in self.store.put_ if f"sha256:{each.hash}" == name]
+        return digest
+
+    def faults(self) -> list[str]:
+        audit = SessionAudit()
+        for index, entry in enumerate(self.log.entries):
+            audit.add(index, parse_entry(entry))
+        return list(audit.faults())
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def ask(self, request: bytes) -> bytes:
+        """Sends bytes to the proxy, and answers all that comes back."""
+        reader, writer = await self.connect()
+        writer.write(request)
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def witness(
+    directory: Path,
+    *,
+    grants: Sequence[Grant] = (Grant(),),
+    rules: Sequence[Rule] = (LOOPBACK,),
+    limits: ProxyLimits | None = None,
+    inject: Inject = no_credentials,
+    hosts: Mapping[str, Sequence[str]] | None = None,
+) -> AsyncIterator[Witness]:
+    """A witness to which every name under `.example` is on loopback."""
+    now = SystemClock().wall()
+    origins, log, store = SessionAuthority("origins", now), Log(), Remembering()
+    trusted = directory / "origins.pem"
+    trusted.write_bytes(origins.certificate)
+
+    async def resolve(host: str, _: int) -> list[Address]:
+        if hosts is None and not host.endswith(".example"):
+            raise OSError(f"{host} is not known")
+        found = [parse_address(text) for text in (hosts or {}).get(host, ["127.0.0.1"])]
+        return [address for address in found if address is not None]
+
+    spool = directory / "spool"
+    spool.mkdir()
+    with ThreadPoolExecutor(2) as threads:
+        limits = limits or ProxyLimits(idle_s=5)
+        tls = origin_tls(str(trusted))
+        means = Means(
+            origins=Origins(resolve, tls, connect_s=5, idle_s=limits.idle_s),
+            store=store,
+            spool=spool,
+            threads=threads,
+            clock=SystemClock(),
+            redaction=Redaction(bytes(32), Redactor().text),
+            rules=rules,
+            limits=limits,
+        )
+        sessions = Sessions(store, log.append, SystemClock(), lambda: "s1")
+        session = await sessions.open(Subject(action="sha256:aa/1"), "network")
+        authority = SessionAuthority("s1", now)
+        proxy = Proxy(session, authority, grants, means, inject)
+        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            yield Witness(proxy, port, authority.certificate, origins, log, store, spool)
+            server.close()
+            await proxy.close()
+        assert list(spool.iterdir()) == []
+        await store.close()
