@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from armitage._proto.armitage.storage.v1 import storage_pb2 as pb
-from armitage.errors import Exhausted, InvalidRequest, Unsupported
+from armitage.errors import Exhausted, InvalidRequest, PreconditionFailed
 from armitage.reapi import rpcs
 from armitage.reapi.digests import Candidates
 from armitage.reapi.instances import Instances
@@ -176,7 +176,7 @@ class StorageService:
 
     def _on_disk(self) -> Disk:
         if self._disk is None:
-            raise Unsupported("nothing is kept on disk here (storage = memory)")
+            raise PreconditionFailed("nothing is kept on disk here (storage = memory)")
         return self._disk
 
 
