@@ -1,9 +1,10 @@
 """Header blocks (RFC 7541), read fast.
 
 Theory of operation. We ask every peer for a dynamic table of size 0. Until it has acknowledged
-that, a full HPACK decoder reads its blocks. From then on blocks have no state: the same bytes
-always mean the same fields. So whole blocks, and the encoded bytes of each field, are looked up in
-memories shared by all connections, and only what was never seen is decoded.
+that, a full HPACK decoder reads its blocks, slowly, so a peer must not take for ever. From then on
+blocks have no state: the same bytes always mean the same fields. So whole blocks, and the encoded
+bytes of each field, are looked up in memories shared by all connections, and only what was never
+seen is decoded.
 
 A peer is asked to begin the first such block with a table size update (RFC 9113 section 4.3.1).
 Peers whose encoder never had a table to shrink leave it out, and we let them: no block that could
@@ -41,6 +42,9 @@ _FIELD_OVERHEAD = 32
 """RFC 9113 section 6.5.2."""
 _BOMB_FACTOR = 4
 """How far over the limit a list is still decoded, to keep the dynamic table right."""
+
+_PATIENCE_BYTES = 512 << 10
+"""How much in blocks is decoded the slow way, until the peer must have heard of our settings."""
 
 _BLOCKS = 512
 _BLOCK_BYTES = 2048
@@ -97,6 +101,7 @@ class HeaderReader(Generic[Field, Head]):
         self._memory = memory
         self._heads = memory.heads
         self._decoder: Decoder | None = Decoder(memory.list_limit * _BOMB_FACTOR)
+        self._patience_bytes = _PATIENCE_BYTES
 
     def forget_table(self) -> None:
         """The peer has acknowledged a table size of 0."""
@@ -130,6 +135,11 @@ class HeaderReader(Generic[Field, Head]):
     def _decode(self, block: bytes) -> list[Field]:
         """With the peer's dynamic table."""
         assert self._decoder is not None
+        self._patience_bytes -= len(block)
+        if self._patience_bytes < 0:
+            raise ConnectionFault(
+                ErrorCode.SETTINGS_TIMEOUT, "our SETTINGS were not acknowledged in time"
+            )
         try:
             pairs = list(self._decoder.decode(block, raw=True))
         except OversizedHeaderListError:

@@ -13,6 +13,8 @@ from armitage.transport.port import Piece
 
 StreamT = TypeVar("StreamT", bound=Stream)
 
+_WORTHY_BYTES = 1024
+
 
 class Sending(ABC, Generic[StreamT]):
     """The half of a connection that sends.
@@ -30,7 +32,9 @@ class Sending(ABC, Generic[StreamT]):
         self.output: list[Piece] = []
         self.output_bytes = 0
         self.work = 0
-        """DATA frames sent: the peer may answer each with window updates and a ping."""
+        """DATA frames sent, tiny ones left out: the peer may answer each with window updates and a
+        ping.
+        """
         self._turns: deque[StreamT] = deque()
         self._drained: list[StreamT] = []
 
@@ -137,7 +141,9 @@ class Sending(ABC, Generic[StreamT]):
         output = self.output
         output.append(frames.frame_head(size, frames.DATA, 0, stream.id))
         self.output_bytes += size + frames.HEAD_BYTES
-        self.work += 1
+        if size >= _WORTHY_BYTES or size == stream.queued_bytes:
+            # Else a peer could have a message sent in crumbs, and be let off the updates for them.
+            self.work += 1
         self.send_window -= size
         stream.send_window -= size
         stream.queued_bytes -= size

@@ -183,6 +183,19 @@ def test_bomb_of_references_to_the_table_ends_the_connection() -> None:
     assert caught.value.counter == "header_bombs"
 
 
+def test_peer_that_never_acknowledges_is_not_read_for_ever() -> None:
+    encoder = Encoder()
+    subject = reader(stateless=False)
+    block = encoder.encode([(b"long", b"x" * 4000)], huffman=False)
+
+    for _ in range((512 << 10) // len(block)):
+        subject.head(block)
+    with pytest.raises(ConnectionFault) as caught:
+        subject.head(block)
+
+    assert caught.value.code == ErrorCode.SETTINGS_TIMEOUT
+
+
 def test_trailers_and_skipped_blocks_keep_the_table_right() -> None:
     encoder = Encoder()
     subject = reader(stateless=False)

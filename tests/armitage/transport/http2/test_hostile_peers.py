@@ -25,7 +25,7 @@ from support.peers import (
 from armitage.transport.http2 import frames
 from armitage.transport.http2.codes import ErrorCode
 from armitage.transport.http2.options import Http2Options
-from armitage.transport.rpc.server import Opened
+from armitage.transport.rpc.server import Opened, Requested
 
 MIB = 1 << 20
 DEEP = 1 << 20
@@ -35,7 +35,9 @@ DEEP = 1 << 20
 def flood(peer: Peer, make: Callable[[int], bytes]) -> int:
     """Sends until the connection ends, reading all that comes; answers after how many."""
     for number in range(DEEP):
-        peer.send(make(number))
+        for event in peer.send(make(number)):
+            if isinstance(event, Requested):
+                event.call.respond(bytes(MIB))
         peer.core.take_output()
         if peer.core.closing:
             return number
@@ -79,6 +81,14 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], str]] = {
     "window updates": (lambda _: frames.window_update(0, 1), "window_update_floods"),
     "window updates of a stream": (
         lambda n: (headers(1, UP) if n == 0 else b"") + frames.window_update(1, 1),
+        "window_update_floods",
+    ),
+    "answers drawn out in crumbs": (
+        lambda n: (
+            frames.settings({frames.INITIAL_WINDOW_SIZE: 0}) + unary(1, path=UNARY)
+            if n == 0
+            else frames.window_update(1, 1)
+        ),
         "window_update_floods",
     ),
     "data after our reset": (
