@@ -114,6 +114,26 @@ async def test_failing_source_leaves_no_object_and_no_parts(s3: S3Server, key: s
     assert [upload for upload in uploads if upload.get("Key") == key] == []
 
 
+@pytest.mark.slow
+async def test_upload_reads_no_further_ahead_than_its_parts(proxy: FaultProxy, key: str) -> None:
+    """So memory does not grow with the object when the network is slower than the source."""
+    bucket = open_bucket(proxy.url, part_bytes=5 * MIB, parts_at_once=2)
+    proxy.always = Fault(Kind.HANG, method="PUT")
+    taken = 0
+
+    async def endless() -> AsyncIterator[Buffer]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes(MIB)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await bucket.put_large(key, 10_000 * MIB, endless)
+
+    assert 10 <= taken <= 4 * 5
+
+
 # Credentials and refusals
 
 
