@@ -93,6 +93,17 @@ class Compactor:
         self._log.dropped(number)
         return size_bytes - copied_bytes - batch_bytes
 
+    async def vacate(self, number: int) -> None:
+        """Gives up what a segment that is not active has of results, and of blobs that nothing
+        protects, whenever they were used last: for when there is no room to copy any of it.
+
+        Raises StoreUnavailable, OSError.
+        """
+        table = await self._run(self._log.table, number)
+        current = [row for row in _rows(number, table) if self._matters(row)]
+        self._store.give_up_unprotected([row.key for row in current if row.kind == Kind.BLOB])
+        self._cache.give_up([row.key for row in current if row.kind == Kind.RESULT])
+
     def _matters(self, row: _Row) -> bool:
         if row.kind == Kind.BLOB:
             return row.location in self._store.locations.find(row.key)

@@ -16,7 +16,7 @@ import errno
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -290,9 +290,13 @@ class PackActionCache:
             victims.append(key)
             bytes_ -= place >> LOCATION_BITS
             results -= 1
-        if victims:
-            self._evicted += len(victims)
-            self._forget(victims)
+        self.give_up(victims)
+
+    def give_up(self, keys: Collection[bytes]) -> None:
+        """Gives up these results."""
+        if keys:
+            self._evicted += len(keys)
+            self._forget(keys)
 
     def stats(self) -> CacheStats:
         """Answers the figures of this moment."""

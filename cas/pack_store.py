@@ -765,6 +765,17 @@ class PackStore:
         self._evicted_bytes += size_bytes
         return size_bytes
 
+    def give_up_unprotected(self, keys: Iterable[bytes]) -> None:
+        """Gives up those of some stored blobs that neither a lease nor a holder protects."""
+        now = self._time.now()
+        self._give_up(
+            [
+                key
+                for key in keys
+                if key not in self.holds.held and not self.index.lease_left_s(key, now)
+            ]
+        )
+
     def _forget(self, keys: Iterable[bytes]) -> int:
         """Strikes out blobs that are in the index, has them removed, and answers how many bytes
         they had.

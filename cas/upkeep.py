@@ -8,7 +8,9 @@ so the same two watermarks hold for size and for free space.
 A blob that has gone leaves garbage in its segment. Segments that are nothing but garbage are
 dropped at once; others are compacted, the one with the greatest share of garbage first, while that
 share is over a limit or the disk is short. Copying keeps to a rate, so that service hardly notices,
-save while the disk is short: then the rate is what the disk gives.
+save while the disk is short: then the rate is what the disk gives. When the disk is so full that
+nothing can be copied at all, what a lease does not protect of the chosen segment goes, however
+recently it was used: that needs no room, and makes some.
 """
 
 from __future__ import annotations
@@ -133,6 +135,7 @@ class Upkeep:
             return 0, 0
         compacted = freed_bytes = 0
         failed: set[int] = set()
+        vacated: set[int] = set()
         while True:
             log = self._storage.log
             segments = [one for one in log.segments() if one.number not in failed]
@@ -144,7 +147,11 @@ class Upkeep:
             except StoreFull as error:
                 # No room for the copies: those with less to copy have had their turn.
                 _log.warning("cannot compact segment %d: %s", chosen.number, error)
-                failed.add(chosen.number)
+                if chosen.number not in vacated:
+                    await self._storage.compactor.vacate(chosen.number)
+                    vacated.add(chosen.number)
+                else:
+                    failed.add(chosen.number)
                 continue
             compacted += 1
             freed_bytes += freed

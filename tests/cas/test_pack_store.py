@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from cas.large_files import SMALL_BYTES
 from cas.log import FOLDER, segment_of
 from cas.pack_store import Durability, PackOptions, PackStore
 from cas.store import FileExport
+from cas.upkeep import Upkeep, UpkeepOptions
 from cas.volume import DiskFile, DiskVolume
 
 SHA256 = DigestFunction.SHA256
@@ -819,6 +820,34 @@ async def test_bytes_that_are_to_stay_free_are_left_to_others(
     await store.put([b], y)
 
     assert await store.find_missing([a, b]) == [a]
+
+
+async def test_disk_full_of_small_blobs_recovers_by_itself_when_leases_end(
+    tmpfs: Callable[[str], Path], clock: FakeClock
+) -> None:
+    async with AsyncExitStack() as stack:
+        storage = await open_storage(tmpfs("size=4m"), clock)
+        stack.push_async_callback(storage.close)
+        upkeep = Upkeep(storage, UpkeepOptions())
+        stored: list[tuple[Digest, bytes]] = []
+
+        async def fill(seeds: range) -> None:
+            for seed in seeds:
+                digest, data = blob(20_000, seed)
+                await storage.store.put([digest], data)
+                stored.append((digest, data))
+
+        with pytest.raises(StoreFull, match="the disk is full"):
+            await fill(range(1000))
+        await upkeep.run()
+        for digest, data in stored:
+            assert await storage.store.get(digest) == data
+        with pytest.raises(StoreFull, match="the disk is full"):
+            await fill(range(1000, 2000))
+
+        clock.advance(2 * LEASE_S)
+        await upkeep.run()
+        await fill(range(2000, 2010))
 
 
 # Leases over restarts
