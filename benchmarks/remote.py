@@ -113,10 +113,10 @@ async def find(directory: Path, bucket: S3Bucket) -> None:
     print_table("FindMissing of 100 digests that only the bucket has", ["", "time", "faster"], rows)
 
 
-async def timed(store: S3Store | object, digests: list[Digest], *, together: bool = True) -> float:
+async def timed(store: BlobStore, digests: list[Digest], *, together: bool = True) -> float:
     started = time.perf_counter()
     for some in [digests] if together else [[digest] for digest in digests]:
-        assert await store.find_missing(some) == []  # type: ignore[attr-defined]
+        assert await store.find_missing(some) == []
     return time.perf_counter() - started
 
 

