@@ -177,9 +177,10 @@ def Declaration.le (small large : Declaration) : Bool :=
   (small.grants.all fun grant => large.grants.any fun other => grant.le other)
     && gpuLe small.gpu large.gpu && small.sandboxes.le large.sandboxes
 
-/-- Adds a grant unless another one makes it superfluous. -/
+/-- Adds a grant unless another one makes it superfluous, and drops those that it makes superfluous. -/
 def insert (grants : List Grant) (grant : Grant) : List Grant :=
-  bif grants.any fun other => grant.le other then grants else grant :: grants
+  bif grants.any fun other => grant.le other then grants
+  else grant :: grants.filter fun other => !other.le grant
 
 def union (a b : List Grant) : List Grant := b.foldl insert a
 

@@ -354,10 +354,29 @@ theorem sandboxes_join_iff {a b : Sandboxes} {kind : Sandbox} :
 
 /-! ## Sets of grants -/
 
-theorem insert_keeps {grants : List Grant} {grant x : Grant} (h : x ∈ grants) : x ∈ insert grants grant := by
+theorem mem_filter {p : Grant → Bool} {x : Grant} : ∀ {l : List Grant}, x ∈ l.filter p ↔ x ∈ l ∧ p x = true
+  | [] => ⟨fun h => absurd h not_mem_nil, fun h => absurd h.1 not_mem_nil⟩
+  | y :: l => by
+    cases hp : p y with
+    | true =>
+      rw [show (y :: l).filter p = y :: l.filter p by rw [List.filter, hp]]
+      exact ⟨fun h => (mem_cons.1 h).elim (fun e => ⟨e ▸ List.Mem.head l, e ▸ hp⟩) fun h =>
+          ⟨List.Mem.tail y (mem_filter.1 h).1, (mem_filter.1 h).2⟩,
+        fun h => mem_cons.2 ((mem_cons.1 h.1).elim Or.inl fun hm => Or.inr (mem_filter.2 ⟨hm, h.2⟩))⟩
+    | false =>
+      rw [show (y :: l).filter p = l.filter p by rw [List.filter, hp]]
+      exact ⟨fun h => ⟨List.Mem.tail y (mem_filter.1 h).1, (mem_filter.1 h).2⟩, fun h => mem_filter.2
+        ⟨(mem_cons.1 h.1).elim (fun e => absurd h.2 (e ▸ ne_true_of_eq_false hp)) id, h.2⟩⟩
+
+theorem insert_keeps {grants : List Grant} {grant x : Grant} (h : x ∈ grants) :
+    ∃ y, y ∈ insert grants grant ∧ x.le y = true := by
   cases hb : grants.any fun other => grant.le other with
-  | true => rw [insert, bif_true hb]; exact h
-  | false => rw [insert, bif_false hb]; exact List.Mem.tail _ h
+  | true => rw [insert, bif_true hb]; exact ⟨x, h, grant_le_refl x⟩
+  | false =>
+    rw [insert, bif_false hb]
+    cases hl : x.le grant with
+    | true => exact ⟨grant, List.Mem.head _, hl⟩
+    | false => exact ⟨x, List.Mem.tail _ (mem_filter.2 ⟨h, not_iff.2 hl⟩), grant_le_refl x⟩
 
 theorem insert_covers (grants : List Grant) (grant : Grant) : ∃ x, x ∈ insert grants grant ∧ grant.le x = true := by
   cases hb : grants.any fun other => grant.le other with
@@ -367,19 +386,23 @@ theorem insert_covers (grants : List Grant) (grant : Grant) : ∃ x, x ∈ inser
 theorem insert_from {grants : List Grant} {grant x : Grant} (h : x ∈ insert grants grant) : x ∈ grants ∨ x = grant := by
   cases hb : grants.any fun other => grant.le other with
   | true => rw [insert, bif_true hb] at h; exact Or.inl h
-  | false => rw [insert, bif_false hb] at h; exact (mem_cons.1 h).elim Or.inr Or.inl
+  | false => rw [insert, bif_false hb] at h; exact (mem_cons.1 h).elim Or.inr fun h => Or.inl (mem_filter.1 h).1
 
-theorem union_left {x : Grant} : ∀ {b a : List Grant}, x ∈ a → x ∈ union a b
-  | [], _, h => h
-  | _ :: b, _, h => union_left (b := b) (insert_keeps h)
+theorem union_left {x : Grant} : ∀ {b a : List Grant}, x ∈ a → ∃ y, y ∈ union a b ∧ x.le y = true
+  | [], _, h => ⟨x, h, grant_le_refl x⟩
+  | _ :: b, _, h =>
+    have ⟨_, hy, hl⟩ := insert_keeps h
+    have ⟨z, hz, hl'⟩ := union_left (b := b) hy
+    ⟨z, hz, grant_le_trans hl hl'⟩
 
 theorem union_right {x : Grant} : ∀ {b a : List Grant}, x ∈ b → ∃ y, y ∈ union a b ∧ x.le y = true
   | [], _, h => absurd h not_mem_nil
   | _ :: b, a, h => by
     cases h with
     | head =>
-      have ⟨y, hy, hl⟩ := insert_covers a x
-      exact ⟨y, union_left (b := b) hy, hl⟩
+      have ⟨_, hy, hl⟩ := insert_covers a x
+      have ⟨z, hz, hl'⟩ := union_left (b := b) hy
+      exact ⟨z, hz, grant_le_trans hl hl'⟩
     | tail _ h => exact union_right (b := b) h
 
 theorem union_from {x : Grant} : ∀ {b a : List Grant}, x ∈ union a b → x ∈ a ∨ x ∈ b
@@ -435,7 +458,7 @@ theorem larger_declaration_covers_more {small large : Declaration} (h : small.le
   | filesystem _ _ => exact some_grant hc
 
 theorem join_left (a b : Declaration) : a.le (a.join b) = true :=
-  declaration_le_iff.2 ⟨fun grant h => ⟨grant, union_left h, grant_le_refl grant⟩, gpu_join_left a.gpu b.gpu,
+  declaration_le_iff.2 ⟨fun _ h => union_left h, gpu_join_left a.gpu b.gpu,
     sandboxes_le_iff.2 fun _ h => sandboxes_join_iff.2 (Or.inl h)⟩
 
 theorem join_right (a b : Declaration) : b.le (a.join b) = true :=
