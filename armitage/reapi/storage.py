@@ -133,8 +133,9 @@ class StorageService:
             part = digests[start : start + _DIGESTS_A_MESSAGE]
             yield pb.ListBlobsResponse(digests=map(str, part)).SerializeToString()
 
-    async def get_stats(self, _request: bytes, _call: Call) -> bytes:
+    async def get_stats(self, request: bytes, _call: Call) -> bytes:
         """Answers the figures of this moment."""
+        pb.GetStatsRequest.FromString(request)
         store, cache = self._figures
         return pb.GetStatsResponse(
             blobs=asdict(store()), results=asdict(cache())
