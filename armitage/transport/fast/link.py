@@ -201,14 +201,15 @@ class PlainLink:
         pieces = self._unsent
         try:
             while pieces:
-                if len(pieces) == 1:
-                    sent = self._socket.send(pieces[0])
-                    if sent == len(pieces[0]):
-                        pieces = []
-                        break
+                batch = pieces if len(pieces) <= _MAX_PIECES else pieces[:_MAX_PIECES]
+                if len(batch) == 1:
+                    sent = self._socket.send(batch[0])
                 else:
-                    sent = self._socket.sendmsg(pieces[:_MAX_PIECES])
-                pieces = _without(pieces, sent)
+                    sent = self._socket.sendmsg(batch)
+                if sent < sum(map(len, batch)):
+                    pieces = _without(pieces, sent)
+                    break  # It is full now.
+                pieces = pieces[len(batch) :]
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
