@@ -116,8 +116,12 @@ class HeaderReader(Generic[Field, Head]):
             return self._memory.rules.assemble(self._decode(block))
         head = self._heads.young.get(block) or self._heads.get(block)
         if head is None:
-            head = self._memory.rules.assemble(self._scan(block))
-            self._heads.put(block, head)
+            fields, is_novel = self._scan(block)
+            head = self._memory.rules.assemble(fields)
+            if not is_novel:
+                # A block with a field that nobody sent before will hardly come again, and if it
+                # does, it is remembered then.
+                self._heads.put(block, head)
         return head
 
     def trailers(self, block: bytes) -> None:
@@ -130,7 +134,7 @@ class HeaderReader(Generic[Field, Head]):
             self._decode(block)
 
     def _fields(self, block: bytes) -> list[Field]:
-        return self._scan(block) if self._decoder is None else self._decode(block)
+        return self._scan(block)[0] if self._decoder is None else self._decode(block)
 
     def _decode(self, block: bytes) -> list[Field]:
         """With the peer's dynamic table."""
@@ -158,14 +162,15 @@ class HeaderReader(Generic[Field, Head]):
             raise HeadersTooLarge
         return fields
 
-    def _scan(self, block: bytes) -> list[Field]:
-        """Without any table but the static one."""
+    def _scan(self, block: bytes) -> tuple[list[Field], bool]:
+        """Without any table but the static one. Tells also whether a field was not known yet."""
         memory = self._memory
         known = memory.fields
         young = known.young
         static = memory.static
         limit = memory.list_limit
         fields: list[Field] = []
+        is_novel = False
         size = at = 0
         end = len(block)
         try:
@@ -195,6 +200,7 @@ class HeaderReader(Generic[Field, Head]):
                         found = memory.weighed(*_decode_literal(raw))
                         known.put(raw, found)
                         young = known.young
+                        is_novel = True
                     field, weight = found
                 fields.append(field)
                 size += weight
@@ -204,7 +210,7 @@ class HeaderReader(Generic[Field, Head]):
             at = end + 1
         if at > end:
             _refuse("truncated header block")
-        return fields
+        return fields, is_novel
 
     @staticmethod
     def _resize(block: bytes, at: int, fields: list[Field]) -> int:

@@ -123,6 +123,22 @@ def test_fields_are_looked_at_once_for_all_connections() -> None:
     assert rules.classified - looked == 3
 
 
+def test_blocks_are_remembered_when_all_their_fields_are_known() -> None:
+    memory = HeaderMemory(Plain(), 1 << 16)
+    subject = HeaderReader(memory)
+    subject.forget_table()
+    encoder = stateless_encoder()
+    common, unique = [(b"a", b"1"), (b"b", b"2")], [(b"a", b"1"), (b"c", b"3")]
+
+    for fields in (common, unique):
+        subject.head(encoder.encode(fields))
+    assert len(memory.heads) == 0
+    first = subject.head(encoder.encode(common))
+
+    assert len(memory.heads) == 1
+    assert subject.head(encoder.encode(common)) is first
+
+
 def test_dynamic_entries_are_refused_once_the_table_is_gone() -> None:
     encoder = Encoder()
     subject = reader(stateless=False)

@@ -173,11 +173,12 @@ def test_new_headers_for_ever_fill_no_memory() -> None:
     peer = Peer(Http2Options(burst=1_000_000))
 
     for number in range(9000):
-        peer.send(headers(2 * number + 1, "/none", {b"key": b"%d" % number}, ends=True))
+        for stream in (4 * number + 1, 4 * number + 3):
+            peer.send(headers(stream, "/none", {b"key": b"%d" % number}, ends=True))
         peer.core.take_output()
 
     memory = peer.server.memory
-    assert 512 <= len(memory.heads) <= 2 * 512
+    assert len(memory.heads) <= 2 * 512
     assert 4096 <= len(memory.fields) <= 2 * 4096
 
 
