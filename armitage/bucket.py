@@ -269,7 +269,7 @@ async def try_out(bucket: S3Bucket, options: RemoteOptions) -> list[Finding]:
     small, large = os.urandom(100), os.urandom(options.s3.part_bytes + 1)
 
     async def reading() -> str:
-        await bucket.check()
+        await bucket.check(f"{probe}-absent")
         return "what is absent is told from what may not be seen"
 
     async def writing() -> str:

@@ -124,7 +124,7 @@ async def open_tiers(
     """
     try:
         async with asyncio.timeout(_CHECK_S):
-            await remote.bucket.check()
+            await remote.store.check()
     except StoreDenied:
         raise
     except (StoreUnavailable, TimeoutError) as error:

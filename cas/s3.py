@@ -259,15 +259,16 @@ class S3Bucket:
             "expires_at": found.expires_at,
         }
 
-    async def check(self) -> None:
-        """Makes sure that the bucket answers these credentials.
+    async def check(self, absent: str) -> None:
+        """Makes sure that the bucket answers these credentials, by asking for a key that has no
+        object.
 
         An object that is not there must be told apart from one that may not be seen, so whoever may
         not list the bucket is refused here (AWS hides what is absent from those).
         """
 
         async def call(client: Client) -> None:
-            await (await client.get_async("probe/absent")).bytes_async()
+            await (await client.get_async(absent)).bytes_async()
 
         await self._attempt("asking the bucket for an object", call)
 

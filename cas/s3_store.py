@@ -81,6 +81,10 @@ class S3Store:
         self._wall = wall
         self._damaged: set[Digest] = set()
 
+    async def check(self) -> None:
+        """Makes sure that the bucket answers. Raises StoreDenied, StoreUnavailable."""
+        await self._bucket.check(self._layout.below("probe/absent"))
+
     @property
     def damaged(self) -> int:
         """Blobs that were found damaged in the bucket and not written again since."""

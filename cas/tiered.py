@@ -62,6 +62,7 @@ _log = logging.getLogger(__name__)
 
 _WHOLE_BYTES = 1024 * 1024
 """Up to here a blob is brought over and copied in one piece."""
+_ASKED_AT_ONCE = 250
 _FETCHES = 2
 """Wrong bytes may have been spoilt on the way: once more, and then they are the slow tier's."""
 
@@ -186,20 +187,22 @@ class TieredStore:
                 found.add(digest)
         self._stats.recalled += len(digests) - len(asked)
         self._stats.asked += len(asked)
-        if not asked:
-            return found
         try:
             async with asyncio.timeout(self._options.find_budget_s):
-                missing = set(await self._slow.find_missing(asked))
+                # In batches, so that what was answered in time counts, and the next call goes on.
+                for start in range(0, len(asked), _ASKED_AT_ONCE):
+                    found |= await self._ask(asked[start : start + _ASKED_AT_ONCE])
         except (StoreUnavailable, TimeoutError) as error:
             self._stats.unanswered += 1
-            _log.info("%d blobs count as missing: the remote %s", len(asked), error or "is slow")
-            return found
-        now = self._monotonic()
-        for digest in asked:
-            self._heard.learn(digest, present=digest not in missing, now=now)
-        found.update(digest for digest in asked if digest not in missing)
+            _log.info("some of %d blobs count as missing: %s", len(asked), error or "out of time")
         return found
+
+    async def _ask(self, digests: Sequence[Digest]) -> set[Digest]:
+        missing = set(await self._slow.find_missing(digests))
+        now = self._monotonic()
+        for digest in digests:
+            self._heard.learn(digest, present=digest not in missing, now=now)
+        return {digest for digest in digests if digest not in missing}
 
     # Reading
 

@@ -173,11 +173,11 @@ async def test_absent_bucket_is_denied_and_not_an_absent_object(s3: S3Server, ke
     with pytest.raises(StoreDenied, match="armitage bucket init"):
         await bucket.get(key, 100)
     with pytest.raises(StoreDenied):
-        await bucket.check()
+        await bucket.check(key)
 
 
-async def test_check_accepts_a_bucket_that_answers(s3: S3Server) -> None:
-    await open_bucket(s3.endpoint).check()
+async def test_check_accepts_a_bucket_that_answers(s3: S3Server, key: str) -> None:
+    await open_bucket(s3.endpoint).check(key)
 
 
 async def test_expired_credentials_are_fetched_anew(s3: S3Server, key: str) -> None:

@@ -268,6 +268,24 @@ async def test_finding_keeps_to_its_budget() -> None:
         assert tiers.stats().unanswered == 2
 
 
+async def test_what_was_answered_in_time_counts() -> None:
+    made = world(find_budget_s=0.1)
+    digests = []
+    for number in range(600):
+        data = b"%d" % number
+        digests.append(DigestFunction.SHA256.digest(data))
+        await made.remote.put([digests[-1]], data)
+    made.remote.trouble.patience = {"find": 2}
+
+    async with made.tiers() as tiers:
+        missing = await tiers.store.find_missing(digests)
+        assert missing == digests[500:]
+        made.remote.trouble.patience = {}
+        assert await tiers.store.find_missing(digests) == []
+
+    assert len(made.remote.asked) == 700
+
+
 # Writing
 
 

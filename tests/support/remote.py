@@ -23,6 +23,8 @@ class Trouble:
         self.gate = asyncio.Event()
         """Every call waits for it."""
         self.gate.set()
+        self.patience: dict[str, int] = {}
+        """So many calls of a kind are answered, and later ones never."""
         self.calls: Counter[str] = Counter()
         self.log: list[str] = []
         self.waiting = 0
@@ -33,6 +35,10 @@ class Trouble:
         self.log.append(what)
         self.waiting += 1
         try:
+            if what in self.patience:
+                self.patience[what] -= 1
+                if self.patience[what] < 0:
+                    await asyncio.Event().wait()
             await self.gate.wait()
         finally:
             self.waiting -= 1
