@@ -46,6 +46,7 @@ _DATA, _HEADERS = frames.DATA, frames.HEADERS  # For the hot path: no look-up in
 _END_STREAM, _END_HEADERS, _PADDED = frames.END_STREAM, frames.END_HEADERS, frames.PADDED
 _FRAME_LIMIT = frames.FRAME_LIMIT
 _UNPACK = frames.HEAD.unpack_from
+_WORTHY_BYTES = 1024
 _VIEWED_BYTES = 4096
 """DATA from this size on is not copied out of what was received."""
 _KEEPALIVE_PING = b"keepaliv"
@@ -303,7 +304,7 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
             )
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._take_late_data(stream_id)
+            self._take_late_data(stream_id, length)
         elif stream.remote_closed:
             self.reset(stream, ErrorCode.STREAM_CLOSED, "DATA after the end of the stream")
         elif length > stream.receive_window:
@@ -356,14 +357,16 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
         stream.on_end()
         self.settle(stream)
 
-    def _take_late_data(self, stream_id: int) -> None:
+    def _take_late_data(self, stream_id: int, length: int) -> None:
         if stream_id == 0:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
         if self._is_ignored(stream_id):
             return
         if stream_id > self.last_stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on an idle stream")
-        self._lagging.spend(self._now, self.work)
+        if length < _WORTHY_BYTES:
+            # Much may be under way when we reset an upload, but in frames of some size.
+            self._lagging.spend(self._now, self.work)
         if stream_id in self._resets:
             return
         if not self._resets_forgotten:
