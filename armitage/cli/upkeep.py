@@ -88,7 +88,7 @@ def _size(text: str) -> int:
 async def _fsck(args: argparse.Namespace) -> Exit:
     from armitage._proto.armitage.storage.v1 import storage_pb2 as pb
 
-    request = pb.ScrubRequest(repair=args.repair)
+    request = pb.ScrubRequest(instance_name=args.instance, repair=args.repair)
     last = pb.ScrubProgress()
     with ProgressLine(shown=options.is_terminal() and not args.json) as line:
         started = time.monotonic()
@@ -139,7 +139,9 @@ def _fsck_lines(last: pb.ScrubProgress) -> list[str]:
 async def _gc(args: argparse.Namespace) -> Exit:
     from armitage._proto.armitage.storage.v1 import storage_pb2 as pb
 
-    request = pb.CollectRequest(most_bytes=args.to, garbage_share=args.garbage_share)
+    request = pb.CollectRequest(
+        instance_name=args.instance, most_bytes=args.to, garbage_share=args.garbage_share
+    )
     done = await _collect(args, request)
     value = {
         "evicted_bytes": done.evicted_bytes,

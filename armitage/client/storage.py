@@ -74,7 +74,8 @@ def _parse(digest: Digest, stat: pb.BlobStat) -> BlobStat:
 
 async def figures(remote: Remote) -> dict[str, dict[str, float]]:
     """Answers the figures of blobs and of results. Raises CallFailed."""
-    answer = await remote.channel.call(rpcs.GET_STATS, pb.GetStatsRequest())
+    request = pb.GetStatsRequest(instance_name=remote.instance)
+    answer = await remote.channel.call(rpcs.GET_STATS, request)
     return {"blobs": dict(answer.blobs), "results": dict(answer.results)}
 
 

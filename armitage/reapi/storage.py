@@ -135,7 +135,7 @@ class StorageService:
 
     async def get_stats(self, request: bytes, _call: Call) -> bytes:
         """Answers the figures of this moment."""
-        pb.GetStatsRequest.FromString(request)
+        self._instances.get(pb.GetStatsRequest.FromString(request).instance_name)
         store, cache = self._figures
         return pb.GetStatsResponse(
             blobs=asdict(store()), results=asdict(cache())
@@ -144,6 +144,7 @@ class StorageService:
     async def collect(self, request: bytes, _call: Call) -> bytes:
         """Makes one round of upkeep."""
         message = pb.CollectRequest.FromString(request)
+        self._instances.get(message.instance_name)
         share = message.garbage_share if message.HasField("garbage_share") else None
         if message.most_bytes < 0 or (share is not None and not 0 < share <= 1):
             raise InvalidRequest("most_bytes is not negative, garbage_share is above 0, at most 1")
@@ -154,6 +155,7 @@ class StorageService:
     async def scrub(self, request: bytes, _call: Call) -> AsyncIterator[bytes]:
         """Streams how far a scrub is, and at the end what it has found."""
         message = pb.ScrubRequest.FromString(request)
+        self._instances.get(message.instance_name)
         disk = self._on_disk()
         with self._alone():
             now = Scrubbed()

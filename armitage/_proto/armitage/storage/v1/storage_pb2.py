@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as build_dot_bazel_dot_remote_dot_execution_dot_v2_dot_remote__execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!armitage/storage/v1/storage.proto\x12\x13\x61rmitage.storage.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\"\xb3\x01\n\x10StatBlobsRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12N\n\x0f\x64igest_function\x18\x02 \x01(\x0e\x32\x35.build.bazel.remote.execution.v2.DigestFunction.Value\x12\x38\n\x07\x64igests\x18\x03 \x03(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"A\n\x11StatBlobsResponse\x12,\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x1d.armitage.storage.v1.BlobStat\"\xf7\x01\n\x08\x42lobStat\x12\x37\n\x06\x64igest\x18\x01 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x38\n\x08presence\x18\x02 \x01(\x0e\x32&.armitage.storage.v1.BlobStat.Presence\x12\x14\n\x0clease_left_s\x18\x03 \x01(\x01\x12\x30\n\x07holders\x18\x04 \x03(\x0b\x32\x1f.armitage.storage.v1.BlobHolder\"0\n\x08Presence\x12\x0b\n\x07MISSING\x10\x00\x12\x0b\n\x07PRESENT\x10\x01\x12\n\n\x06REMOTE\x10\x02\"*\n\nBlobHolder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06left_s\x18\x02 \x01(\x01\")\n\x10ListBlobsRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\"$\n\x11ListBlobsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\x11\n\x0fGetStatsRequest\"\xf6\x01\n\x10GetStatsResponse\x12?\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x30.armitage.storage.v1.GetStatsResponse.BlobsEntry\x12\x43\n\x07results\x18\x02 \x03(\x0b\x32\x32.armitage.storage.v1.GetStatsResponse.ResultsEntry\x1a,\n\nBlobsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cResultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"f\n\x0e\x43ollectRequest\x12\x17\n\nmost_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\rgarbage_share\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_most_bytesB\x10\n\x0e_garbage_share\"Y\n\x0f\x43ollectResponse\x12\x15\n\revicted_bytes\x18\x01 \x01(\x03\x12\x1a\n\x12\x63ompacted_segments\x18\x02 \x01(\x03\x12\x13\n\x0b\x66reed_bytes\x18\x03 \x01(\x03\"\x1e\n\x0cScrubRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\"\xa5\x01\n\rScrubProgress\x12\x12\n\ndone_bytes\x18\x01 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\r\n\x05\x62lobs\x18\x03 \x01(\x03\x12\x0f\n\x07results\x18\x04 \x01(\x03\x12\x17\n\x0f\x64\x61maged_results\x18\x05 \x01(\x03\x12\x0f\n\x07\x64\x61maged\x18\x06 \x03(\t\x12\x10\n\x08repaired\x18\x07 \x03(\t\x12\x0f\n\x07is_done\x18\x08 \x01(\x08\x32\xc4\x03\n\x07Storage\x12Z\n\tStatBlobs\x12%.armitage.storage.v1.StatBlobsRequest\x1a&.armitage.storage.v1.StatBlobsResponse\x12\\\n\tListBlobs\x12%.armitage.storage.v1.ListBlobsRequest\x1a&.armitage.storage.v1.ListBlobsResponse0\x01\x12W\n\x08GetStats\x12$.armitage.storage.v1.GetStatsRequest\x1a%.armitage.storage.v1.GetStatsResponse\x12T\n\x07\x43ollect\x12#.armitage.storage.v1.CollectRequest\x1a$.armitage.storage.v1.CollectResponse\x12P\n\x05Scrub\x12!.armitage.storage.v1.ScrubRequest\x1a\".armitage.storage.v1.ScrubProgress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!armitage/storage/v1/storage.proto\x12\x13\x61rmitage.storage.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\"\xb3\x01\n\x10StatBlobsRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12N\n\x0f\x64igest_function\x18\x02 \x01(\x0e\x32\x35.build.bazel.remote.execution.v2.DigestFunction.Value\x12\x38\n\x07\x64igests\x18\x03 \x03(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"A\n\x11StatBlobsResponse\x12,\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x1d.armitage.storage.v1.BlobStat\"\xf7\x01\n\x08\x42lobStat\x12\x37\n\x06\x64igest\x18\x01 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x38\n\x08presence\x18\x02 \x01(\x0e\x32&.armitage.storage.v1.BlobStat.Presence\x12\x14\n\x0clease_left_s\x18\x03 \x01(\x01\x12\x30\n\x07holders\x18\x04 \x03(\x0b\x32\x1f.armitage.storage.v1.BlobHolder\"0\n\x08Presence\x12\x0b\n\x07MISSING\x10\x00\x12\x0b\n\x07PRESENT\x10\x01\x12\n\n\x06REMOTE\x10\x02\"*\n\nBlobHolder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06left_s\x18\x02 \x01(\x01\")\n\x10ListBlobsRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\"$\n\x11ListBlobsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"(\n\x0fGetStatsRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\"\xf6\x01\n\x10GetStatsResponse\x12?\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x30.armitage.storage.v1.GetStatsResponse.BlobsEntry\x12\x43\n\x07results\x18\x02 \x03(\x0b\x32\x32.armitage.storage.v1.GetStatsResponse.ResultsEntry\x1a,\n\nBlobsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cResultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"}\n\x0e\x43ollectRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12\x17\n\nmost_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\rgarbage_share\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_most_bytesB\x10\n\x0e_garbage_share\"Y\n\x0f\x43ollectResponse\x12\x15\n\revicted_bytes\x18\x01 \x01(\x03\x12\x1a\n\x12\x63ompacted_segments\x18\x02 \x01(\x03\x12\x13\n\x0b\x66reed_bytes\x18\x03 \x01(\x03\"5\n\x0cScrubRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"\xa5\x01\n\rScrubProgress\x12\x12\n\ndone_bytes\x18\x01 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\r\n\x05\x62lobs\x18\x03 \x01(\x03\x12\x0f\n\x07results\x18\x04 \x01(\x03\x12\x17\n\x0f\x64\x61maged_results\x18\x05 \x01(\x03\x12\x0f\n\x07\x64\x61maged\x18\x06 \x03(\t\x12\x10\n\x08repaired\x18\x07 \x03(\t\x12\x0f\n\x07is_done\x18\x08 \x01(\x08\x32\xc4\x03\n\x07Storage\x12Z\n\tStatBlobs\x12%.armitage.storage.v1.StatBlobsRequest\x1a&.armitage.storage.v1.StatBlobsResponse\x12\\\n\tListBlobs\x12%.armitage.storage.v1.ListBlobsRequest\x1a&.armitage.storage.v1.ListBlobsResponse0\x01\x12W\n\x08GetStats\x12$.armitage.storage.v1.GetStatsRequest\x1a%.armitage.storage.v1.GetStatsResponse\x12T\n\x07\x43ollect\x12#.armitage.storage.v1.CollectRequest\x1a$.armitage.storage.v1.CollectResponse\x12P\n\x05Scrub\x12!.armitage.storage.v1.ScrubRequest\x1a\".armitage.storage.v1.ScrubProgress0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,21 +51,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBLOBSRESPONSE']._serialized_start=700
   _globals['_LISTBLOBSRESPONSE']._serialized_end=736
   _globals['_GETSTATSREQUEST']._serialized_start=738
-  _globals['_GETSTATSREQUEST']._serialized_end=755
-  _globals['_GETSTATSRESPONSE']._serialized_start=758
-  _globals['_GETSTATSRESPONSE']._serialized_end=1004
-  _globals['_GETSTATSRESPONSE_BLOBSENTRY']._serialized_start=912
-  _globals['_GETSTATSRESPONSE_BLOBSENTRY']._serialized_end=956
-  _globals['_GETSTATSRESPONSE_RESULTSENTRY']._serialized_start=958
-  _globals['_GETSTATSRESPONSE_RESULTSENTRY']._serialized_end=1004
-  _globals['_COLLECTREQUEST']._serialized_start=1006
-  _globals['_COLLECTREQUEST']._serialized_end=1108
-  _globals['_COLLECTRESPONSE']._serialized_start=1110
-  _globals['_COLLECTRESPONSE']._serialized_end=1199
-  _globals['_SCRUBREQUEST']._serialized_start=1201
-  _globals['_SCRUBREQUEST']._serialized_end=1231
-  _globals['_SCRUBPROGRESS']._serialized_start=1234
-  _globals['_SCRUBPROGRESS']._serialized_end=1399
-  _globals['_STORAGE']._serialized_start=1402
-  _globals['_STORAGE']._serialized_end=1854
+  _globals['_GETSTATSREQUEST']._serialized_end=778
+  _globals['_GETSTATSRESPONSE']._serialized_start=781
+  _globals['_GETSTATSRESPONSE']._serialized_end=1027
+  _globals['_GETSTATSRESPONSE_BLOBSENTRY']._serialized_start=935
+  _globals['_GETSTATSRESPONSE_BLOBSENTRY']._serialized_end=979
+  _globals['_GETSTATSRESPONSE_RESULTSENTRY']._serialized_start=981
+  _globals['_GETSTATSRESPONSE_RESULTSENTRY']._serialized_end=1027
+  _globals['_COLLECTREQUEST']._serialized_start=1029
+  _globals['_COLLECTREQUEST']._serialized_end=1154
+  _globals['_COLLECTRESPONSE']._serialized_start=1156
+  _globals['_COLLECTRESPONSE']._serialized_end=1245
+  _globals['_SCRUBREQUEST']._serialized_start=1247
+  _globals['_SCRUBREQUEST']._serialized_end=1300
+  _globals['_SCRUBPROGRESS']._serialized_start=1303
+  _globals['_SCRUBPROGRESS']._serialized_end=1468
+  _globals['_STORAGE']._serialized_start=1471
+  _globals['_STORAGE']._serialized_end=1923
 # @@protoc_insertion_point(module_scope)

@@ -65,8 +65,10 @@ class ListBlobsResponse(_message.Message):
     def __init__(self, digests: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("instance_name",)
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
+    def __init__(self, instance_name: _Optional[str] = ...) -> None: ...
 
 class GetStatsResponse(_message.Message):
     __slots__ = ("blobs", "results")
@@ -91,12 +93,14 @@ class GetStatsResponse(_message.Message):
     def __init__(self, blobs: _Optional[_Mapping[str, float]] = ..., results: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
-    __slots__ = ("most_bytes", "garbage_share")
+    __slots__ = ("instance_name", "most_bytes", "garbage_share")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     MOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     GARBAGE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
     most_bytes: int
     garbage_share: float
-    def __init__(self, most_bytes: _Optional[int] = ..., garbage_share: _Optional[float] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., most_bytes: _Optional[int] = ..., garbage_share: _Optional[float] = ...) -> None: ...
 
 class CollectResponse(_message.Message):
     __slots__ = ("evicted_bytes", "compacted_segments", "freed_bytes")
@@ -109,10 +113,12 @@ class CollectResponse(_message.Message):
     def __init__(self, evicted_bytes: _Optional[int] = ..., compacted_segments: _Optional[int] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
 
 class ScrubRequest(_message.Message):
-    __slots__ = ("repair",)
+    __slots__ = ("instance_name", "repair")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     REPAIR_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
     repair: bool
-    def __init__(self, repair: _Optional[bool] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., repair: _Optional[bool] = ...) -> None: ...
 
 class ScrubProgress(_message.Message):
     __slots__ = ("done_bytes", "total_bytes", "blobs", "results", "damaged_results", "damaged", "repaired", "is_done")
