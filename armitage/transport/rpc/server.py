@@ -463,10 +463,12 @@ class ServerCall(Stream):
     def _discard(self, size: int) -> None:
         """What nobody will read: after the answer, or after the only request."""
         self._discarded += size
-        if self._discarded > self.connection.options.discard_limit:
+        if self._discarded <= self.connection.options.discard_limit:
+            self.connection.refill(self)
+        elif self.ended:
             self.connection.cancel(self, ErrorCode.NO_ERROR)
         else:
-            self.connection.refill(self)
+            self.connection.reset(self, ErrorCode.ENHANCE_YOUR_CALM, "endless further requests")
 
     def on_closed(self, reason: str) -> None:
         """Tells of an end that nobody here wanted."""

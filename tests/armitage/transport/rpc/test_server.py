@@ -444,6 +444,20 @@ def test_client_that_never_stops_after_its_answer_is_reset_without_blame() -> No
     assert peer.core.open_calls == 0
 
 
+def test_client_that_never_stops_before_its_answer_loses_the_call() -> None:
+    peer = Peer(Http2Options(discard_limit=1 << 20))
+    call = call_of(peer.send(headers(1), data(1, message(b"the request"))))
+
+    events: list[Event] = []
+    while not events:
+        events = peer.send(data(1, bytes(16_000)))
+        peer.take()
+
+    assert events == [Ended(call, "endless further requests")]
+    assert call.respond(b"too late")
+    assert peer.take() == []
+
+
 def test_answered_streams_that_their_client_leaves_open_expire() -> None:
     peer = Peer()
     peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 3}))
