@@ -98,7 +98,7 @@ class Config:
     data_dir: Path | None = None
     """Where everything that outlives the daemon is kept; `armitage serve` has a default."""
     storage: StorageKind = StorageKind.DISK
-    transport: TransportKind = TransportKind.GRPCIO
+    transport: TransportKind = TransportKind.FAST
     accept_insecure_network: bool = False
     """Listen beyond loopback without TLS and client certificates: whoever reaches the port can
     read, forge and execute everything.

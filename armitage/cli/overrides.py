@@ -40,7 +40,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--transport",
         choices=("fast", "grpcio"),
-        help="what carries gRPC: our own HTTP/2, or gRPC's library (default: grpcio)",
+        help="what carries gRPC: our own HTTP/2, or gRPC's library (default: fast)",
     )
     group.add_argument(
         "--listen",
