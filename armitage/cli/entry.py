@@ -20,15 +20,20 @@ from armitage.cli import (
     doctor,
     key,
     ops,
+    proofs,
     run,
     serve,
     status,
     upkeep,
+    witness,
 )
 from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
-COMMANDS = (serve, config, run, cas, ac, ops, status, upkeep, key, doctor, conformance, bucket)
+COMMANDS = (
+    *(serve, config, run, cas, ac, ops, status, upkeep, bucket),
+    *(witness, proofs, key, doctor, conformance),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

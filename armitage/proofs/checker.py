@@ -29,6 +29,11 @@ _MAX_STACK_BYTES: Final = 1 << 20
 _HEADER: Final = struct.Struct("<I32s32s")
 
 
+def declaration_of(coeffects: str) -> bytes:
+    """The document that declares what the platform property says; an empty one means `pure`."""
+    return DECLARATION_HEADER + (coeffects or "pure").encode() + b"\n"
+
+
 class Undecided(ArmitageError):
     """The checker gave no usable answer; for a verdict that is a rejection."""
 
