@@ -184,15 +184,17 @@ class Entry:
     kind: Kind
     record: str
     """`sha256:HEX` of the record's bytes, which are in the CAS."""
+    size_bytes: int
 
     def encode(self) -> bytes:
         """As canonical JSON."""
-        return _canonical({**_head(self.session, self.number, self.kind), "record": self.record})
+        head = _head(self.session, self.number, self.kind)
+        return _canonical({**head, "record": self.record, "size_bytes": self.size_bytes})
 
 
 def entry_of(session: str, number: int, kind: Kind, record: bytes) -> Entry:
     """The entry that names a record."""
-    return Entry(session, number, kind, name_of(record))
+    return Entry(session, number, kind, name_of(record), len(record))
 
 
 def name_of(record: bytes) -> str:
@@ -204,7 +206,8 @@ def parse_entry(data: bytes) -> Entry:
     """Reads an entry exactly as `encode` writes it. Raises MalformedEvidence."""
     found = _parse(data)
     try:
-        entry = Entry(found["session"], found["number"], Kind(found["kind"]), found["record"])
+        kind, size_bytes = Kind(found["kind"]), found["size_bytes"]
+        entry = Entry(found["session"], found["number"], kind, found["record"], size_bytes)
     except (KeyError, ValueError):
         entry = None
     if entry is None or entry.encode() != data or not _is_well_typed(found):
@@ -214,7 +217,8 @@ def parse_entry(data: bytes) -> Entry:
 
 def _is_well_typed(found: dict[str, Any]) -> bool:
     texts = all(isinstance(found[name], str) for name in ("session", "record"))
-    return texts and type(found["number"]) is int and found["number"] >= 0
+    numbers = (found["number"], found["size_bytes"])
+    return texts and all(type(number) is int and number >= 0 for number in numbers)
 
 
 def parse_record(data: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from armitage.witness.proxy import Inject, Means, Proxy, ProxyLimits, no_credent
 from armitage.witness.reach import Address, parse_address
 from armitage.witness.redaction import Redaction
 from armitage.witness.sessions import SessionAudit, Sessions
-from cas.digest import Buffer, Digest, DigestFunction
+from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryOptions, MemoryStore
 
 LOOPBACK = Rule(Verdict.ALLOW, "loopback", networks=("127.0.0.0/8",))
@@ -88,19 +88,6 @@ class Log:
         return len(self.entries) - 1
 
 
-class Remembering(MemoryStore):
-    """Knows what was put into it."""
-
-    def __init__(self) -> None:
-        super().__init__(MemoryOptions(), SystemClock().monotonic)
-        self.put_: set[Digest] = set()
-
-    async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
-        stored = await super().put(candidates, data)
-        self.put_.add(stored)
-        return stored
-
-
 @dataclass
 class Witness:
     """A session's proxy that listens on loopback."""
@@ -110,16 +97,15 @@ class Witness:
     trusted: bytes
     origins: SessionAuthority
     log: Log
-    store: Remembering
+    store: MemoryStore
     spool: Path
 
     async def records(self) -> list[dict[str, Any]]:
         """What is on record, in order."""
-        found = []
-        for entry in map(parse_entry, self.log.entries):
-            record = await self.store.get(self._digest(entry.record))
-            found.append(parse_record(record))
-        return found
+        return [
+            parse_record(await self.body(entry.record, entry.size_bytes))
+            for entry in map(parse_entry, self.log.entries)
+        ]
 
     async def exchanges(self) -> list[dict[str, Any]]:
         return [record for record in await self.records() if record["kind"] == "exchange"]
@@ -127,10 +113,6 @@ class Witness:
     async def body(self, name: str, size: int) -> bytes:
         digest = Digest(DigestFunction.SHA256, name.removeprefix("sha256:"), size)
         return await self.store.get(digest)
-
-    def _digest(self, name: str) -> Digest:
-        [digest] = [each for each in self.store.put_ if f"sha256:{each.hash}" == name]
-        return digest
 
     def faults(self) -> list[str]:
         audit = SessionAudit()
@@ -165,7 +147,11 @@ async def witness(
 ) -> AsyncIterator[Witness]:
     """A witness to which every name under `.example` is on loopback."""
     now = SystemClock().wall()
-    origins, log, store = SessionAuthority("origins", now), Log(), Remembering()
+    origins, log, store = (
+        SessionAuthority("origins", now),
+        Log(),
+        MemoryStore(MemoryOptions(), SystemClock().monotonic),
+    )
     trusted = directory / "origins.pem"
     trusted.write_bytes(origins.certificate)
 

@@ -106,7 +106,7 @@ def test_what_is_no_record_in_canonical_form_is_refused(data: bytes) -> None:
         parse_record(data)
 
 
-ENTRY = Entry("s1", 0, Kind.OPEN, "sha256:00")
+ENTRY = Entry("s1", 0, Kind.OPEN, "sha256:00", 7)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,7 @@ ENTRY = Entry("s1", 0, Kind.OPEN, "sha256:00")
         ENTRY.encode().replace(b'"number":0', b'"number":false'),
         ENTRY.encode().replace(b'"number":0', b'"number":-1'),
         ENTRY.encode().replace(b'"sha256:00"', b"null"),
+        ENTRY.encode().replace(b'"size_bytes":7', b'"size_bytes":true'),
         ENTRY.encode().replace(b"}", b',"x":1}'),
         b'{"v":1}',
     ],

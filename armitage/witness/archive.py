@@ -1,0 +1,88 @@
+"""Where a witness keeps what it saw: bodies and records, the log that names them, and the key that
+signs it, in one directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from armitage.clock import Clock
+from armitage.log import store as log_store
+from armitage.log.keys import SEED_BYTES, read_key, write_key
+from armitage.log.note import KeyType, Signer
+from armitage.log.service import Log
+from armitage.log.store import LogStore
+from armitage.witness.evidence import Entry
+from cas.digest import Digest, DigestFunction
+from cas.pack_storage import Clocks, PackStorage, StorageOptions
+from cas.pack_store import PackOptions, PackStore
+from cas.volume import DiskVolume
+
+# Evidence goes only when somebody removes it: a full disk ends fetching, not the evidence.
+_UNLIMITED = 1 << 60
+_FOR_EVER_S = 1e10
+_TAGS = "armitage: what the hashes of redacted values are keyed with\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An open archive."""
+
+    store: PackStore
+    log: Log
+    spool: Path
+    threads: ThreadPoolExecutor
+    key: bytes
+    """For keyed hashes of what is not written down."""
+
+    async def record(self, entry: Entry) -> bytes:
+        """Answers the record that an entry of the log names. Raises BlobNotFound."""
+        hashed = entry.record.removeprefix("sha256:")
+        return await self.store.get(Digest(DigestFunction.SHA256, hashed, entry.size_bytes))
+
+
+@asynccontextmanager
+async def open_archive(directory: Path, origin: str, clock: Clock) -> AsyncIterator[Archive]:
+    """Opens an archive, making it, with keys of its own, where there is none.
+
+    `origin` names a new log. Raises StoreUnavailable (another process uses it), LogDamaged,
+    ConfigError (keys that others can read).
+    """
+    signer = await asyncio.to_thread(_signer, directory, origin)
+    options = StorageOptions(store=PackOptions(max_bytes=_UNLIMITED, min_lease_s=_FOR_EVER_S))
+    clocks = Clocks(clock.monotonic, clock.wall)
+    with ThreadPoolExecutor(4, thread_name_prefix="witness") as threads:
+        storage = await PackStorage.open(directory / "cas", options, clocks)
+        try:
+            log = LogStore(DiskVolume(directory / "log", log_store.NAMES), signer)
+            try:
+                # Only whoever has the archive gets here, so what lies there is a dead one's.
+                spool = await asyncio.to_thread(_emptied, directory / "spool")
+                # A signature that nobody else ever sees is a secret of the key's owner.
+                tags = signer.sign(_TAGS).data
+                yield Archive(storage.store, Log(log, threads), spool, threads, tags)
+            finally:
+                log.close()
+        finally:
+            await storage.close()
+
+
+def _signer(directory: Path, name: str) -> Signer:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "log.key"
+    if not path.exists():
+        return write_key(path, name, KeyType.ED25519, secrets.token_bytes(SEED_BYTES))
+    return read_key(path)
+
+
+def _emptied(spool: Path) -> Path:
+    spool.mkdir(mode=0o700, exist_ok=True)
+    for leftover in spool.iterdir():
+        leftover.unlink()
+    return spool

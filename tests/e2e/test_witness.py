@@ -1,0 +1,278 @@
+"""`armitage witness -- CMD` with real clients, and with commands that try to get out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.witnessed import Origin
+
+from armitage.clock import SystemClock
+from armitage.log.keys import read_key
+from armitage.log.store import NAMES, LogStore
+from armitage.log.verify import verified_entries
+from armitage.witness.authority import SessionAuthority
+from armitage.witness.evidence import parse_entry
+from armitage.witness.sessions import SessionAudit
+from cas.volume import DiskVolume
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(100)]
+ARMITAGE = [sys.executable, "-m", "armitage"]
+
+
+@dataclass
+class World:
+    """Origins that serve the files of a directory, and a place for evidence."""
+
+    files: Path
+    data: Path
+    authorities: Path
+    port: int
+    stall: threading.Event
+    """Set when somebody asks for /stall, which is never answered."""
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def command(self, *command: str, flags: Sequence[str] = ()) -> list[str]:
+        allowed = ["--allow-network", "127.0.0.0/8", "--allow", f"127.0.0.1:{self.port}"]
+        kept = ["--data-dir", str(self.data), "--authorities", str(self.authorities)]
+        return [*ARMITAGE, "witness", *kept, *allowed, *flags, "--", *command]
+
+    def run(self, *command: str, flags: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*command, flags=flags),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.data.parent,
+            timeout=60,
+        )
+
+    def fetched(self, *command: str) -> list[tuple[str, str]]:
+        """Runs a command that must succeed, and answers what it fetched: path, SHA-256."""
+        done = self.run(*command, flags=["--json"])
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stderr.splitlines()[-1])
+        return [
+            (each["url"].removeprefix(self.url), each["response"]["body"]["sha256"])
+            for each in told["exchanges"]
+            if each["response"]["status"] == 200
+        ]
+
+    def name(self, path: str) -> str:
+        return f"sha256:{hashlib.sha256((self.files / path).read_bytes()).hexdigest()}"
+
+    def faults(self) -> list[str]:
+        """Verifies the whole log, and answers what its sessions lack."""
+        signer = read_key(self.data / "log.key")
+        store = LogStore(DiskVolume(self.data / "log", NAMES), signer)
+        audit = SessionAudit()
+        for first, entries in verified_entries(store.checkpoint, store.read):
+            for at, entry in enumerate(entries, first):
+                audit.add(at, parse_entry(entry))
+        store.close()
+        return list(audit.faults())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    authority = SessionAuthority("origins", SystemClock().wall())
+    (tmp_path / "origins.pem").write_bytes(authority.certificate)
+    files, stall = tmp_path / "files", threading.Event()
+    files.mkdir()
+
+    async def serve(asked: bytes, reader: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        target = asked.split()[1].decode().partition("?")[0]
+        if target == "/stall":
+            stall.set()
+            await reader.read()
+        path = files / target.lstrip("/")
+        path = path / "index.html" if path.is_dir() else path
+        found = path.is_file()
+        body = path.read_bytes() if found else b"not found\n"
+        status = "200 OK" if found else "404 Not Found"
+        kind = "text/html" if path.suffix == ".html" else "application/octet-stream"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        out.write(head.encode() + body)
+
+    ready, ended = threading.Event(), asyncio.Event()
+    origin = Origin(serve)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def listen() -> None:
+        loops.append(asyncio.get_running_loop())
+        async with origin.listening(authority.context("127.0.0.1")):
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=[listen()])
+    thread.start()
+    ready.wait()
+    yield World(files, tmp_path / "evidence", tmp_path / "origins.pem", origin.port, stall)
+    loops[0].call_soon_threadsafe(ended.set)
+    thread.join()
+
+
+def test_curl(world: World) -> None:
+    (world.files / "a.bin").write_bytes(os.urandom(3_000_000))
+
+    assert world.fetched("curl", "-sS", "-o", "got", f"{world.url}/a.bin") == [
+        ("/a.bin", world.name("a.bin"))
+    ]
+    assert (world.data.parent / "got").read_bytes() == (world.files / "a.bin").read_bytes()
+    assert world.faults() == []
+
+
+@pytest.mark.skipif(shutil.which("wget") is None, reason="no wget here")
+def test_wget(world: World) -> None:
+    (world.files / "a.txt").write_text("hello\n")
+    command = f'wget -q -O got --ca-certificate="$SSL_CERT_FILE" {world.url}/a.txt'
+
+    assert world.fetched("sh", "-c", command) == [("/a.txt", world.name("a.txt"))]
+
+
+def test_git(world: World) -> None:
+    git = ["git", "-C", str(world.data.parent / "work")]
+    subprocess.run(["git", "init", "-q", world.data.parent / "work"], check=True)
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, *who, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    repository = world.files / "r.git"
+    subprocess.run(
+        ["git", "clone", "-q", "--bare", world.data.parent / "work", repository], check=True
+    )
+    subprocess.run(["git", "-C", repository, "update-server-info"], check=True)
+
+    fetched = world.fetched("git", "clone", "-q", f"{world.url}/r.git", "cloned")
+
+    assert ("/r.git/HEAD", world.name("r.git/HEAD")) in fetched
+    assert any("/objects/" in path for path, _ in fetched)
+    assert (world.data.parent / "cloned" / ".git").is_dir()
+
+
+def make_wheel(directory: Path) -> str:
+    """The smallest wheel there is; answers its file's name."""
+    name, info = "demo-1.0-py3-none-any.whl", "demo-1.0.dist-info"
+    wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    contents = {
+        "demo.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n",
+        f"{info}/WHEEL": wheel,
+    }
+    contents[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])
+    with zipfile.ZipFile(directory / name, "w") as made:
+        for path, data in contents.items():
+            made.writestr(path, data)
+    return name
+
+
+def test_pip(world: World) -> None:
+    index = world.files / "simple" / "demo"
+    index.mkdir(parents=True)
+    wheel = make_wheel(index)
+    (index / "index.html").write_text(f'<!DOCTYPE html><a href="{wheel}">{wheel}</a>')
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    flags = ["--no-cache-dir", "--no-deps", "--index-url", f"{world.url}/simple/"]
+
+    fetched = world.fetched(*pip, "download", *flags, "demo")
+
+    assert fetched[-1] == (f"/simple/demo/{wheel}", world.name(f"simple/demo/{wheel}"))
+    assert (world.data.parent / wheel).is_file()
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "curl -sS --noproxy '*' {url}/a",
+        "python3 -c \"import socket; socket.create_connection(('127.0.0.1', {port}), 2)\"",
+        "python3 -c \"import socket; socket.create_connection(('1.1.1.1', 53), 2)\"",
+        "python3 -c \"import socket; socket.socket(2, 2).sendto(b'x', ('1.1.1.1', 53))\"",
+        "nsenter -t {pid} -n true",
+        "nsenter --net=/proc/{pid}/ns/net true",
+        "unshare -r nsenter -t {pid} -n true",
+        "ip link add v type veth peer name w netns {pid}",
+        "getent hosts example.org",
+    ],
+)
+def test_there_is_no_other_way_out(world: World, attempt: str) -> None:
+    tool = attempt.split(maxsplit=1)[0]
+    if shutil.which(tool) is None:
+        pytest.skip(f"no {tool} here")
+    script = attempt.format(url=world.url, port=world.port, pid=os.getpid())
+
+    done = world.run("sh", "-c", f"if {script}; then exit 66; else exit 7; fi")
+
+    assert done.returncode == 7, done.stderr
+
+
+def test_a_refusal_is_explained_where_people_look(world: World) -> None:
+    done = world.run("curl", "-sS", "https://other.example/x")
+
+    assert (
+        "the action does not declare other.example:443; add network:other.example:443"
+        in done.stdout
+    )
+    assert "refused" in done.stderr
+    assert "witnessed 0 fetches and 1 refusals" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["nowhere"], 127),
+    ],
+)
+def test_the_exit_code_is_the_commands(world: World, command: list[str], code: int) -> None:
+    assert world.run(*command, flags=["--quiet"]).returncode == code
+    assert world.faults() == []
+
+
+def test_two_at_once_do_not_share_evidence(world: World) -> None:
+    first = subprocess.Popen(world.command("curl", "-sS", f"{world.url}/stall"))
+    world.stall.wait()
+    second = world.run("true")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+
+    assert second.returncode == 125
+    assert second.stderr.startswith("armitage: ")
+    assert "is in use by process" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_what_was_cut_off_shows_and_the_log_goes_on(world: World) -> None:
+    first = subprocess.Popen(world.command("curl", "-sS", f"{world.url}/stall"))
+    world.stall.wait()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+
+    assert world.run("true").returncode == 0
+    [fault] = world.faults()
+    assert fault.endswith("was not closed: it runs still, or was cut off")
+
+
+def test_nobody_else_can_read_the_evidence(world: World) -> None:
+    world.run("true")
+
+    modes: dict[str, Any] = {
+        path.name: path.stat().st_mode & 0o077 for path in world.data.iterdir()
+    }
+    assert world.data.stat().st_mode & 0o077 == 0
+    assert modes["log.key"] == 0
