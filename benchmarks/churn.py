@@ -1,7 +1,7 @@
 """A day of churn in minutes: a full store under random puts, reads, touches, holds and evictions,
 killed again and again.
 
-    python benchmarks/churn.py [--minutes 5] [--capacity-mib 64] [--day-s 20] [--seed 1]
+    python benchmarks/churn.py [--minutes 5] [--capacity-mib 64] [--day-s 20] [--durability full]
 
 Each life of the store is a process of its own whose clocks run so fast that a day takes `--day-s`
 seconds. It works as hard as the leases let it, notes what was acknowledged in a file, and is killed
@@ -39,7 +39,7 @@ from cas.digest import Digest, DigestFunction
 from cas.errors import BlobNotFound, StoreFull
 from cas.pack_action_cache import CacheOptions
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
-from cas.pack_store import PackOptions
+from cas.pack_store import Durability, PackOptions
 from cas.upkeep import Upkeep, UpkeepOptions, segment_bytes_for
 
 LEASE_S = 12 * 3600.0
@@ -48,7 +48,7 @@ ACTIONS = 200
 CHECKED_READS = 1500
 """Blobs that a new life reads whole; the last one reads them all."""
 IN_USE = 300
-"""What builds are at work with: the blobs that came last."""
+"""What builds are at work with: so many of the blobs that came last, at most."""
 DESCRIPTORS = 400
 """More than a store may ever have open."""
 
@@ -56,7 +56,7 @@ DESCRIPTORS = 400
 def content(number: int) -> bytes:
     """The blob of that number: most are small, a few are large."""
     chance = random.Random(number)
-    size = min(2 << 20, int(chance.paretovariate(0.6) * 200))
+    size = min(1 << 20, int(chance.paretovariate(0.6) * 200))
     return chance.randbytes(size)
 
 
@@ -144,13 +144,16 @@ class Life:
 
     def clock(self) -> float:
         """Wall time, so fast that it goes on over lives."""
-        return self._args.epoch + (time.time() - self._args.epoch) * self._speed  # noqa: TID251
+        epoch: float = self._args.epoch
+        return epoch + (time.time() - epoch) * self._speed  # noqa: TID251
 
     async def run(self) -> None:
         args = self._args
         capacity = args.capacity_mib << 20
         options = StorageOptions(
-            PackOptions(max_bytes=capacity, min_lease_s=LEASE_S),
+            PackOptions(
+                max_bytes=capacity, min_lease_s=LEASE_S, durability=Durability(args.durability)
+            ),
             CacheOptions(max_results=ACTIONS),
             segment_bytes_for(capacity),
         )
@@ -221,7 +224,7 @@ class Life:
             if what < 0.5 or not self._live:
                 await self._put()
             elif what < 0.8:
-                await self._read(self._chance.choice(self._live[-IN_USE:]))
+                await self._read(self._chance.choice(self._in_use()))
             else:
                 await self._find()
 
@@ -246,9 +249,12 @@ class Life:
                 self._blobs.pop(old, None)
             del self._live[:IN_USE]
 
+    def _in_use(self) -> list[int]:
+        return self._live[-max(5, min(IN_USE, len(self._live) // 6)) :]
+
     async def _find(self) -> None:
-        live = self._live[-IN_USE:]
-        numbers = self._chance.sample(live, min(20, len(live)))
+        in_use = self._in_use()
+        numbers = self._chance.sample(in_use, min(20, len(in_use)))
         digests = {self._blobs[number]: number for number in numbers}
         missing = await self._store.find_missing(digests)
         now = self.clock()
@@ -301,11 +307,13 @@ def walk(directory: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in names)
 
 
-def spawn(args: argparse.Namespace, directory: Path, life: int, *, last: bool) -> subprocess.Popen:
+def spawn(
+    args: argparse.Namespace, directory: Path, life: int, *, last: bool
+) -> subprocess.Popen[bytes]:
     command = [
         sys.executable, __file__, "--directory", str(directory), "--life", str(life),
         "--epoch", repr(args.epoch), "--day-s", str(args.day_s), "--seed", str(args.seed),
-        "--capacity-mib", str(args.capacity_mib),
+        "--capacity-mib", str(args.capacity_mib), "--durability", args.durability,
     ]  # fmt: skip
     return subprocess.Popen([*command, "--last"] if last else command)
 
@@ -334,6 +342,7 @@ def main() -> int:
         return 0
     args.epoch = float(int(time.time()))  # noqa: TID251
     chance = random.Random(args.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that no life goes on alone.
     with tempfile.TemporaryDirectory(prefix="armitage-churn-", dir=args.where) as name:
         directory = Path(name)
         most_disk = 0
@@ -399,6 +408,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--capacity-mib", type=int, default=64)
     parser.add_argument("--day-s", type=float, default=20.0, help="how long a day takes")
     parser.add_argument("--longest-life-s", type=float, default=30.0)
+    parser.add_argument("--durability", choices=("full", "none"), default="full")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--where", help="directory for the store (default: the temporary one)")
     for name, kind in (("directory", Path), ("life", int), ("epoch", float)):
