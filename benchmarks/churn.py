@@ -136,7 +136,7 @@ class Life:
         self._args = args
         self._notes = Notes(args.directory / "notes")
         self._chance = random.Random(args.life * 1_000_003 + args.seed)
-        self._speed = DAY_S / args.day_s
+        self._speed: float = DAY_S / args.day_s
         self._report = Report()
         self._next = args.life * 10_000_000
         self._live: list[int] = []
