@@ -51,6 +51,7 @@ values = st.sampled_from([b"POST", b"/", b"200", b"", b"v" * 300]) | st.binary(m
 lists = st.lists(st.tuples(names, values, st.booleans()), max_size=12)
 
 
+@pytest.mark.slow
 @given(lists, st.booleans())
 def test_reads_what_the_library_writes_without_a_table(
     fields: list[tuple[bytes, bytes, bool]], huffman: bool
@@ -63,6 +64,7 @@ def test_reads_what_the_library_writes_without_a_table(
     assert subject.head(block) == expected, "the memory gives the same"
 
 
+@pytest.mark.slow
 @given(st.lists(lists, max_size=4), st.booleans())
 def test_reads_what_the_library_writes_with_a_table(
     blocks: list[list[tuple[bytes, bytes, bool]]], huffman: bool
@@ -75,6 +77,7 @@ def test_reads_what_the_library_writes_with_a_table(
         assert subject.head(block) == tuple((name, value) for name, value, _ in fields)
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.binary(max_size=60))
 def test_agrees_with_the_library_on_anything(block: bytes) -> None:
@@ -91,6 +94,7 @@ def test_agrees_with_the_library_on_anything(block: bytes) -> None:
         assert reader().head(block) == expected
 
 
+@pytest.mark.slow
 @given(lists.filter(bool), st.data())
 def test_truncated_block_is_no_block(
     fields: list[tuple[bytes, bytes, bool]], choice: st.DataObject

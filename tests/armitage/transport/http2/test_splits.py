@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.peers import (
@@ -32,6 +33,8 @@ from support.peers import (
 from armitage.transport.http2 import frames
 from armitage.transport.rpc.messages import Compressed
 from armitage.transport.rpc.server import Ended, Event, Opened, Readable, Requested, ServerCall
+
+pytestmark = pytest.mark.slow
 
 SPLITS_KEPT = 40
 

@@ -12,6 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.peers import BIDI, DOWN, METHODS, UNARY, UP, message
@@ -342,6 +343,7 @@ def check(world: World) -> None:
     assert world.core._assembled_bytes == 0
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(0, 400))
 def test_any_schedule_of_calls_ends_well(seed: int, steps: int) -> None:
     world = World(seed)

@@ -16,6 +16,7 @@ from armitage.transport.rpc.messages import Compressed, MessageReader
 LIMIT = 10_000
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.binary(max_size=40) | st.integers(0, LIMIT).map(bytes), max_size=6),
     st.lists(st.integers(0, 30_000), max_size=8),
