@@ -51,9 +51,9 @@ class LogOptions:
     format: LogFormat = LogFormat.AUTO
 
 
-_TELLTALES = ("hpack",)
-"""Loggers of libraries that at level debug write out all they see: here every header with its
-value, whatever secret it holds.
+_TELLTALES = ("hpack", "boto3", "botocore")
+"""Loggers of libraries that at level debug write out all they see: every header with its value,
+whatever secret it holds (botocore signs session tokens).
 """
 
 

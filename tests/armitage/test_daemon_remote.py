@@ -156,6 +156,7 @@ async def test_killed_daemon_copies_what_was_pending_when_it_comes_back(
         f"--set=remote.store.prefix={prefix}",
         "--set=remote.s3.retry.attempts=1",
         "--set=worker.enabled=false",
+        "--set=log.level=debug",
     ]
     async with fault_proxy(s3.endpoint) as proxy:
         proxy.always = Fault(Kind.STATUS, status=503, code="SlowDown")

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
@@ -60,21 +61,27 @@ class S3Server:
     endpoint: str
     process: subprocess.Popen[bytes]
 
-    def client(self, key: Key = OWNER, endpoint: str | None = None) -> S3Client:
-        """boto3's client, which tries once and asks for nothing that an S3 server may lack."""
-        return boto3.client(
-            "s3",
-            endpoint_url=endpoint or self.endpoint,
-            region_name=REGION,
-            aws_access_key_id=key.access,
-            aws_secret_access_key=key.secret,
-            config=Config(
-                retries={"total_max_attempts": 1},
-                s3={"addressing_style": "path"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+    def client(self) -> S3Client:
+        """The owner's, by boto3, which tries once and asks for nothing that a server may lack."""
+        return _client(self.endpoint)
+
+
+@cache
+def _client(endpoint: str) -> S3Client:
+    """Made once: that alone takes boto3 a good part of a second."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id=OWNER.access,
+        aws_secret_access_key=OWNER.secret,
+        config=Config(
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
 
 
 def source(key: Key = OWNER) -> CredentialSource:
