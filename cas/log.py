@@ -6,9 +6,9 @@ records in one go, syncs once, and only then are all of them acknowledged. It al
 large files their names and removes files, so that those share folder syncs in the same way. The
 order of a group is
 
-    1. records are written, and the segment is synced (a new one's name in `packs/` as well)
-    2. finished files, synced before by whoever wrote them, are renamed, and their folders synced
-    3. files are removed
+    1. files are removed
+    2. records are written, and the segment is synced (a new one's name in `packs/` as well)
+    3. finished files, synced before by whoever wrote them, are renamed, and their folders synced
     4. all jobs of the group are acknowledged
 
 so what is acknowledged is durable, and the acknowledged records of a segment are a prefix of it.
@@ -246,6 +246,12 @@ class Log:
     def _recover(self, number: int) -> Table:
         """Makes a segment whole that has no table, and answers what is in it."""
         file = self._volume.open(_name(number), write=True)
+        try:
+            return self._make_whole(number, file)
+        finally:
+            file.close()
+
+    def _make_whole(self, number: int, file: File) -> Table:
         size_bytes = self._sizes[number]
         salt = _salt_in(file)
         table, end, lost_bytes = _collect(file, salt, size_bytes)
@@ -401,11 +407,13 @@ class Log:
         self._close_segment()
 
     def _commit(self, jobs: Sequence[Job]) -> None:
-        self._append([job for job in jobs if job.records])
-        self._publish([job for job in jobs if job.publish and not job.error])
+        # A blob that has gone may be back in the same group, but never the other way round, since
+        # nothing goes before it is acknowledged.
         for job in jobs:
             for name in job.remove:
                 self._remove(name)
+        self._append([job for job in jobs if job.records])
+        self._publish([job for job in jobs if job.publish and not job.error])
 
     def _remove(self, name: str) -> None:
         try:
@@ -487,6 +495,7 @@ class Log:
                 active.file.sync()
             except OSError:
                 self._active = None
+                active.file.close()
                 raise
         active.table.extend(rows)
         last, offset = rows[-1]
@@ -511,6 +520,7 @@ class Log:
             if self._sync:
                 self._volume.sync_folder(FOLDER)
         except OSError:
+            file.close()
             self._remove(_name(number))
             raise
         self._active = _Active(number, file, salt)

@@ -58,8 +58,10 @@ class StoreTime:
         try:
             self._volume.remove(_DRAFT)
             file = self._volume.create(_DRAFT)
-            file.write([note], 0)
-            file.close()
+            try:
+                file.write([note], 0)
+            finally:
+                file.close()
             self._volume.rename(_DRAFT, _NAME)
         except OSError as error:
             _log.warning("cannot save the time for the next start: %s", error)

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 _SHORT_BYTES = 512 << 20
 """Free beside `min_free_bytes`: with less, the disk is short."""
+_SHORT_SHARE = 0.05
+"""While it is, a segment with so much garbage is compacted."""
 _SEGMENTS = 64
 """How many segments a full store is to have at least, so that compaction has a choice."""
 _FEWEST_SEGMENT_BYTES = 4 << 20
@@ -139,6 +141,9 @@ class Upkeep:
         while True:
             log = self._storage.log
             segments = [one for one in log.segments() if one.number not in failed]
+            if self._store.is_short(_SHORT_BYTES):
+                # Garbage may be spread thin, and is then all that there is to be had.
+                share = min(share, _SHORT_SHARE)
             chosen = choose(segments, share)
             if chosen is None:
                 return compacted, freed_bytes

@@ -10,7 +10,7 @@ import pytest
 from support.fragile_volume import After, FragileFile, FragileVolume
 
 from cas.errors import CasError, StoreFull, StoreUnavailable
-from cas.log import Job, Log
+from cas.log import Draft, Job, Log
 from cas.records import Damaged, Kind, Record
 
 RECORDS = [Record(Kind.RESULT, b"R%d" % number, bytes([number]) * 3000) for number in range(50)]
@@ -253,6 +253,25 @@ async def test_nothing_follows_a_sync_that_failed(
     assert log.read(location, None) == RECORDS[2]
     left = volume.after(After.NOTHING)
     assert replayed(left) == [b"R0", b"R2"]
+
+
+async def test_file_that_goes_and_comes_back_in_one_group_is_there(
+    log: Log, volume: FragileVolume
+) -> None:
+    volume.make_folder("blobs")
+    volume.create("blobs/a").write([b"old"], 0)
+    file = volume.create("draft")
+    file.write([b"new"], 0)
+
+    with volume.lock:  # So that both are in one group, behind the first job.
+        jobs = [
+            submit(log, RECORDS[0]),
+            submit(log, remove=["blobs/a"]),
+            submit(log, publish=Draft(file, "draft", "blobs/a")),
+        ]
+    await asyncio.gather(*jobs)
+
+    assert volume.open("blobs/a").read(10, 0) == b"new"
 
 
 async def test_dropped_segment_is_gone(log: Log, volume: FragileVolume) -> None:

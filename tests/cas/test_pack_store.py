@@ -822,6 +822,28 @@ async def test_bytes_that_are_to_stay_free_are_left_to_others(
     assert await store.find_missing([a, b]) == [a]
 
 
+async def test_store_on_a_full_disk_starts_and_serves(
+    tmpfs: Callable[[str], Path], open_store: Open
+) -> None:
+    where = tmpfs("size=2m")
+    store = await open_store(where)
+    blobs = [blob(20_000, 1), blob(100_000, 2)]
+    for digest, data in blobs:
+        await store.put([digest], data)
+    with suppress(OSError):
+        (where / "others").write_bytes(bytes(4 * MIB))
+    os.rename(where / "others", where / "lost+found")
+
+    store = await open_store(where)
+
+    for digest, data in blobs:
+        assert await store.get(digest) == data
+    with pytest.raises(StoreFull):
+        await store.put([blob(30_000, 3)[0]], blob(30_000, 3)[1])
+    (where / "lost+found").unlink()
+    await store.put([blob(30_000, 3)[0]], blob(30_000, 3)[1])
+
+
 async def test_disk_full_of_small_blobs_recovers_by_itself_when_leases_end(
     tmpfs: Callable[[str], Path], clock: FakeClock
 ) -> None:
