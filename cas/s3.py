@@ -233,7 +233,7 @@ class S3Bucket:
         return Client(
             options.bucket,
             config=config,
-            # All that the environment could otherwise decide.
+            # Where and who; the environment must not decide that past the configuration.
             endpoint=options.url,
             aws_endpoint_url_s3=options.url,
             region=options.region,

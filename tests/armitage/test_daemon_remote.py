@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 from support.daemon import disk_config, memory_config, running_daemon, start_daemon
 from support.faults import Fault, Kind, fault_proxy
@@ -245,3 +247,25 @@ async def test_bucket_that_is_down_leaves_a_local_cache(
             await until(lambda: pending(daemon) == 0)
 
     assert await open_bucket(s3.endpoint).head(Layout(prefix).blob(digest)) is not None
+
+
+async def test_status_and_metrics_tell_of_the_bucket(s3: S3Server, prefix: str) -> None:
+    config = with_bucket(memory_config(), s3.endpoint, prefix, WriteMode.WRITE_THROUGH)
+    async with (
+        running_daemon(config) as daemon,
+        client(daemon.addresses.grpc[0]) as remote,
+        aiohttp.ClientSession(f"http://{daemon.addresses.http[0]}") as web,
+    ):
+        digest, data = blob(100)
+        await blobs.upload(remote, {digest: data})
+
+        async with web.get("/status") as answer:
+            status = await answer.json()
+        async with web.get("/metrics") as answer:
+            metrics = await answer.text()
+
+    assert status["remote"]["tiers"]["uploaded"] == 1
+    assert status["remote"]["wire"]["sent_bytes"] == 100
+    assert "armitage_remote_uploaded_total 1.0" in metrics
+    assert "armitage_s3_sent_bytes_total 100.0" in metrics
+    assert OWNER.secret not in json.dumps(status) + metrics

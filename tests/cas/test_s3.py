@@ -429,6 +429,26 @@ async def test_cancelled_request_frees_its_place(proxy: FaultProxy, key: str) ->
     assert await bucket.get(key, 100) is None
 
 
+async def test_environment_decides_neither_where_nor_who(
+    s3: S3Server, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore would take all of these."""
+    for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "wrong")
+    monkeypatch.setenv("AWS_REGION", "nowhere")
+    monkeypatch.setenv("AWS_BUCKET", "nothing")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+    bucket = open_bucket(s3.endpoint)
+
+    await bucket.put(key, b"hello")
+
+    assert await bucket.get(key, 100) == b"hello"
+
+
 def test_endpoint_of_aws_follows_the_region() -> None:
     assert S3Options(region="eu-north-1").url == "https://s3.eu-north-1.amazonaws.com"
     assert S3Options(endpoint="https://x.example/").url == "https://x.example"
