@@ -601,7 +601,10 @@ class Log:
                     self._active_number = number
             elif isinstance(job.error, OSError):
                 job.error = store_error(job.error)
-            job.done(job)
+            try:
+                job.done(job)
+            except Exception:  # noqa: BLE001 (others of the group are to hear of theirs)
+                _log.exception("cannot tell the end of a job of the log")
 
     async def close(self) -> None:
         """Does what was submitted, seals the segment and ends the thread. Idempotent."""

@@ -274,6 +274,21 @@ async def test_file_that_goes_and_comes_back_in_one_group_is_there(
     assert volume.open("blobs/a").read(10, 0) == b"new"
 
 
+async def test_owner_that_fails_to_listen_keeps_nobody_waiting(
+    log: Log, volume: FragileVolume, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Job) -> None:
+        raise ZeroDivisionError
+
+    with volume.lock:
+        first = submit(log, RECORDS[0])
+        log.submit(Job(fail, RECORDS[1:2]))
+        last = submit(log, RECORDS[2])
+    await asyncio.gather(first, last)
+
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_dropped_segment_is_gone(log: Log, volume: FragileVolume) -> None:
     places = [(await submit(log, record))[0] for record in RECORDS[:20]]
     first = log.segments()[0].number
