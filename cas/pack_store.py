@@ -172,6 +172,8 @@ class PackStore:
         self._refused_evictions = 0
         self.damaged_blobs = 0
         self._closed = False
+        self.on_gone: Callable[[Collection[bytes]], None] | None = None
+        """Hears of the blobs that are stored no more."""
 
     # Looking
 
@@ -426,6 +428,8 @@ class PackStore:
             return
         _log.warning("dropped blob %s: %s", digest, damage)
         self.damaged_blobs += 1
+        if self.on_gone is not None:
+            self.on_gone([key])
         self.index.remove(key)
         self.bytes -= digest.size_bytes
         self._verified.pop(key, None)
@@ -602,8 +606,8 @@ class PackStore:
             else:
                 self._pool.submit(self._large.drop, job.publish.file, job.publish.draft)
         if error is None:
-            for key, location in zip(keys, job.locations, strict=False):
-                self.locations.add(key, location)
+            if job.locations:
+                self.locations.add_many(keys, job.locations)
             if job.file_id is not None:
                 self._verified[keys[0]] = job.file_id
             self.index.add(keys, self._time.now())
@@ -722,6 +726,12 @@ class PackStore:
         """
         return self._give_up(self._victims(self.bytes - most_bytes)[0])
 
+    def shrink_among(self, keys: Collection[bytes], wanted_bytes: int) -> int:
+        """Gives up least recently used blobs of these, of that many bytes at least, as far as
+        leases and holders let it; answers how many bytes went.
+        """
+        return self._give_up(self._victims(wanted_bytes, keys)[0])
+
     def _evict(self, wanted_bytes: int) -> None:
         """Gives up least recently used blobs of at least that many bytes together.
 
@@ -740,7 +750,9 @@ class PackStore:
             )
         self._give_up(victims)
 
-    def _victims(self, wanted_bytes: int) -> tuple[list[bytes], int]:
+    def _victims(
+        self, wanted_bytes: int, among: Collection[bytes] | None = None
+    ) -> tuple[list[bytes], int]:
         """Answers what to give up first, of that size or all there is, and its size."""
         victims: list[bytes] = []
         kept: list[bytes] = []
@@ -748,6 +760,8 @@ class PackStore:
         if wanted_bytes > 0:
             now = self._time.now()
             for key in self.index.expired(now):
+                if among is not None and key not in among:
+                    continue
                 if key in self.holds.held:
                     kept.append(key)
                     continue
@@ -776,13 +790,15 @@ class PackStore:
             ]
         )
 
-    def _forget(self, keys: Iterable[bytes]) -> int:
+    def _forget(self, keys: Collection[bytes]) -> int:
         """Strikes out blobs that are in the index, has them removed, and answers how many bytes
         they had.
         """
         gone: list[tuple[int, bytes]] = []
         names: list[str] = []
         total_bytes = large_bytes = 0
+        if self.on_gone is not None:
+            self.on_gone(keys)
         for key in keys:
             self.index.remove(key)
             size_bytes = size_of(key)
