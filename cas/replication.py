@@ -83,6 +83,8 @@ class Replicator:
         """Results that blobs go before."""
         self._ready_blobs: asyncio.Queue[Entry] = asyncio.Queue()
         self._ready_results: asyncio.Queue[Entry] = asyncio.Queue()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._number = 0
         self._in_a_row = 0
         self._pending_bytes = self._uploaded = self._uploaded_bytes = 0
@@ -150,6 +152,10 @@ class Replicator:
         if job.is_under_way:
             await job.attempt_ended.wait()
 
+    async def wait_until_idle(self) -> None:
+        """Returns when nothing is left to copy."""
+        await self._idle.wait()
+
     def is_over(self, entries: int, size_bytes: int) -> bool:
         """Whether more than that is pending."""
         return len(self._jobs) > entries or self._pending_bytes > size_bytes
@@ -160,6 +166,7 @@ class Replicator:
     def _enter(self, entry: Entry) -> _Job:
         self._number += 1
         job = self._jobs[entry] = _Job(self._number)
+        self._idle.clear()
         if entry.is_blob:
             self._blobs[entry] = self._number
             self._pending_bytes += entry.digest.size_bytes
@@ -228,6 +235,8 @@ class Replicator:
             self._enqueue(entry)
             return
         del self._jobs[entry]
+        if not self._jobs:
+            self._idle.set()
         _tell(job.waiters, error)
         if entry.is_blob:
             del self._blobs[entry]

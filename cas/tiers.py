@@ -125,6 +125,15 @@ class Tiers:
         finally:
             await self._pending.close()
 
+    async def flush(self, within_s: float) -> bool:
+        """Waits for pending copies for so long; answers whether all were made."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._replicator.wait_until_idle()
+        except TimeoutError:
+            return False
+        return True
+
     async def _copy(self, entry: Entry) -> None:
         if entry.instance is None:
             await self.store.copy(entry.digest)

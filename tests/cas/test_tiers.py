@@ -87,6 +87,22 @@ async def test_clean_end_keeps_what_is_pending(tmp_path: Path) -> None:
     assert await made.remote.get(digest) == b"data"
 
 
+async def test_flush_waits_for_what_is_pending() -> None:
+    made = world()
+    made.remote.trouble.gate.clear()
+    digest = DigestFunction.SHA256.digest(b"data")
+    async with made.tiers() as tiers:
+        assert await tiers.flush(0)
+        await tiers.store.put([digest], b"data")
+        assert not await tiers.flush(0.01)
+
+        made.remote.trouble.gate.set()
+        assert await tiers.flush(10)
+        assert tiers.stats().pending == 0
+
+    assert await made.remote.get(digest) == b"data"
+
+
 async def test_pending_blob_that_is_gone_is_given_up(tmp_path: Path) -> None:
     """A blob noted whose storing a crash cut short, or that was lost here since."""
     digest = DigestFunction.SHA256.digest(b"data")
