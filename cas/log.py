@@ -465,15 +465,17 @@ class Log:
         """Appends the records of jobs to a segment. Raises OSError, and then nothing is changed."""
         buffers: list[Buffer] = []
         rows: list[tuple[Record, int]] = []
-        at = active.size_bytes
+        at, salt = active.size_bytes, active.salt
+        base = locate(active.number, 0, is_encoded=False)
         for job in jobs:
             locations = []
             for record in job.records:
                 _, key, body, _, encoding = record
-                buffers += encode(record, active.salt)
+                buffers += encode(record, salt)
                 rows.append((record, at))
-                locations.append(locate(active.number, at, is_encoded=encoding != 0))
-                at += record_bytes(len(key), len(body))
+                # `locate` and `record_bytes`, without two calls for each record.
+                locations.append(base | at // ALIGNMENT << 1 | (encoding != 0))
+                at += HEADER_BYTES + len(key) + len(body) + ALIGNMENT - 1 & -ALIGNMENT
             job.locations = locations
         self._flush(active, buffers, rows, is_durable=any(job.is_durable for job in jobs))
 
