@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cas.digest import Digest, DigestFunction
-from cas.errors import InvalidDigest, StoreUnavailable
+from cas.errors import InvalidDigest, StoreFull, StoreUnavailable
 
 _REMOVALS = 500
 """So many removals are company enough."""
@@ -47,7 +47,7 @@ class Pending(Protocol):
     async def add(self, entries: Iterable[Entry]) -> None:
         """Keeps entries, so that they are there after any crash once this returns.
 
-        Raises StoreUnavailable, and then they may be kept or not.
+        Raises StoreFull and StoreUnavailable, and then they may be kept or not.
         """
 
     def remove(self, entries: Iterable[Entry]) -> None:
@@ -150,13 +150,15 @@ class DiskPending:
                 self._changes[:0] = changes
             raise
 
-    async def _run(self, work: Callable[[], None]) -> None:
+    async def _run(self, work: Callable[[], object]) -> None:
         if self._closed:
             raise StoreUnavailable("the list of pending uploads is closed")
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            kind = StoreFull if full else StoreUnavailable
+            raise kind(f"{self._path}: {error}") from error
 
     async def close(self) -> None:
         """See Pending."""

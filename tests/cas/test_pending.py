@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cas.digest import Digest, DigestFunction
-from cas.errors import StoreUnavailable
+from cas.errors import StoreFull, StoreUnavailable
 from cas.pending import DiskPending, Entry
 
 
@@ -104,6 +104,25 @@ async def test_file_that_is_no_list_is_unavailable(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnavailable, match="pending"):
         await DiskPending.open(path)
+
+
+async def test_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "pending"
+    pending = await DiskPending.open(path)
+
+    async def allow(pages: int) -> None:
+        database = pending._database
+        assert database is not None
+        await pending._run(lambda: list(database.execute(f"PRAGMA max_page_count={pages}")))
+
+    await allow(4)
+    with pytest.raises(StoreFull):
+        await pending.add(blobs(*range(1000)))
+    await allow(100_000)
+    await pending.add(blobs(5000))
+    await pending.close()
+
+    assert set(blobs(5000)) <= set(await reopened(path))
 
 
 async def test_closed_list_refuses(tmp_path: Path) -> None:
