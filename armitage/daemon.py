@@ -80,7 +80,7 @@ from cas.store import (
     Measured,
     Retention,
 )
-from cas.tiers import Here
+from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
 from executor.errors import SandboxUnavailable
 from executor.local import LocalExecutor
@@ -167,6 +167,7 @@ class Daemon:
         self._health: HealthService | None = None
         self._scheduler: Scheduler | None = None
         self._is_draining = False
+        self._tiers: Tiers | None = None
         self._remote_stats: Callable[[], RemoteStats] | None = None
         self._upkeep: Upkeep | None = None
         self._repair: Repair | None = None
@@ -222,6 +223,8 @@ class Daemon:
             await self._scheduler.drain(self._config.drain_s)
             await asyncio.sleep(min(_FETCH_S, max(0.0, deadline - self._clock.monotonic())))
         await self._server.drain(max(0.0, deadline - self._clock.monotonic()))
+        if self._tiers is not None:
+            await self._tiers.flush(max(0.0, deadline - self._clock.monotonic()))
 
     async def stop(self) -> None:
         """Stops everything at once; whoever wants running work to end drains before.
@@ -325,6 +328,7 @@ class Daemon:
             stack, here, remote, options.tiers, pending=pending, clock=self._clock
         )
         self._repair = repair_from(remote.store, store)
+        self._tiers = tiers
         self._remote_stats = lambda: RemoteStats(tiers.stats(), remote.bucket.stats)
         return tiers.store, tiers.cache
 

@@ -230,6 +230,24 @@ async def test_credentials_come_from_the_profile(
     assert await open_bucket(s3.endpoint).head(Layout(prefix).blob(digest)) is not None
 
 
+async def test_draining_daemon_copies_what_is_pending(
+    s3: S3Server, prefix: str, tmp_path: Path
+) -> None:
+    async with fault_proxy(s3.endpoint) as proxy:
+        proxy.always = Fault(Kind.DELAY, delay_s=0.1)
+        config = with_bucket(disk_config(tmp_path), proxy.url, prefix)
+        async with running_daemon(config) as daemon:
+            async with client(daemon.addresses.grpc[0]) as remote:
+                digest, data = blob(100)
+                await blobs.upload(remote, {digest: data})
+            assert pending(daemon) == 1
+
+            await daemon.drain()
+
+            assert pending(daemon) == 0
+    assert await open_bucket(s3.endpoint).head(Layout(prefix).blob(digest)) is not None
+
+
 @pytest.mark.slow
 async def test_bucket_that_is_down_leaves_a_local_cache(
     s3: S3Server, prefix: str, tmp_path: Path
