@@ -11,3 +11,6 @@ import Coeffect.Thm.Answer
 import Coeffect.Thm.Text
 import Coeffect.Thm.FailClosed
 import Coeffect.Thm.Numbers
+import Coeffect.Thm.Normal
+import Coeffect.Thm.RoundTrip
+import Coeffect.Thm.RoundTripDeclaration
