@@ -148,6 +148,10 @@ def check(config: Config) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"instances: {name!r} is there twice; keep one")
+    if config.storage is StorageKind.MEMORY and any(one.quota_bytes for one in config.instances):
+        raise ConfigError(
+            'instances: quota_bytes needs storage = "disk"; leave it out, or store on disk'
+        )
     _check_reach(config)
     check_remote(
         config.remote,

@@ -69,6 +69,8 @@ from armitage.web.server import WebServer
 from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.memory import MemoryActionCache, MemoryStore
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
+from cas.pack_store import PackStore
+from cas.quotas import Quotas
 from cas.scrub import Repair, repair_from
 from cas.store import (
     BatchStore,
@@ -171,6 +173,7 @@ class Daemon:
         self._remote_stats: Callable[[], RemoteStats] | None = None
         self._upkeep: Upkeep | None = None
         self._repair: Repair | None = None
+        self._quotas: Quotas | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -239,7 +242,9 @@ class Daemon:
         here = await self._open_stores(stack)
         store, cache = await self._open_tiers(stack, *here)
         executor = await self._open_executor(stack, store, codec)
-        instances = Instances(self._effective(instance) for instance in config.instances)
+        instances = Instances(
+            (self._effective(instance) for instance in config.instances), self._quotas
+        )
         invocations = Invocations(
             store,
             self._clock.monotonic,
@@ -309,7 +314,19 @@ class Daemon:
         stack.push_async_callback(storage.close)
         self._upkeep = Upkeep(storage, config.upkeep)
         await stack.enter_async_context(Chores(_UPKEEP_S, [], [self._upkeep.run]))
+        await self._open_quotas(stack, storage.store, config.data_dir)
         return storage.store, storage.cache
+
+    async def _open_quotas(self, stack: AsyncExitStack, store: PackStore, data_dir: Path) -> None:
+        limits = {one.name: one.quota_bytes for one in self._config.instances if one.quota_bytes}
+        if not limits:
+            return
+        path = data_dir / "quotas"
+        quotas = await asyncio.to_thread(Quotas, limits, store, store.index.__contains__, path)
+        stack.callback(quotas.close)
+        store.on_gone = quotas.gone
+        await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [quotas.tidy]))
+        self._quotas = quotas
 
     async def _open_tiers(
         self, stack: AsyncExitStack, store: Store, cache: Results

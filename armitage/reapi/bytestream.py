@@ -133,7 +133,9 @@ class ByteStreamService:
         candidates = self._candidates(name.blob)
         stored = await stored_candidate(self._store, candidates)
         if stored is None:
-            return await self._write_blob(name, candidates, message, requests, call)
+            instance = self._instances.get(name.blob.instance)
+            with self._instances.reserve(instance, name.blob.size_bytes):
+                return await self._write_blob(name, candidates, message, requests, call)
         self._invocations.hold(call, (stored,))
         return _early_response(name)
 
@@ -184,6 +186,7 @@ class ByteStreamService:
             await self._uploads.park(upload, stream)
             return _write_response(upload.received)
         await self._uploads.finish(upload)
+        self._instances.charge(name.blob.instance, (outcome.digest,))
         self._invocations.hold(call, (outcome.digest,))
         if outcome.is_early:
             return _early_response(name)

@@ -174,14 +174,19 @@ class ChunkingService:
             chunks = await self._stored(splice.chunks)
             _check_sizes(splice.blob[0], chunks)
             self._invocations.hold(call, chunks)
-            writer = await self._store.open_writer(splice.blob)
-            try:
-                await self._join(chunks, writer)
-                spliced = await writer.commit()
-            finally:
-                await writer.abort()
+            with self._instances.reserve(splice.instance, splice.blob[0].size_bytes):
+                spliced = await self._store_spliced(splice, chunks)
+            self._instances.charge(splice.instance.name, (spliced,))
         self._invocations.hold(call, (spliced,))
         return spliced
+
+    async def _store_spliced(self, splice: _Splice, chunks: Iterable[Digest]) -> Digest:
+        writer = await self._store.open_writer(splice.blob)
+        try:
+            await self._join(chunks, writer)
+            return await writer.commit()
+        finally:
+            await writer.abort()
 
     async def _stored(self, wanted: Sequence[Candidates]) -> list[Digest]:
         missing = set(await self._store.find_missing(chain.from_iterable(wanted)))

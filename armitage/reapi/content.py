@@ -96,10 +96,15 @@ class ContentService:
         instance = self._instances.get(message.instance_name)
         notation = instance.digests.notation(message.digest_function)
         self._check_batch(_announced_bytes(message.requests))
-        outcomes = await self._store_all(
-            [_read_entry(instance, notation, entry) for entry in message.requests]
+        entries = [_read_entry(instance, notation, entry) for entry in message.requests]
+        new_bytes = sum(
+            one.candidates[0].size_bytes for one in entries if isinstance(one, BatchPut)
         )
-        self._invocations.hold(call, [out for out in outcomes if isinstance(out, Digest)])
+        with self._instances.reserve(instance, new_bytes):
+            outcomes = await self._store_all(entries)
+        stored = [outcome for outcome in outcomes if isinstance(outcome, Digest)]
+        self._instances.charge(instance.name, stored)
+        self._invocations.hold(call, stored)
         response = reapi.BatchUpdateBlobsResponse()
         for entry, outcome in zip(message.requests, outcomes, strict=True):
             answer = response.responses.add(digest=entry.digest)

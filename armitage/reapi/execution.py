@@ -126,7 +126,9 @@ class ExecutionService:
         self._why_disabled = why_disabled
         self._inputs = InputTrees(store, codec, self._options.inputs)
         self._messages = OperationMessages(store, limits or Limits())
-        self._job_services = JobServices(action_cache, completeness, invocations, retention, clock)
+        self._job_services = JobServices(
+            action_cache, completeness, invocations, retention, clock, instances.charge
+        )
 
     def methods(self) -> list[Method]:
         """Answers the methods for a transport."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,6 +54,8 @@ class JobServices:
     invocations: Invocations
     retention: Retention
     clock: Clock
+    charge: Callable[[str, Collection[Digest]], None]
+    """Charges outputs to the quota of the instance of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class ExecutionJob:
                 f"{len(verdict.missing)} outputs are gone from the store just after they were"
                 f" made, among them {verdict.missing[0]}"
             )
+        services.charge(request.action_cache_key, verdict.closure)
         services.invocations.hold(request.call, verdict.closure)
         if outcome.exit_code == 0 and not request.spec.do_not_cache:
             await self._cache(result)

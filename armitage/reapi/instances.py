@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from armitage.errors import InvalidRequest, NotFound
 from armitage.reapi.digests import DigestPolicy
+from cas.digest import Digest
+from cas.quotas import Quotas
 
 RESERVED_SEGMENTS = frozenset(
     {
@@ -40,6 +43,10 @@ class Instance:
     exec_enabled: bool = True
     max_blob_size_bytes: int = 0
     """Larger blobs are refused; 0 is no limit."""
+    quota_bytes: int = 0
+    """What its clients and actions may have stored, together; 0 is no limit. A blob counts for the
+    instance that stored it first.
+    """
 
     def __post_init__(self) -> None:
         segments = self.name.split("/") if self.name else []
@@ -56,9 +63,10 @@ class Instance:
 
 
 class Instances:
-    """All instances of this server, by name. Immutable."""
+    """All instances of this server, by name, and their quotas."""
 
-    def __init__(self, instances: Iterable[Instance]) -> None:
+    def __init__(self, instances: Iterable[Instance], quotas: Quotas | None = None) -> None:
+        self._quotas = quotas
         self._by_name = {instance.name: instance for instance in instances}
 
     def __iter__(self) -> Iterator[Instance]:
@@ -71,3 +79,16 @@ class Instances:
             offered = ", ".join(repr(known) for known in sorted(self._by_name))
             raise NotFound(f"instance {name[:200]!r} is not here; this server has {offered}")
         return instance
+
+    def reserve(self, instance: Instance, size_bytes: int) -> AbstractContextManager[None]:
+        """Sets a part of the instance's quota aside while something is stored for it. Raises
+        cas.errors.StoreFull.
+        """
+        if self._quotas is None:
+            return nullcontext()
+        return self._quotas.reserve(instance.name, size_bytes)
+
+    def charge(self, name: str, digests: Iterable[Digest]) -> None:
+        """Charges what was stored for an instance to its quota."""
+        if self._quotas is not None:
+            self._quotas.charge(name, digests)

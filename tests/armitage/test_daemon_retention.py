@@ -19,6 +19,7 @@ from armitage.config import Config
 from armitage.daemon import Daemon
 from armitage.reapi import rpcs
 from armitage.reapi.digests import wire_digest
+from armitage.reapi.instances import Instance
 from armitage.reapi.request_metadata import HEADER
 from armitage.transport.port import Code
 from cas.digest import Digest, DigestFunction
@@ -246,3 +247,25 @@ async def test_what_an_action_made_is_kept_for_the_invocation_that_is_to_fetch_i
         with pytest.raises(CallFailed) as caught:
             await world.channel.call(rpcs.GET_ACTION_RESULT, get)
         assert caught.value.code == Code.NOT_FOUND
+
+
+async def test_an_instance_over_its_quota_is_told_so_and_others_go_on(tmp_path: Path) -> None:
+    config = disk_config(tmp_path)
+    limited = Instance("limited", quota_bytes=3 * PIECE_BYTES)
+    config = replace(config, instances=(limited, Instance("")))
+    async with Daemon(config) as daemon, Channel(daemon.addresses.grpc[0]) as channel:
+
+        async def put(instance: str) -> Code:
+            data = os.urandom(PIECE_BYTES)
+            request = reapi.BatchUpdateBlobsRequest(instance_name=instance)
+            request.requests.add(digest=wire_digest(SHA256.digest(data)), data=data)
+            try:
+                answer = await channel.call(rpcs.BATCH_UPDATE_BLOBS, request)
+            except CallFailed as failure:
+                return failure.code
+            return Code(answer.responses[0].status.code)
+
+        seen = [await put("limited") for _ in range(4)]
+
+        assert seen == [Code.OK, Code.OK, Code.OK, Code.RESOURCE_EXHAUSTED]
+        assert await put("") == Code.OK
