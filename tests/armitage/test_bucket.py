@@ -18,6 +18,8 @@ from cas.s3_store import S3StoreOptions
 
 _numbers = itertools.count()
 
+pytestmark = pytest.mark.slow
+
 
 def set_key(monkeypatch: pytest.MonkeyPatch, key: Key) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key.access)
@@ -154,7 +156,6 @@ async def tried(options: RemoteOptions, tmp_path: Path) -> dict[str, Finding]:
     return by_name(await try_out(remote.bucket, options))
 
 
-@pytest.mark.slow
 async def test_all_that_the_daemon_does_is_tried_and_nothing_left(
     options: RemoteOptions, s3: S3Server, tmp_path: Path
 ) -> None:
@@ -173,7 +174,6 @@ async def proxy(s3: S3Server) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
-@pytest.mark.slow
 async def test_reader_may_only_read(
     options: RemoteOptions, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +187,6 @@ async def test_reader_may_only_read(
     assert "AccessDenied" in findings["writing"].text
 
 
-@pytest.mark.slow
 async def test_api_that_ignores_conditions_is_found_out(
     options: RemoteOptions, proxy: FaultProxy, s3: S3Server, tmp_path: Path
 ) -> None:
@@ -201,7 +200,6 @@ async def test_api_that_ignores_conditions_is_found_out(
     assert fine == ["conditional writes"]
 
 
-@pytest.mark.slow
 def test_command_makes_and_checks(
     options: RemoteOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,8 @@ from cas.store import StoreStats
 
 _numbers = itertools.count()
 
+pytestmark = pytest.mark.slow
+
 
 class CountedStore(S3Store):
     """Its figures are what the bucket itself says it holds, half-finished uploads included."""

@@ -29,6 +29,8 @@ from cas.tiers import Elsewhere, Here, Tiers
 
 _numbers = itertools.count()
 
+pytestmark = pytest.mark.slow
+
 for _suite in (stores, caches):
     globals().update({name: it for name, it in vars(_suite).items() if name.startswith("test_")})
 
