@@ -153,7 +153,7 @@ async def fail_everywhere() -> tuple[int, int]:
             await work(volume, told)
         acknowledged = max(acknowledged, len(told.stored))
         for after, seed in WAYS:
-            await check(volume.after(after, seed), told, say=(fatal, after, seed))
+            await check(volume.after(after, 1000 * seed + fatal), told, say=(fatal, after, seed))
         if not volume.is_dead:
             return fatal, acknowledged
         fatal += 1
