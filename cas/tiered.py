@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self, cast
@@ -208,12 +208,12 @@ class TieredStore:
 
     async def get(self, digest: Digest) -> bytes:
         """See BlobStore."""
-        try:
+        with suppress(BlobNotFound):
             return await self._fast.get(digest)
-        except BlobNotFound:
-            if not await self._bring(digest):
-                return await self._slow.get(digest)
-        return await self._fast.get(digest)
+        if await self._bring(digest):
+            with suppress(BlobNotFound):  # Evicted already, by a fast tier without leases.
+                return await self._fast.get(digest)
+        return await self._slow.get(digest)
 
     async def read(
         self, digest: Digest, offset: int = 0, limit: int | None = None
@@ -221,12 +221,17 @@ class TieredStore:
         """See BlobStore. Of what only the slow tier has, the first byte comes after the last one
         was verified.
         """
-        source: BlobStore = self._fast
-        if await self._fast.find_missing([digest]) and not await self._bring(digest):
-            source = self._slow
-        stream = source.read(digest, offset, limit)
-        async with aclosing(cast("AsyncGenerator[Buffer, None]", stream)):
-            async for chunk in stream:
+        # A store that finds a blob missing or damaged says so before its first chunk.
+        for is_brought in (False, True):
+            if is_brought and not await self._bring(digest):
+                break
+            with suppress(BlobNotFound):
+                async with _closing(self._fast.read(digest, offset, limit)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+        async with _closing(self._slow.read(digest, offset, limit)) as chunks:
+            async for chunk in chunks:
                 yield chunk
 
     async def _bring(self, digest: Digest) -> bool:
@@ -261,9 +266,8 @@ class TieredStore:
         for _ in range(_FETCHES):
             writer = await self._fast.open_writer([digest])
             try:
-                stream = self._replica.read_unverified(digest)
-                async with aclosing(cast("AsyncGenerator[Buffer, None]", stream)):
-                    async for piece in stream:
+                async with _closing(self._replica.read_unverified(digest)) as pieces:
+                    async for piece in pieces:
                         await writer.write(piece)
                 await writer.commit()
             except DigestMismatch:
@@ -443,6 +447,11 @@ class _Noted:
         return options.mode is WriteMode.WRITE_THROUGH or self._replicator.is_over(
             options.max_pending, options.max_pending_bytes
         )
+
+
+def _closing(stream: AsyncIterator[Buffer]) -> aclosing[AsyncGenerator[Buffer, None]]:
+    """What a store streams, ending with whoever reads it."""
+    return aclosing(cast("AsyncGenerator[Buffer, None]", stream))
 
 
 class _TieredWriter:

@@ -1,14 +1,15 @@
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from support.clock import FakeClock
 from support.tiers import until, world
 
 from cas.compression import Codec
-from cas.digest import Digest, DigestFunction
+from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import (
     BlobNotFound,
     DigestMismatch,
@@ -17,6 +18,7 @@ from cas.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from cas.memory import MemoryStore
 from cas.store import BatchPut, BlobStore, FileExport
 from cas.tiered import WriteMode
 
@@ -180,7 +182,8 @@ async def test_evicted_blob_comes_back_from_the_slow_tier() -> None:
     assert made.fast.stats().blobs == 2
 
 
-async def test_blob_damaged_here_is_healed_from_the_slow_tier() -> None:
+@pytest.mark.parametrize("way", ["get", "read"])
+async def test_blob_damaged_here_is_healed_from_the_slow_tier(way: str) -> None:
     made = world(WriteMode.WRITE_THROUGH)
     digest, data = blob(10)
     async with made.tiers() as tiers:
@@ -189,7 +192,50 @@ async def test_blob_damaged_here_is_healed_from_the_slow_tier() -> None:
         made.fast._index.remove(digest)
         del made.fast._blobs[digest]
 
+        found = tiers.store.get(digest) if way == "get" else read(tiers.store, digest)
+        assert await found == data
+        assert await made.fast.get(digest) == data
+
+
+class Forgetful(MemoryStore):
+    """Evicts what it is given at once, as one without leases may under pressure."""
+
+    async def put(self, candidates: Sequence[Digest], data: Buffer) -> Digest:
+        return candidates[0]
+
+
+async def test_blob_evicted_as_it_comes_is_read_where_it_is() -> None:
+    made = world()
+    made.fast = Forgetful()
+    digest, data = blob(10)
+    await made.remote.put([digest], data)
+
+    async with made.tiers() as tiers:
         assert await tiers.store.get(digest) == data
+        assert await read(tiers.store, digest) == data
+
+
+async def test_reader_that_leaves_in_the_middle_ends_the_stores_stream() -> None:
+    made = world()
+    digest, data = blob(3 * MIB)
+    await made.fast.put([digest], data)
+    ended: list[bool] = []
+
+    async def watched(
+        wanted: Digest, offset: int = 0, limit: int | None = None
+    ) -> AsyncIterator[Buffer]:
+        try:
+            yield data[:MIB]
+            yield data[MIB:]
+        finally:
+            ended.append(True)
+
+    made.fast.read = watched  # type: ignore[assignment, method-assign]
+    async with made.tiers() as tiers:
+        stream = cast("AsyncGenerator[Buffer, None]", tiers.store.read(digest))
+        await anext(stream)
+        await stream.aclose()
+        assert ended == [True]
 
 
 # Finding
