@@ -33,8 +33,10 @@ from armitage.transport.tls import subject_of
 
 _log = logging.getLogger(__name__)
 
-_TURN_BYTES = 1 << 20
-"""Sent in one turn of the event loop."""
+_TURN_BYTES = (1 << 20) + (64 << 10)
+"""Sent in one turn of the event loop: a chunk of a blob with its frames, so that no crumb of it is
+left to a turn of its own.
+"""
 _CONGESTED_BYTES = 1 << 20
 """Output beyond this makes handlers wait before they produce more."""
 _UNREAD_BYTES = 256 << 10
