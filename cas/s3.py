@@ -300,7 +300,7 @@ class S3Bucket:
         async with self._small:
             return await self._attempt(f"fetching {key}", self._hedged(call), limit_bytes)
 
-    async def stream(self, key: str, size_bytes: int) -> AsyncIterator[Buffer]:
+    async def stream(self, key: str, size_bytes: int) -> AsyncGenerator[Buffer, None]:
         """Fetches an object in pieces of about a mebibyte, going on where a connection broke.
 
         Ends early or late when the object has another size. Raises FileNotFoundError when there is
@@ -330,7 +330,7 @@ class S3Bucket:
                 if received >= size_bytes:
                     return
 
-    async def _pieces(self, client: Client, key: str, offset: int) -> AsyncGenerator[Buffer]:
+    async def _pieces(self, client: Client, key: str, offset: int) -> AsyncGenerator[Buffer, None]:
         """One request's worth of an object, from an offset."""
         self._check_breaker(f"fetching {key}")
         self.stats.requests += 1

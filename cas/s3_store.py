@@ -16,7 +16,8 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -165,8 +166,9 @@ class S3Store:
         for _ in range(_FETCHES):
             spooled, hasher = self._make_spool(), Candidates([digest], None)
             try:
-                async for piece in self.read_unverified(digest):
-                    await asyncio.to_thread(_append, spooled, hasher, piece)
+                async with aclosing(self.read_unverified(digest)) as pieces:
+                    async for piece in pieces:
+                        await asyncio.to_thread(_append, spooled, hasher, piece)
                 hasher.match()
             except DigestMismatch:
                 spooled.close()
@@ -184,15 +186,17 @@ class S3Store:
         except OSError as error:
             raise StoreUnavailable(f"cannot make a temporary file: {error}") from error
 
-    async def read_unverified(self, digest: Digest) -> AsyncIterator[Buffer]:
+    async def read_unverified(self, digest: Digest) -> AsyncGenerator[Buffer, None]:
         """See cas.replica.Replica."""
         if digest.is_empty:
             return
         if not digest.size_bytes or digest in self._damaged:
             raise BlobNotFound(digest)
+        key = self._layout.blob(digest)
         try:
-            async for piece in self._bucket.stream(self._layout.blob(digest), digest.size_bytes):
-                yield piece
+            async with aclosing(self._bucket.stream(key, digest.size_bytes)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except FileNotFoundError:
             raise BlobNotFound(digest) from None
 

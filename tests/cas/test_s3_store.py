@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 import os
 import time
@@ -188,6 +189,24 @@ async def test_failure_is_not_taken_for_missing(
         await store.get(digests[0])
     with pytest.raises(error):
         await read(store, blob(2 * MIB)[0])
+
+
+async def test_readers_that_leave_give_their_places_back(s3: S3Server, tmp_path: Path) -> None:
+    options = S3StoreOptions(prefix=f"store/{next(_numbers)}")
+    bucket = open_bucket(s3.endpoint, max_large=1)
+    store = S3Store(bucket, options, spool=tmp_path, wall=now)
+    digest, data = blob(3 * MIB)
+    await store.put([digest], data)
+
+    for _ in range(3):
+        stream = store.read_unverified(digest)
+        await anext(stream)
+        await stream.aclose()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.002):
+                await store.get(digest)
+
+    assert await store.get(digest) == data
 
 
 async def test_nothing_is_left_in_the_spool(s3: S3Server, tmp_path: Path) -> None:
