@@ -25,6 +25,7 @@ from armitage.reapi.execution import ExecutionOptions
 from armitage.reapi.instances import Instance
 from armitage.reapi.limits import Limits
 from armitage.reapi.logstream import LogLimits
+from armitage.reapi.storage import LOOPBACK
 from armitage.remote import RemoteOptions, check_remote
 from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
@@ -102,6 +103,10 @@ class Config:
     accept_insecure_network: bool = False
     """Listen beyond loopback without TLS and client certificates: whoever reaches the port can
     read, forge and execute everything.
+    """
+    operators: tuple[str, ...] = (LOOPBACK,)
+    """Who may list what is stored, scrub and collect: subjects of client certificates, as in the
+    log's `identity`, and `loopback` for every program of this host.
     """
     drain_s: float = 30.0
     """How long running calls may take to end after SIGTERM."""

@@ -413,6 +413,7 @@ class Daemon:
                 (base.store.stats, base.cache.stats),
                 disk=self._upkeep,
                 repair=self._repair,
+                operators=self._config.operators,
             ).methods(),
         ]
 

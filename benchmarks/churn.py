@@ -89,9 +89,31 @@ class Notes:
         said = "" if digest is None else f" {digest.hash} {digest.size_bytes}"
         os.write(self._fd, f"{kind} {number} {value!r}{said}\n".encode())
 
+    def _lines(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            yield from file
+
+    def forget(self, before: float) -> None:
+        """Leaves out what was touched last before that, so that the notes do not grow."""
+        known = self.read()
+        draft = Notes(self._path.with_suffix(".new"))
+        for number, touched in known.leased.items():
+            if touched >= before:
+                draft.note("P", number, touched, known.blobs[number])
+        for action, version in known.started.items():
+            draft.note("S", action, version)
+        for action, version in known.results.items():
+            draft.note("R", action, version)
+        draft.close()
+        self.close()
+        self._path.with_suffix(".new").replace(self._path)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
     def read(self) -> Known:
         known = Known()
-        for line in self._path.read_bytes().splitlines():
+        for line in self._lines():
             kind, number, value, *said = line.split()
             match kind:
                 case b"P":
@@ -141,6 +163,7 @@ class Life:
         self._next = args.life * 10_000_000
         self._live: list[int] = []
         self._blobs: dict[int, Digest] = {}
+        self._touched: dict[int, float] = {}
 
     def clock(self) -> float:
         """Wall time, so fast that it goes on over lives."""
@@ -170,6 +193,7 @@ class Life:
             await self._check(known)
             self._live = list(known.leased)[-IN_USE:]
             self._blobs = {number: known.blobs[number] for number in self._live}
+            self._touched = {number: known.leased[number] for number in self._live}
             self._say()
             if not args.last:
                 async with asyncio.TaskGroup() as group:
@@ -213,10 +237,19 @@ class Life:
         try:
             found = await self._store.get(self._blobs[number])
         except BlobNotFound:
+            self._missed(number)
             return
         self._report.read_blobs += 1
         self._report.wrong_bytes += found != content(number)
-        self._notes.note("T", number, self.clock())
+        self._touch(number, self.clock())
+
+    def _touch(self, number: int, now: float) -> None:
+        self._notes.note("T", number, now)
+        self._touched[number] = now
+
+    def _missed(self, number: int) -> None:
+        is_leased = self.clock() < self._touched.get(number, 0.0) + LEASE_S - 1
+        self._report.lost_leases += is_leased
 
     async def _churn(self) -> None:
         while True:
@@ -243,10 +276,12 @@ class Life:
         self._notes.note("P", number, self.clock(), digest)
         self._report.puts += 1
         self._blobs[number] = digest
+        self._touched[number] = self.clock()
         self._live.append(number)
         if len(self._live) > 2 * IN_USE:
             for old in self._live[:IN_USE]:
                 self._blobs.pop(old, None)
+                self._touched.pop(old, None)
             del self._live[:IN_USE]
 
     def _in_use(self) -> list[int]:
@@ -257,9 +292,11 @@ class Life:
         numbers = self._chance.sample(in_use, min(20, len(in_use)))
         digests = {self._blobs[number]: number for number in numbers}
         missing = await self._store.find_missing(digests)
+        for digest in missing:
+            self._missed(digests[digest])
         now = self.clock()
         for digest in digests.keys() - set(missing):
-            self._notes.note("T", digests[digest], now)
+            self._touch(digests[digest], now)
 
     async def _keep_up(self) -> None:
         while True:
@@ -352,6 +389,8 @@ def main() -> int:
             seconds = chance.uniform(0.5, args.longest_life_s)
             most_disk = max(most_disk, live(args, directory, life, seconds))
             life += 1
+            now = args.epoch + (time.time() - args.epoch) * DAY_S / args.day_s  # noqa: TID251
+            Notes(directory / "notes").forget(now - 3 * LEASE_S)
         process = spawn(args, directory, life, last=True)
         if process.wait() != 0:
             raise SystemExit(f"the last life failed with {process.returncode}")

@@ -375,6 +375,8 @@ class PackStore:
             if file is not None:
                 return file
             await self._verify(digest, key)
+            if key not in self.index:  # It has gone meanwhile.
+                raise BlobNotFound(digest)
         raise StoreUnavailable(f"the file of blob {digest} keeps changing")
 
     def _open_if_verified(self, digest: Digest, key: bytes) -> File | None:

@@ -192,9 +192,7 @@ def _stat_value(one: BlobStat) -> dict[str, object]:
         # JSON has no infinity: the empty blob stays for ever.
         left = one.lease_left_s if math.isfinite(one.lease_left_s) else None
         value["lease_left_s"] = left
-        value["holders"] = [
-            {"name": name, "left_s": left_s} for name, left_s in one.holders.items()
-        ]
+        value["holders"] = [{"name": name, "left_s": left_s} for name, left_s in one.holders]
     return value
 
 
@@ -206,10 +204,10 @@ def _stat_line(one: BlobStat) -> str:
     if not math.isfinite(one.lease_left_s):
         return f"{line}  for ever"
     line += f"  lease {time_text(one.lease_left_s)}" if one.lease_left_s else "  no lease"
-    builds = [left_s for left_s in one.holders.values() if left_s is not None]
+    builds = [left_s for _, left_s in one.holders if left_s is not None]
     if builds:
         line += f", in {len(builds)} live builds for {time_text(max(builds))}"
-    for name, left_s in one.holders.items():
+    for name, left_s in one.holders:
         line += f", {name} until it ends" if left_s is None else ""
     return line
 

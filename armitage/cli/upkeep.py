@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cas.scrub import Repair
 
 _BAR = 24
+_OURSELVES = "unix:"
 
 
 def add(commands: options.Commands) -> None:
@@ -173,7 +174,7 @@ async def _scrubbing(
             yield answers
         return
     async with _offline(args) as service:
-        call = Call(rpcs.SCRUB.path, {})
+        call = Call(rpcs.SCRUB.path, peer=_OURSELVES)
         encoded = service.scrub(request.SerializeToString(), call)
         yield (pb.ScrubProgress.FromString(answer) async for answer in encoded)
 
@@ -188,7 +189,7 @@ async def _collect(args: argparse.Namespace, request: pb.CollectRequest) -> pb.C
         async with channel_for(args) as channel:
             return await channel.call(rpcs.COLLECT, request)
     async with _offline(args) as service:
-        call = Call(rpcs.COLLECT.path, {})
+        call = Call(rpcs.COLLECT.path, peer=_OURSELVES)
         return pb.CollectResponse.FromString(
             await service.collect(request.SerializeToString(), call)
         )

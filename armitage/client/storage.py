@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from armitage._proto.armitage.storage.v1 import storage_pb2 as pb
 from armitage.client.blobs import find_missing
@@ -28,7 +28,7 @@ class BlobStat:
     """It is in the bucket behind the server only."""
     lease_left_s: float | None = None
     """None when the server does not tell."""
-    holders: Mapping[str, float | None] = field(default_factory=dict)
+    holders: Sequence[tuple[str, float | None]] = ()
     """Who keeps it, and for how long at least (None: until that ends)."""
 
 
@@ -68,7 +68,7 @@ def _parse(digest: Digest, stat: pb.BlobStat) -> BlobStat:
     if stat.presence != pb.BlobStat.PRESENT:
         is_remote = stat.presence == pb.BlobStat.REMOTE
         return BlobStat(digest, is_remote, is_remote)
-    holders = {one.name: None if one.left_s < 0 else one.left_s for one in stat.holders}
+    holders = [(one.name, None if one.left_s < 0 else one.left_s) for one in stat.holders]
     return BlobStat(digest, is_present=True, lease_left_s=stat.lease_left_s, holders=holders)
 
 

@@ -1,5 +1,6 @@
 """Upkeep: what it chooses, when it evicts, and that disk use stays near what is stored."""
 
+import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
@@ -10,10 +11,14 @@ from support.clock import FakeClock
 from support.packs import open_storage
 
 from cas.digest import Digest, DigestFunction
+from cas.errors import BlobNotFound
+from cas.keys import key_of
+from cas.large_files import LargeFiles
 from cas.log import FOLDER, Segment
 from cas.pack_storage import PackStorage
 from cas.pack_store import PackOptions
 from cas.upkeep import Upkeep, UpkeepOptions, choose
+from cas.volume import FileId
 
 SHA256 = DigestFunction.SHA256
 LEASE_S = 1200.0
@@ -171,5 +176,27 @@ async def test_a_lease_that_touches_renewed_outlives_compaction_and_a_crash(
             assert now.left_s >= lease.left_s - LEASE_S / 12 > 0
             assert now.left_s >= LEASE_S * 0.6 - 1
         assert await again.store.find_missing(blobs) == blobs[1::2]
+    finally:
+        await again.close()
+
+
+async def test_a_large_blob_that_goes_while_it_is_verified_reads_as_missing(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = await open_storage(tmp_path / "store", clock, PackOptions(min_lease_s=0))
+    digest = await put(storage, 1, 5_000_000)
+    await storage.close()
+    again = await open_storage(tmp_path / "store", clock, PackOptions(min_lease_s=0))
+    index, loop = again.store.index, asyncio.get_running_loop()
+    verify = LargeFiles.verify
+
+    def verify_and_lose(files: LargeFiles, digest: Digest, known: FileId | None) -> object:
+        loop.call_soon_threadsafe(index.remove, key_of(digest))
+        return verify(files, digest, known)
+
+    monkeypatch.setattr(LargeFiles, "verify", verify_and_lose)
+    try:
+        with pytest.raises(BlobNotFound):
+            await again.store.get(digest)
     finally:
         await again.close()
