@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -100,7 +98,7 @@ def open_remote(
     """A bucket, without asking it anything. `spool` is for temporary files and must exist."""
     bucket = S3Bucket(
         options.s3,
-        credentials or standard_credentials(options.profile, clock.wall),
+        credentials or standard_credentials(options.profile),
         monotonic=clock.monotonic,
         chance=random.random,
     )
@@ -141,7 +139,7 @@ async def open_tiers(
     return await stack.enter_async_context(tiers)
 
 
-def standard_credentials(profile: str, wall: Callable[[], float]) -> CredentialSource:
+def standard_credentials(profile: str) -> CredentialSource:
     """Credentials as every AWS tool finds them: environment, files, container, instance.
 
     Looked up anew each time they are asked for, which is when the last ones have ended.
@@ -162,8 +160,7 @@ def standard_credentials(profile: str, wall: Callable[[], float]) -> CredentialS
                 "no credentials for the bucket in the standard chain: AWS_ACCESS_KEY_ID and"
                 " AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, container or instance role"
             )
-        expires_at = datetime.fromtimestamp(wall() + _TRUSTED_S, UTC)
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token, expires_at)
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token, _TRUSTED_S)
 
     async def answer() -> Credentials:
         return await asyncio.to_thread(look_up)

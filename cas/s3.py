@@ -18,10 +18,11 @@ again. What comes down is not verified here: whoever knows the digest does that.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -35,6 +36,8 @@ from cas.retry import Breaker, RetryOptions, wait_before
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config, S3Credential
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -132,7 +135,8 @@ class Credentials(NamedTuple):
     access_key: str
     secret_key: str
     token: str | None
-    expires_at: datetime | None
+    lasts_s: float | None
+    """How long to go on with them before they are looked up again; None: until they are refused."""
 
     def __repr__(self) -> str:
         return "Credentials(redacted)"
@@ -211,12 +215,14 @@ class S3Bucket:
         self._breaker = Breaker(_BREAKER_FAILURES, options.leave_alone_s)
         self._small = asyncio.Semaphore(options.max_requests)
         self._large = asyncio.Semaphore(options.max_large)
-        self._client = self._connect()
+        self._client: Client | None = None
+        self._key: Credentials | None = None
+        self._look_up_at = 0.0
         self._renewed_at: float | None = None
-        self._source_error: StoreDenied | None = None
+        self._connecting = asyncio.Lock()
         self.stats = S3Stats()
 
-    def _connect(self) -> Client:
+    def _connect(self, credentials: Credentials) -> Client:
         options = self._options
         http: ClientConfig = {
             # Plain HTTP only where the operator wrote so.
@@ -229,6 +235,13 @@ class S3Bucket:
         }
         if options.ca_file is not None:
             http["root_certificate"] = options.ca_file.read_bytes()
+        # By a function, or a token of the environment would go with them.
+        given: S3Credential = {
+            "access_key_id": credentials.access_key,
+            "secret_access_key": credentials.secret_key,
+            "token": credentials.token,
+            "expires_at": None,
+        }
         config: S3Config = {"checksum_algorithm": "SHA256"} if options.checksums else {}
         return Client(
             options.bucket,
@@ -242,22 +255,33 @@ class S3Bucket:
             virtual_hosted_style_request=False,
             client_options=http,
             retry_config={"max_retries": 0},
-            credential_provider=self._provide,
+            credential_provider=lambda: given,
         )
 
-    async def _provide(self) -> S3Credential:
-        try:
-            found = await self._source()
-        except StoreDenied as denied:
-            self._source_error = denied
-            raise
-        self._source_error = None
-        return {
-            "access_key_id": found.access_key,
-            "secret_access_key": found.secret_key,
-            "token": found.token,
-            "expires_at": found.expires_at,
-        }
+    async def _connected(self) -> Client:
+        """A client with credentials that are good now.
+
+        They are looked up here, and not by a coroutine of obstore's, which it would call where
+        there is no event loop.
+        """
+        async with self._connecting:
+            if self._client is not None and self._monotonic() < self._look_up_at:
+                return self._client
+            try:
+                found = await self._source()
+            except StoreDenied as denied:
+                if self._client is None:
+                    self.stats.denials += 1
+                    raise
+                # Those at hand may do a while longer; if not, they are refused.
+                _log.warning("the bucket's credentials could not be looked up: %s", denied)
+                self._look_up_at = self._monotonic() + _RENEWAL_S
+                return self._client
+            if self._client is None or self._key != found:
+                self._client, self._key = self._connect(found), found
+            lasts_s = math.inf if found.lasts_s is None else found.lasts_s
+            self._look_up_at = self._monotonic() + lasts_s
+            return self._client
 
     async def check(self, absent: str) -> None:
         """Makes sure that the bucket answers these credentials, by asking for a key that has no
@@ -310,7 +334,7 @@ class S3Bucket:
         async with self._large:
             received, attempt, started = 0, 0, self._monotonic()
             while True:
-                before, client = received, self._client
+                before, client = received, await self._connected()
                 pieces = self._pieces(client, key, received)
                 try:
                     async for piece in pieces:
@@ -427,13 +451,13 @@ class S3Bucket:
         self, what: str, call: Callable[[Client], Awaitable[T]], size_bytes: int = 0
     ) -> T | None:
         """Calls until it works; None when what is asked for is not there."""
-        attempt, client = 0, self._client
+        attempt = 0
         transfer_s = size_bytes / _MIN_BYTES_PER_S
         started = self._monotonic() + transfer_s
         while True:
             self._check_breaker(what)
             self.stats.requests += 1
-            attempt, client = attempt + 1, self._client
+            attempt, client = attempt + 1, await self._connected()
             try:
                 async with asyncio.timeout(self._answer_s + transfer_s):
                     result = await call(client)
@@ -452,9 +476,6 @@ class S3Bucket:
         """Waits until it is time for another attempt, or raises; FileNotFoundError when what was
         asked for is not there.
         """
-        if self._source_error is not None:
-            self.stats.denials += 1
-            raise self._source_error
         failure = sort(error)
         if failure.kind is FailureKind.GONE:
             self._breaker.succeeded()
@@ -488,7 +509,7 @@ class S3Bucket:
         if self._renewed_at is not None and now - self._renewed_at < _RENEWAL_S:
             return False
         self._renewed_at = now
-        self._client = self._connect()
+        self._client = None
         return True
 
     def _hedged(self, call: Callable[[Client], Awaitable[T]]) -> Callable[[Client], Awaitable[T]]:

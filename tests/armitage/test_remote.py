@@ -1,5 +1,4 @@
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -81,14 +80,14 @@ async def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
 
-    found = await standard_credentials("", lambda: 1000.0)()
+    found = await standard_credentials("")()
 
     assert found[:3] == ("key", "secret", "token")
-    assert found.expires_at == datetime.fromtimestamp(1300, UTC)
+    assert found.lasts_s == 300
 
 
 async def test_rotated_credentials_are_found(tmp_path: Path) -> None:
-    source = standard_credentials("builds", lambda: 0.0)
+    source = standard_credentials("builds")
     for key in ("one", "two"):
         text = f"[builds]\naws_access_key_id = {key}\naws_secret_access_key = secret\n"
         (tmp_path / "credentials").write_text(text)
@@ -98,4 +97,4 @@ async def test_rotated_credentials_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("profile", ["", "unknown"])
 async def test_credentials_that_are_nowhere_are_denied(profile: str) -> None:
     with pytest.raises(StoreDenied, match="credentials"):
-        await standard_credentials(profile, lambda: 0.0)()
+        await standard_credentials(profile)()

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import os
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -194,6 +195,86 @@ async def test_expired_credentials_are_fetched_anew(s3: S3Server, key: str) -> N
             group.create_task(bucket.put(f"{key}/{number}", b"x"))
 
     assert await bucket.get(f"{key}/4", 100) == b"x"
+
+
+class Rotating:
+    """Credentials that change each time they are looked up, and may fail to be found."""
+
+    def __init__(self) -> None:
+        self.looked_up = 0
+        self.error: StoreDenied | None = None
+
+    async def __call__(self) -> Credentials:
+        self.looked_up += 1
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return Credentials(OWNER.access, OWNER.secret, None, 300.0)
+
+
+async def test_credentials_are_looked_up_once_and_again_when_they_have_ended(
+    s3: S3Server, key: str
+) -> None:
+    clock, source = FakeClock(), Rotating()
+    bucket = open_bucket(s3.endpoint, source, monotonic=clock.monotonic)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(bucket.put(f"{key}/{number}", b"x"))
+    clock.advance(299)
+    await bucket.put(key, b"x")
+    assert source.looked_up == 1
+
+    clock.advance(2)
+    await bucket.put(key, b"x")
+    assert source.looked_up == 2
+
+
+async def test_failed_look_up_leaves_the_credentials_at_hand(s3: S3Server, key: str) -> None:
+    clock, source = FakeClock(), Rotating()
+    bucket = open_bucket(s3.endpoint, source, monotonic=clock.monotonic)
+    await bucket.put(key, b"x")
+
+    source.error = StoreDenied("the role's server does not answer")
+    clock.advance(301)
+    assert await bucket.get(key, 100) == b"x"
+    assert await bucket.get(key, 100) == b"x"
+    assert source.looked_up == 2
+
+    clock.advance(31)
+    source.error = None
+    assert await bucket.get(key, 100) == b"x"
+    assert source.looked_up == 3
+
+
+@pytest.mark.parametrize("token", [None, "a token"])
+async def test_token_goes_with_its_credentials_alone(
+    proxy: FaultProxy, key: str, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "another one's")
+
+    async def found() -> Credentials:
+        return Credentials(OWNER.access, OWNER.secret, token, None)
+
+    proxy.add(Fault(Kind.STATUS, status=404, code="NoSuchKey"))
+    await open_bucket(proxy.url, found).get(key, 100)
+
+    [request] = proxy.seen
+    sent = re.findall(rb"(?i)\r\nx-amz-security-token: ([^\r]*)", request.head)
+    assert sent == ([] if token is None else [token.encode()])
+
+
+@pytest.mark.slow
+async def test_credentials_that_end_soon_carry_an_upload_in_parts(s3: S3Server, key: str) -> None:
+    async def brief() -> Credentials:
+        return Credentials(OWNER.access, OWNER.secret, None, 0.0)
+
+    bucket = open_bucket(s3.endpoint, brief, part_bytes=5 * MIB)
+    data = os.urandom(11 * MIB)
+
+    await bucket.put_large(key, len(data), lambda: pieces(data))
+
+    assert await collect(bucket.stream(key, len(data))) == data
 
 
 @pytest.mark.parametrize("status", [400, 403])

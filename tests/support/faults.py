@@ -49,6 +49,7 @@ class Fault:
 class Seen:
     method: str
     path: str
+    head: bytes
 
 
 @dataclass
@@ -102,7 +103,7 @@ class FaultProxy:
         """Serves one request; answers whether another may follow."""
         head, body = await _message(reader)
         method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
-        self.seen.append(Seen(method, path))
+        self.seen.append(Seen(method, path, head))
         self.asked.set()
         fault = self._next(method)
         self.open_requests += 1
