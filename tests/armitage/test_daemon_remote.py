@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,9 +16,11 @@ import aiohttp
 import pytest
 from support.daemon import disk_config, memory_config, running_daemon, start_daemon
 from support.faults import Fault, Kind, fault_proxy
+from support.packs import place_of
 from support.s3 import BUCKET, OWNER, REGION, Key, S3Server, open_bucket
 from support.tiers import until
 
+from armitage._proto.armitage.storage.v1 import storage_pb2 as storage
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.client import blobs
 from armitage.client.channel import Channel
@@ -287,3 +290,46 @@ async def test_status_and_metrics_tell_of_the_bucket(s3: S3Server, prefix: str) 
     assert "armitage_remote_uploaded_total 1.0" in metrics
     assert "armitage_s3_sent_bytes_total 100.0" in metrics
     assert OWNER.secret not in json.dumps(status) + metrics
+
+
+@pytest.mark.parametrize("size", [5_000, 300_000])
+async def test_a_scrub_repairs_what_the_bucket_has(
+    s3: S3Server, prefix: str, tmp_path: Path, size: int
+) -> None:
+    """By the daemon, then offline."""
+    config = with_bucket(disk_config(tmp_path), s3.endpoint, prefix, WriteMode.WRITE_THROUGH)
+    digest, data = blob(size)
+    async with running_daemon(config) as daemon, client(daemon.addresses.grpc[0]) as remote:
+        await blobs.upload(remote, {digest: data})
+        spoil(tmp_path / "cas", digest)
+        scrubbed = remote.channel.stream(rpcs.SCRUB, storage.ScrubRequest(repair=True))
+        last = [answer async for answer in scrubbed][-1]
+
+        assert list(last.damaged) == list(last.repaired) == [str(digest)]
+        assert daemon.remote_stats() is not None
+        assert await blobs.read(remote, digest) == data
+    spoil(tmp_path / "cas", digest)
+    settings = tmp_path / "armitage.toml"
+    settings.write_text(
+        f'[remote.s3]\nbucket = "{BUCKET}"\nendpoint = "{s3.endpoint}"\nregion = "{REGION}"\n'
+        f'[remote.store]\nprefix = "{prefix}"\n'
+    )
+    flags = ["--offline", "--repair", "--json", "--config", settings, "--data-dir", tmp_path]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "armitage", "fsck", *map(str, flags)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+
+    assert process.returncode == 1
+    assert json.loads(out)["repaired"] == [str(digest)]
+
+
+def spoil(directory: Path, digest: Digest) -> None:
+    """Turns a bit of a stored blob; what is where shows only in the one place that has it whole."""
+    path, offset, _ = place_of(directory, digest)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
