@@ -18,7 +18,7 @@ from cas.log import FOLDER, Segment
 from cas.pack_storage import PackStorage
 from cas.pack_store import PackOptions
 from cas.upkeep import Upkeep, UpkeepOptions, choose
-from cas.volume import FileId
+from cas.volume import DiskVolume, FileId
 
 SHA256 = DigestFunction.SHA256
 LEASE_S = 1200.0
@@ -200,3 +200,20 @@ async def test_a_large_blob_that_goes_while_it_is_verified_reads_as_missing(
             await again.store.get(digest)
     finally:
         await again.close()
+
+
+async def test_watermarks_count_what_the_disk_has_left(
+    storage: PackStorage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep = Upkeep(storage, UpkeepOptions(), Slept())
+    await fill(storage, 50)
+    clock.advance(2 * LEASE_S)
+    monkeypatch.setattr(DiskVolume, "free_bytes", lambda _: 200_000)
+    await upkeep.run()
+    assert storage.store.stats().blobs == 50, "a fifth of it is free"
+
+    monkeypatch.setattr(DiskVolume, "free_bytes", lambda _: 10_000)
+    await upkeep.run()
+
+    kept = storage.store.stats().bytes
+    assert 0.85 * 1_000_000 < kept <= 0.91 * 1_010_000
