@@ -399,6 +399,9 @@ class PackStore:
             verifying = asyncio.wrap_future(work)
             verifying.add_done_callback(lambda done: self._end_verify(key, done))
             self._verifying[key] = verifying
+        elif verifying.done():
+            # What came of it is noted in this turn of the loop: awaiting it would not let that be.
+            await asyncio.sleep(0)
         try:
             await asyncio.shield(verifying)
         except Damaged as damage:

@@ -393,6 +393,21 @@ async def test_first_readers_after_a_start_share_one_verification(
     assert len(hashed) == 1
 
 
+async def test_reader_that_comes_as_a_verification_ends_is_served(open_store: Open) -> None:
+    digest, data = blob(3 * MIB)
+    key = key_of(digest)
+    store = await open_store()
+    await store.put([digest], data)
+    store = await open_store()
+    await store.find_missing([digest])
+    ended = asyncio.get_running_loop().create_future()
+    ended.set_result(store._verify_file(digest))
+    store._verifying[key] = ended
+    ended.add_done_callback(lambda done: store._end_verify(key, done))
+
+    assert await store.get(digest) == data
+
+
 async def test_verification_outlives_the_reader_that_began_it(open_store: Open) -> None:
     digest, data = blob(3 * MIB)
     store = await open_store()
