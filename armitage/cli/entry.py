@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from armitage.cli import (
     ac,
+    audit,
     bucket,
     cas,
     config,
@@ -32,7 +33,7 @@ from armitage.cli.options import Parser
 
 COMMANDS = (
     *(serve, config, run, cas, ac, ops, status, upkeep, bucket),
-    *(witness, proofs, key, doctor, conformance),
+    *(witness, audit, proofs, key, doctor, conformance),
 )
 
 

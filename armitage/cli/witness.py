@@ -9,14 +9,15 @@ import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armitage.cli import options
 from armitage.cli.exits import Exit, NotStarted
-from armitage.cli.output import note, size_text, table
+from armitage.cli.output import note, table
 
 if TYPE_CHECKING:
     from armitage.witness.archive import Archive
+    from armitage.witness.authority import SessionAuthority
     from armitage.witness.policy import Grant, Rule
     from armitage.witness.proxy import Proxy
 
@@ -126,7 +127,7 @@ async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) 
     return 128 - code if code < 0 else code
 
 
-async def _proxy(args: argparse.Namespace, archive: Archive, authority: Any) -> Proxy:
+async def _proxy(args: argparse.Namespace, archive: Archive, authority: SessionAuthority) -> Proxy:
     import secrets
 
     from armitage.clock import SystemClock
@@ -206,37 +207,23 @@ async def _summarise(
     import json
     import sys
 
-    from armitage.witness.evidence import Kind, parse_entry, parse_record
+    from armitage.cli.audit import HEADER, row
+    from armitage.witness.audit import logged
+    from armitage.witness.evidence import Kind
 
     log = archive.log.store
-    entries = [(at, parse_entry(log.entry(at))) for at in range(first, log.checkpoint.size)]
-    fetched = []
-    for at, entry in entries:
-        if entry.kind is Kind.EXCHANGE:
-            fetched.append((at, parse_record(await archive.record(entry))))
+    fetched = [i async for i in logged(archive, first) if i.entry.kind is Kind.EXCHANGE]
     if args.json:
         told = {
             "checkpoint": log.signed_checkpoint.decode(),
-            "exchanges": [{"index": at, **record} for at, record in fetched],
+            "exchanges": [{"index": item.index, **item.record} for item in fetched],
         }
         print(json.dumps(told), file=sys.stderr)
         return
-    for line in table(["LOG", "STATUS", "SIZE", "SHA256", "REQUEST"], map(_row, fetched)):
+    for line in table(HEADER, map(row, fetched)):
         print(line, file=sys.stderr)
-    refused = sum(record["decision"]["verdict"] == "deny" for _, record in fetched)
+    refused = sum(item.record["decision"]["verdict"] == "deny" for item in fetched)
     note(
         f"witnessed {len(fetched) - refused} fetches and {refused} refusals; evidence in"
         f" {directory}, log {log.checkpoint.origin} has {log.checkpoint.size} entries"
     )
-
-
-def _row(item: tuple[int, dict[str, Any]]) -> list[str]:
-    at, record = item
-    body = record["response"]["body"] or {"size_bytes": 0, "sha256": "sha256:"}
-    denied = record["decision"]["verdict"] == "deny"
-    status = "refused" if denied else str(record["response"]["status"] or "failed")
-    request = f"{record['method']} {record['url']}"
-    if record["error"]:
-        request += f"  ({record['error']})"
-    hashed = body["sha256"].removeprefix("sha256:")[:12] or "-"
-    return [str(at), status, size_text(body["size_bytes"]), hashed, request]

@@ -41,7 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verify(directory: Path, key: Signer = LOG) -> subprocess.CompletedProcess[str]:
-    command = [go.TLOG, directory, str(key.public)]
+    command: list[str | Path] = [go.TLOG, directory, str(key.public)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 

@@ -21,13 +21,7 @@ import pytest
 from support.witnessed import Origin
 
 from armitage.clock import SystemClock
-from armitage.log.keys import read_key
-from armitage.log.store import NAMES, LogStore
-from armitage.log.verify import verified_entries
 from armitage.witness.authority import SessionAuthority
-from armitage.witness.evidence import parse_entry
-from armitage.witness.sessions import SessionAudit
-from cas.volume import DiskVolume
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(100)]
 ARMITAGE = [sys.executable, "-m", "armitage"]
@@ -77,16 +71,16 @@ class World:
     def name(self, path: str) -> str:
         return f"sha256:{hashlib.sha256((self.files / path).read_bytes()).hexdigest()}"
 
+    def audit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*ARMITAGE, "audit", *arguments, "--data-dir", str(self.data)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
     def faults(self) -> list[str]:
-        """Verifies the whole log, and answers what its sessions lack."""
-        signer = read_key(self.data / "log.key")
-        store = LogStore(DiskVolume(self.data / "log", NAMES), signer)
-        audit = SessionAudit()
-        for first, entries in verified_entries(store.checkpoint, store.read):
-            for at, entry in enumerate(entries, first):
-                audit.add(at, parse_entry(entry))
-        store.close()
-        return list(audit.faults())
+        """Verifies all evidence."""
+        done = self.audit("verify", "--json")
+        faults: list[str] = json.loads(done.stdout)["faults"]
+        assert done.returncode == bool(faults), done.stderr
+        return faults
 
 
 @pytest.fixture
@@ -276,3 +270,69 @@ def test_nobody_else_can_read_the_evidence(world: World) -> None:
     }
     assert world.data.stat().st_mode & 0o077 == 0
     assert modes["log.key"] == 0
+
+
+def test_an_audit_tells_what_was_fetched(world: World) -> None:
+    (world.files / "a").write_text("hello\n")
+    world.run("sh", "-c", f"curl -sS {world.url}/a; curl -sS {world.url}/b -d x; true")
+
+    listed = world.audit("log").stdout.splitlines()
+    assert [line.split()[:2] for line in listed] == [
+        ["LOG", "STATUS"],
+        ["1", "200"],
+        ["2", "refused"],
+    ]
+    refused = json.loads(world.audit("log", "--refused", "--json").stdout)
+    assert [each["index"] for each in refused] == [2]
+    digest = world.name("a").removeprefix("sha256:")
+    found = json.loads(world.audit("log", "--digest", digest[:8], "--json").stdout)
+    assert [each["url"] for each in found] == [f"{world.url}/a"]
+    assert json.loads(world.audit("log", "--host", "other.example", "--json").stdout) == []
+    shown = json.loads(world.audit("show", "1").stdout)
+    assert shown["record"]["response"]["body"]["sha256"] == world.name("a")
+    assert shown["receipt"].startswith("c2sp.org/tlog-proof@v1\nindex 1\n")
+    assert "none at 9" in world.audit("show", "9").stderr
+    assert world.audit("verify").stdout.endswith(
+        "2 exchanges, 1 bodies with 6 B: all as it was signed\n"
+    )
+
+
+def test_a_body_that_was_changed_shows(world: World) -> None:
+    (world.files / "a").write_bytes(b"hello " * 100_000)
+    world.run("curl", "-sS", "-o", "/dev/null", f"{world.url}/a")
+    [stored] = [path for path in (world.data / "cas" / "blobs").rglob("*") if path.is_file()]
+    content = bytearray(stored.read_bytes())
+    content[1000] ^= 1
+    stored.chmod(0o600)
+    stored.write_bytes(content)
+
+    [fault] = world.faults()
+
+    assert fault == f"entry 1: the body of {world.url}/a is gone or damaged"
+
+
+def test_no_secret_is_kept(world: World) -> None:
+    (world.files / "a").write_text("hello\n")
+    secret = "correct-horse-battery"
+    command = (
+        f"curl -sS -u u:{secret} -H 'Cookie: s={secret}' -H 'X-Api-Key: {secret}'"
+        f" -H 'Authorization: Bearer {secret}' '{world.url}/a?token={secret}&q={secret}#{secret}';"
+        f" curl -sS https://u:{secret}@127.0.0.1:{world.port}/a; curl -sS {world.url}/a -d"
+        f" {secret};"
+        f" curl -sS '{world.url}/a?{secret}'; curl -sS -A 'Bearer {secret}' {world.url}/a"
+    )
+
+    done = world.run("sh", "-c", command)
+
+    assert secret not in done.stderr
+    assert secret not in world.audit("log", "--json").stdout
+    for path in world.data.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_where_nothing_was_kept_an_audit_says_so(world: World) -> None:
+    done = world.audit("verify")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no evidence is kept there" in done.stderr

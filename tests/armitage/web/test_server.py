@@ -36,7 +36,9 @@ async def serving(
     **options: Any,
 ) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
     registry = open_registry("1.2.3")
-    registry.register(FiguresCollector(STORE, lambda: StoreStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)))
+    registry.register(
+        FiguresCollector(STORE, lambda: StoreStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11))
+    )
     server = WebServer(WebOptions(addresses=("127.0.0.1:0",), **options), registry, status, checks)
     [address] = await server.start()
     try:
