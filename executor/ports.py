@@ -1,12 +1,15 @@
-"""Protocols between executors and the rest: Executor (what we offer), TreeCodec and Progress (what
-we are handed).
+"""Protocols between executors and the rest: Executor (what we offer), TreeCodec, Progress and
+Network (what we are handed).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from executor.evidence import Reached
 from executor.spec import Directory, Outcome, Work
 
 
@@ -42,6 +45,58 @@ class Progress(Protocol):
 
     def stderr(self, data: bytes) -> None:
         """The command printed this on stderr."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUse:
+    """What one action's network session came to."""
+
+    session: str
+    """Its name in the witness's log."""
+    reached: tuple[Reached, ...] = ()
+    """Hosts and ports that answered, each once."""
+    credentials: tuple[str, ...] = ()
+    """Names of the credentials that were put into requests."""
+    dropped: int = 0
+    """Exchanges of which no record could be kept."""
+
+
+class NetworkSession(Protocol):
+    """One action's way to the network."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that lead clients to the witness; the action's own win. Not part of its key."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What the sandbox shows read-only at these absolute paths (the bundle of trusted CAs)."""
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Where the sandbox listens, on 127.0.0.1 inside its network namespace."""
+
+    async def serve(self, listeners: Sequence[socket.socket]) -> None:
+        """Answers on the sockets, one for each of the ports, opened inside the action's network
+        namespace. Takes them over. Returns at once.
+        """
+
+    async def close(self) -> NetworkUse:
+        """Cuts what is under way and ends the records; after the action's last process is dead.
+
+        Raises WorkerFailure when the records cannot be kept: the action must not count then.
+        """
+
+
+class Network(Protocol):
+    """Opens sessions for actions that declare a network."""
+
+    async def open(self, work: Work) -> NetworkSession:
+        """Begins a session that allows what the work's coeffects grant and the policy leaves.
+
+        Raises WorkerFailure when records cannot be kept, InvalidInput when the policy can never
+        allow what is declared.
+        """
 
 
 class Executor(Protocol):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from cas.digest import Digest, DigestFunction
+from executor.coeffects import Coeffects
+from executor.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class Work:
     platform: tuple[tuple[str, str], ...] = ()
     timeout_s: float | None = None
     """For the command alone; None leaves it to the executor's own maximum."""
+    coeffects: Coeffects = Coeffects()
+    """What it may use of the world; it gets that and nothing else."""
+    action: Digest | None = None
+    """Of the Action, for the records about it; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,5 +172,7 @@ class Outcome:
     symlinks: tuple[OutputSymlink, ...] = ()
     sandbox: Mapping[str, str] = field(default_factory=dict)
     """The sandbox profile really applied, as short facts."""
+    evidence: Evidence | None = None
+    """What was really used; None from an executor that cannot tell, which proves nothing."""
     message: str = ""
     """What the machinery has to add for a person to read: killed for memory, output truncated."""
