@@ -56,3 +56,6 @@ class Coeffects:
     gpu: GpuGrant | None = None
     sandboxes: frozenset[SandboxKind] = frozenset()
     """Any of these will do; empty leaves the choice to the daemon."""
+
+
+PURE = Coeffects()

@@ -1,4 +1,4 @@
-"""What an action really used of the world: plain values that the checker's evidence is written from."""
+"""What an action really used of the world: plain values, of which the checker's evidence is made."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from cas.digest import Digest, DigestFunction
-from executor.coeffects import Coeffects
+from executor.coeffects import PURE, Coeffects
 from executor.evidence import Evidence
 
 
@@ -93,7 +93,7 @@ class Work:
     platform: tuple[tuple[str, str], ...] = ()
     timeout_s: float | None = None
     """For the command alone; None leaves it to the executor's own maximum."""
-    coeffects: Coeffects = Coeffects()
+    coeffects: Coeffects = PURE
     """What it may use of the world; it gets that and nothing else."""
     action: Digest | None = None
     """Of the Action, for the records about it; None where there is none."""
