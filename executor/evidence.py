@@ -1,4 +1,4 @@
-"""What an action really used of the world: plain values, of which the checker's evidence is made."""
+"""What an action really used of the world: plain values; the checker's evidence is made of them."""
 
 from __future__ import annotations
 
