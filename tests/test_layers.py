@@ -16,6 +16,7 @@ PACKAGES = {
 OWN_FILE = {
     "compression.py": {"backports", "compression", "brotli", "zstandard"},
     "chunking.py": {"pyfastcdc"},
+    "program.py": {"wasmtime"},
     "s3.py": {"obstore"},
 }
 CORES = [
