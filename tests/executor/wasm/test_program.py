@@ -111,3 +111,34 @@ def test_module_without_start_is_refused(tmp_path: Path) -> None:
 def test_module_that_wants_more_than_wasi_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be run"):
         _run('(module (import "env" "more" (func)) (func (export "_start")))', tmp_path)
+
+
+@pytest.mark.parametrize("target", ["../outside", "{absolute}"])
+def test_symlink_out_of_a_directory_leads_nowhere(given: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    (given / "inside").write_bytes(b"input")
+    reading = _OPEN.replace("(i32.const 3) (i32.const 0)", "(i32.const 3) (i32.const 1)").replace(
+        "(i32.const 1) (i64.const 64)", "(i32.const 0) (i64.const 2)"
+    )
+    (given / "made").symlink_to(target.format(absolute=tmp_path / "outside"))
+    assert _run(reading, tmp_path, preopens=(Preopen(given, "."),)).exit_code != 0
+    (given / "made").unlink()
+    (given / "made").symlink_to("inside")
+    assert _run(reading, tmp_path, preopens=(Preopen(given, "."),)).exit_code == 0
+
+
+def test_file_of_a_read_only_directory_is_not_removed(given: Path, tmp_path: Path) -> None:
+    (given / "made").write_bytes(b"input")
+    removing = """(module
+      (import "wasi_snapshot_preview1" "path_unlink_file" (func $unlink
+        (param i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "made")
+      (func (export "_start")
+        (call $exit (call $unlink (i32.const 3) (i32.const 0) (i32.const 4)))))"""
+    assert _run(removing, tmp_path, preopens=(Preopen(given, "."),)).exit_code != 0
+    assert (given / "made").exists()
+    writable = Preopen(given, ".", writable=True)
+    assert _run(removing, tmp_path, preopens=(writable,)).exit_code == 0
+    assert not (given / "made").exists()
