@@ -33,6 +33,7 @@ from armitage.transport.addresses import is_loopback
 from armitage.transport.options import GrpcOptions
 from armitage.transport.tls import TlsFiles
 from armitage.web.server import WebOptions
+from armitage.witness.archive import RecordOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
 from cas.pack_action_cache import CacheOptions
 from cas.pack_store import PackOptions
@@ -130,6 +131,7 @@ class Config:
     platform: PlatformRules = field(default_factory=PlatformRules)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    record: RecordOptions = field(default_factory=RecordOptions)
     log: LogOptions = field(default_factory=LogOptions)
     traces: TraceOptions = field(default_factory=TraceOptions)
 

@@ -26,6 +26,7 @@ from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
 from armitage.errors import ConfigError
+from armitage.log.errors import LogError
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
@@ -66,7 +67,9 @@ from armitage.transport.reflection import ReflectionService, services_of
 from armitage.version import version
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import WebServer
+from armitage.witness.archive import Archive, open_archive
 from cas.action_cache import ActionCache, CacheStats, Recall
+from cas.errors import StoreUnavailable
 from cas.memory import MemoryActionCache, MemoryStore
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
 from cas.pack_store import PackStore
@@ -174,6 +177,7 @@ class Daemon:
         self._upkeep: Upkeep | None = None
         self._repair: Repair | None = None
         self._quotas: Quotas | None = None
+        self._archive: Archive | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -241,6 +245,7 @@ class Daemon:
         codec = DirectoryCodec()
         here = await self._open_stores(stack)
         store, cache = await self._open_tiers(stack, *here)
+        self._archive = await self._open_archive(stack)
         executor = await self._open_executor(stack, store, codec)
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
@@ -348,6 +353,18 @@ class Daemon:
         self._tiers = tiers
         self._remote_stats = lambda: RemoteStats(tiers.stats(), remote.bucket.stats)
         return tiers.store, tiers.cache
+
+    async def _open_archive(self, stack: AsyncExitStack) -> Archive | None:
+        """The record of fetches and attestations; None where nothing outlives the daemon."""
+        config = self._config
+        if config.storage is StorageKind.MEMORY or config.data_dir is None:
+            return None
+        origin = config.record.origin or f"armitage.record/{socket.gethostname()}"
+        archive = open_archive(config.data_dir / "record", origin, self._clock)
+        try:
+            return await stack.enter_async_context(archive)
+        except LogError as error:
+            raise StoreUnavailable(f"{config.data_dir / 'record'}: {error}") from error
 
     async def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec

@@ -10,7 +10,7 @@ from enum import Enum
 
 from cas.digest import Digest, DigestFunction
 from executor.coeffects import PURE, Coeffects
-from executor.evidence import Evidence
+from executor.evidence import Evidence, Leased
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,19 @@ class OutputRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Devices:
+    """Devices that are leased to one action, and what of the host it needs to use them."""
+
+    leased: tuple[Leased, ...]
+    nodes: tuple[str, ...] = ()
+    """Device nodes, for reading and writing; the sandbox has no others of their kind."""
+    files: tuple[str, ...] = ()
+    """The driver's libraries and the like, shown read-only where they are."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables that name the devices; they win over the action's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """All that an executor needs to know of one action.
 
@@ -97,6 +110,8 @@ class Work:
     """What it may use of the world; it gets that and nothing else."""
     action: Digest | None = None
     """Of the Action, for the records about it; None where there is none."""
+    devices: Devices | None = None
+    """What was leased for it, by whoever leases; None where it declares no device."""
 
 
 @dataclass(frozen=True, slots=True)

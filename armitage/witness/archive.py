@@ -31,6 +31,14 @@ _TAGS = "armitage: what the hashes of redacted values are keyed with\n"
 
 
 @dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """The daemon's own record of what its actions fetched and what was attested."""
+
+    origin: str = ""
+    """The name of its log, when that is made; empty: `armitage.record/` and the host's name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Archive:
     """An open archive."""
 
