@@ -31,6 +31,10 @@ CORES = [
     "armitage/log/checkpoint.py",
     "armitage/log/tiles.py",
     "armitage/log/receipt.py",
+    *(
+        f"armitage/attest/{name}.py"
+        for name in ("canonical", "claim", "dsse", "entries", "facts", "statement")
+    ),
     "armitage/scheduler/core.py",
     "armitage/scheduler/events.py",
     "armitage/scheduler/platforms.py",

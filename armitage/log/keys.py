@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-import stat
 from pathlib import Path
 
 from armitage.errors import ConfigError
 from armitage.log.errors import MalformedNote
 from armitage.log.note import KeyType, Signer
+from armitage.private_file import read_private, write_private
 
 SEED_BYTES = 32
 _HEAD = "PRIVATE+KEY+"
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_key(path: Path, name: str, kind: KeyType, seed: bytes) -> Signer:
@@ -28,11 +26,7 @@ def write_key(path: Path, name: str, kind: KeyType, seed: bytes) -> Signer:
     signer = Signer(name, kind, seed)
     encoded = base64.b64encode(bytes([kind]) + seed).decode()
     line = f"{_HEAD}{name}+{signer.public.key_id.hex()}+{encoded}\n"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(fd)
+    write_private(path, line.encode())
     return signer
 
 
@@ -40,17 +34,7 @@ def read_key(path: Path) -> Signer:
     """Raises ConfigError when there is no such file, when others than its owner can read it, and
     when it holds no key. What it holds is in no message.
     """
-    try:
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            line = file.read(1000).decode("utf-8", "replace")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if mode & _OTHERS:
-        raise ConfigError(
-            f"{path}: others can read this private key (mode {mode:04o}); chmod 600 {path}, and"
-            " make a new key if anybody may have read it"
-        )
+    line = read_private(path).decode("utf-8", "replace")
     signer = _parse(line.strip())
     if signer is None:
         raise ConfigError(f"{path}: holds no private key; armitage key new makes one")

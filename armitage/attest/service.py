@@ -1,0 +1,91 @@
+"""Makes attestations durable, in this order:
+
+1. the documents that the statements name (declaration, evidence, list of outputs), and the record,
+   which is the signed envelopes;
+2. the log's entry that names the record, under a checkpoint.
+
+The first is durable before the second begins, so whatever a crash interrupts, what the log names is
+there; a record that no entry names is no attestation. Only when `attest` has answered may a result
+be kept or shared. Many callers at once share the store's and the log's syncs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from armitage.attest import entries
+from armitage.attest.dsse import sign
+from armitage.attest.entries import Entry, Kind
+from armitage.attest.errors import BadSignature
+from armitage.attest.facts import ActionFacts, Denial
+from armitage.attest.keys import Signer
+from armitage.attest.statement import statements
+from armitage.errors import ConfigError, Unavailable
+from armitage.log.errors import LogError
+from cas.digest import Digest, DigestFunction
+from cas.errors import CasError
+from cas.store import BatchPut, BatchStore
+
+Append = Callable[[bytes], Awaitable[int]]
+"""Adds an entry to the log durably and answers its index (armitage.log.service.Log.append)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was logged, and where."""
+
+    entry: Entry
+    index: int
+
+
+class Attestations:
+    """Signs, keeps and logs."""
+
+    def __init__(
+        self, store: BatchStore, append: Append, signer: Signer, threads: Executor
+    ) -> None:
+        """`store` keeps for ever; signing, which may block, is done in `threads`."""
+        self._store = store
+        self._append = append
+        self._signer = signer
+        self._threads = threads
+
+    async def attest(self, facts: ActionFacts) -> Kept:
+        """Attests an execution. Cancelled, it may or may not be attested.
+
+        Raises NotAttestable (armitage.attest.statement.statements says when) and Unavailable when
+        it cannot be signed or kept: then the result must not be kept or shared.
+        """
+        loop = asyncio.get_running_loop()
+        documents = [facts.declaration, facts.evidence, facts.outputs.document()]
+        try:
+            record = await loop.run_in_executor(self._threads, self._record, facts)
+        except (BadSignature, ConfigError) as error:
+            raise Unavailable(f"the attestation cannot be signed: {error}") from error
+        entry = entries.entry_of(Kind.ATTESTATION, facts.instance, facts.action, record)
+        return await self._keep(entry, [*documents, record])
+
+    async def deny(self, denial: Denial) -> Kept:
+        """Keeps that a result was refused. Cancelled, it may or may not be kept. Raises
+        Unavailable.
+        """
+        record = entries.denial_record(denial)
+        entry = entries.entry_of(Kind.DENIED, denial.instance, denial.action, record)
+        return await self._keep(entry, [denial.declaration, denial.evidence, record])
+
+    def _record(self, facts: ActionFacts) -> bytes:
+        made = [sign(self._signer, statement) for statement in statements(facts)]
+        return entries.attestation_record(made)
+
+    async def _keep(self, entry: Entry, blobs: Sequence[bytes]) -> Kept:
+        puts = [BatchPut([DigestFunction.SHA256.digest(blob)], blob) for blob in blobs]
+        try:
+            for outcome in await self._store.put_many(puts):
+                if not isinstance(outcome, Digest):
+                    raise outcome
+            return Kept(entry, await self._append(entry.encode()))
+        except (CasError, LogError, OSError) as error:
+            raise Unavailable(f"the attestation cannot be kept: {error}") from error

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.attested import SIGNER, facts
+from support.clock import FakeClock
+
+from armitage.attest.entries import parse_attestation_record, parse_denial_record, parse_entry
+from armitage.attest.errors import BadSignature, NotAttestable
+from armitage.attest.facts import Denial
+from armitage.attest.keys import PublicKey
+from armitage.attest.service import Attestations
+from armitage.errors import Unavailable
+from cas.digest import Digest, DigestFunction
+from cas.errors import CasError, StoreUnavailable
+from cas.memory import MemoryOptions, MemoryStore
+from cas.store import BatchPut
+
+
+class World:
+    """A store and a log that say in which order they were written to, and may fail."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.entries: list[bytes] = []
+        self.written: list[str] = []
+        self.failing = ""
+
+    async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+        self.written.append("store")
+        if self.failing == "store":
+            return [StoreUnavailable("disk on fire") for _ in blobs]
+        return await self.store.put_many(blobs)
+
+    async def append(self, entry: bytes) -> int:
+        self.written.append("log")
+        if self.failing == "log":
+            raise OSError("disk on fire")
+        self.entries.append(entry)
+        return len(self.entries) - 1
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    store = MemoryStore(MemoryOptions(), FakeClock().monotonic)
+    yield World(store)
+    await store.close()
+
+
+def service(world: World) -> Attestations:
+    return Attestations(world, world.append, SIGNER, ThreadPoolExecutor(1))
+
+
+async def test_what_the_log_names_is_stored_before(world: World) -> None:
+    kept = await service(world).attest(facts())
+
+    assert world.written == ["store", "log"]
+    assert parse_entry(world.entries[kept.index]) == kept.entry
+    for envelope in parse_attestation_record(await world.store.get(kept.entry.record)):
+        envelope.verified(SIGNER.public)
+
+
+async def test_all_documents_are_kept(world: World) -> None:
+    told = facts()
+
+    await service(world).attest(told)
+
+    documents = [told.declaration, told.evidence, told.outputs.document()]
+    assert not await world.store.find_missing(map(DigestFunction.SHA256.digest, documents))
+
+
+async def test_a_denial_is_kept_with_its_reasons(world: World) -> None:
+    told = facts()
+    denial = Denial("main", told.action, "o", told.declaration, told.evidence, told.verdict, 1.0)
+
+    kept = await service(world).deny(denial)
+
+    assert world.written == ["store", "log"]
+    record = await world.store.get(kept.entry.record)
+    assert parse_denial_record(record)["action"] == str(told.action)
+
+
+@pytest.mark.parametrize("part", ["store", "log"])
+async def test_what_cannot_be_kept_is_not_attested(world: World, part: str) -> None:
+    world.failing = part
+
+    with pytest.raises(Unavailable, match="disk on fire"):
+        await service(world).attest(facts())
+
+    assert not world.entries
+
+
+async def test_without_a_signature_nothing_is_written(world: World) -> None:
+    class Broken:
+        public = PublicKey(bytes(32))
+
+        def sign(self, data: bytes) -> bytes:
+            raise BadSignature("the token is gone")
+
+    made = Attestations(world, world.append, Broken(), ThreadPoolExecutor(1))
+
+    with pytest.raises(Unavailable, match="the token is gone"):
+        await made.attest(facts())
+    assert not world.written
+
+
+async def test_what_was_not_approved_is_not_written(world: World) -> None:
+    with pytest.raises(NotAttestable):
+        await service(world).attest(facts(evidence=b""))
+
+    assert not world.written
