@@ -32,6 +32,7 @@ from armitage.scheduler.platforms import PlatformRules
 from armitage.transport.addresses import is_loopback
 from armitage.transport.options import GrpcOptions
 from armitage.transport.tls import TlsFiles
+from armitage.trust.options import TrustOptions
 from armitage.web.server import WebOptions
 from armitage.witness.archive import RecordOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
@@ -132,6 +133,7 @@ class Config:
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     record: RecordOptions = field(default_factory=RecordOptions)
+    trust: TrustOptions = field(default_factory=TrustOptions)
     log: LogOptions = field(default_factory=LogOptions)
     traces: TraceOptions = field(default_factory=TraceOptions)
 

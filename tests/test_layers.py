@@ -35,6 +35,8 @@ CORES = [
         f"armitage/attest/{name}.py"
         for name in ("canonical", "claim", "dsse", "entries", "facts", "statement")
     ),
+    "armitage/trust/evaluate.py",
+    "armitage/trust/policy.py",
     "armitage/scheduler/core.py",
     "armitage/scheduler/events.py",
     "armitage/scheduler/platforms.py",
