@@ -9,7 +9,6 @@ running ones end; `drain_s` is for all of that together.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import platform
 import secrets
@@ -26,6 +25,7 @@ from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
 from armitage.errors import ConfigError
+from armitage.executors import Execution, Means, open_executors
 from armitage.log.errors import LogError
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
@@ -87,12 +87,7 @@ from cas.store import (
 )
 from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
-from executor.errors import SandboxUnavailable
-from executor.local import LocalExecutor
-from executor.namespace import NamespaceExecutor
-from executor.unsandboxed import UnsandboxedExecutor
-
-_log = logging.getLogger(__name__)
+from executor.ports import Executor
 
 _HOUSEKEEPING_S = 30.0
 _UPKEEP_S = 1.0
@@ -133,15 +128,6 @@ class Addresses:
 
     grpc: tuple[str, ...]
     http: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """Whether actions are executed, and how; `reason` says it in one line."""
-
-    enabled: bool
-    sandboxed: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +232,7 @@ class Daemon:
         here = await self._open_stores(stack)
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
-        executor = await self._open_executor(stack, store, codec)
+        executor = self._open_executor(stack, store, codec)
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
         )
@@ -366,9 +352,9 @@ class Daemon:
         except LogError as error:
             raise StoreUnavailable(f"{config.data_dir / 'record'}: {error}") from error
 
-    async def _open_executor(
+    def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
-    ) -> LocalExecutor | None:
+    ) -> Executor | None:
         worker = self._config.worker
         if not worker.enabled:
             self._execution = Execution(
@@ -380,20 +366,12 @@ class Daemon:
             scratch=self._scratch(stack),
             max_timeout_s=self._config.execute.actions.max_timeout_s,
         )
-        executor: LocalExecutor
-        try:
-            executor = NamespaceExecutor(store, codec, options, self._clock.wall)
-            how = Execution(enabled=True, sandboxed=True, reason="")
-        except SandboxUnavailable as error:
-            if not worker.accept_unsandboxed:
-                self._execution = Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
-                _log.warning("actions are not executed: %s", error)
-                return None
-            executor = UnsandboxedExecutor(store, codec, options, self._clock.wall)
-            how = Execution(enabled=True, sandboxed=False, reason="")
-            _log.warning("actions run WITHOUT a sandbox, as accepted: %s", error)
-        stack.push_async_callback(executor.close)
-        self._execution = replace(how, reason=_describe(executor))
+        executor, self._execution = open_executors(
+            stack,
+            Means(store, codec, self._clock.wall),
+            options,
+            accept_unsandboxed=worker.accept_unsandboxed,
+        )
         return executor
 
     def _scratch(self, stack: AsyncExitStack) -> Path:
@@ -439,7 +417,7 @@ class Daemon:
         stack: AsyncExitStack,
         base: _Base,
         codec: DirectoryCodec,
-        executor: LocalExecutor | None,
+        executor: Executor | None,
         logs: LogStreams,
     ) -> list[Method]:
         config = self._config
@@ -561,11 +539,3 @@ def _host_properties() -> Mapping[str, tuple[str, ...]]:
         "OSFamily": (platform.system().lower(),),
         "ISA": (_ISAS.get(machine, machine),),
     }
-
-
-def _describe(executor: LocalExecutor) -> str:
-    sandbox = executor.sandbox()
-    limits = sandbox.get("limits", "")
-    if sandbox.get("sandbox") == "none":
-        return f"WITHOUT a sandbox, as accepted; limits: {limits}"
-    return f"in a sandbox ({sandbox['launcher']}; no network; limits: {limits})"

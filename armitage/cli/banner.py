@@ -29,6 +29,7 @@ def facts(config: Config, daemon: Daemon) -> dict[str, Any]:
         "exec_enabled": daemon.execution.enabled,
         "sandboxed": daemon.execution.sandboxed,
         "execution": daemon.execution.reason,
+        "sandboxes": list(daemon.execution.kinds),
     }
 
 

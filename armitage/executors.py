@@ -1,0 +1,99 @@
+"""The executors of this host, opened for the worker inside the daemon: what it has, what it lacks.
+
+The default runs actions that accept any sandbox: the namespaces, or nothing at all where that risk
+was accepted. Without a default nothing is executed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from cas.store import BlobStore
+from executor.coeffects import SandboxKind
+from executor.errors import SandboxUnavailable
+from executor.local import ExecutorOptions, LocalExecutor
+from executor.namespace import NamespaceExecutor
+from executor.ports import Executor, TreeCodec
+from executor.routing import Route, RoutingExecutor
+from executor.unsandboxed import UnsandboxedExecutor
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Whether actions are executed, and how; `reason` says it in one line."""
+
+    enabled: bool
+    sandboxed: bool
+    reason: str
+    kinds: tuple[str, ...] = ()
+    """Sandboxes that actions may ask for by name (`sandbox:KIND`), the preferred first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What executors work with."""
+
+    store: BlobStore
+    codec: TreeCodec
+    wall: Callable[[], float]
+    """Answers seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Default:
+    """Runs what accepts any sandbox."""
+
+    executor: LocalExecutor
+    routes: tuple[Route, ...] = ()
+    lacking: str = ""
+    """Why there is no namespace sandbox."""
+
+
+def open_executors(
+    stack: AsyncExitStack, means: Means, options: ExecutorOptions, *, accept_unsandboxed: bool
+) -> tuple[Executor | None, Execution]:
+    """Opens all that this host can do; None where actions are not executed, and why.
+
+    Blocks for as long as trials take. Raises SandboxUnavailable where the risk of running without a
+    sandbox was accepted and even that fails.
+    """
+    try:
+        default = _open_default(means, options, accept_unsandboxed=accept_unsandboxed)
+    except SandboxUnavailable as error:
+        if accept_unsandboxed:
+            raise
+        _log.warning("actions are not executed: %s", error)
+        return None, Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
+    stack.push_async_callback(default.executor.close)
+    lacking = {SandboxKind.NAMESPACE: default.lacking} if default.lacking else {}
+    routing = RoutingExecutor(default.routes, default.executor, lacking)
+    return routing, _describe(default, routing)
+
+
+def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed: bool) -> _Default:
+    parts = (means.store, means.codec, options, means.wall)
+    try:
+        namespace = NamespaceExecutor(*parts)
+        return _Default(namespace, (Route(SandboxKind.NAMESPACE, namespace),))
+    except SandboxUnavailable as error:
+        if not accept_unsandboxed:
+            raise
+        _log.warning("actions run WITHOUT a sandbox, as accepted: %s", error)
+        return _Default(UnsandboxedExecutor(*parts), lacking=str(error))
+
+
+def _describe(default: _Default, routing: RoutingExecutor) -> Execution:
+    sandbox = default.executor.sandbox()
+    limits = sandbox.get("limits", "")
+    kinds = tuple(kind.value for kind in routing.kinds)
+    how = Execution(enabled=True, sandboxed=bool(default.routes), reason="", kinds=kinds)
+    offered = f"; kinds of sandbox: {', '.join(kinds)}" if kinds else ""
+    if not how.sandboxed:
+        return replace(how, reason=f"WITHOUT a sandbox, as accepted; limits: {limits}{offered}")
+    launcher = sandbox["launcher"]
+    return replace(how, reason=f"in a sandbox ({launcher}; no network; limits: {limits}){offered}")
