@@ -33,12 +33,13 @@ from executor.capture import Capture
 from executor.cgroup import Cgroups, Group, Limits, Usage, open_cgroups
 from executor.concurrency import Threads
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
+from executor.evidence import Evidence
 from executor.outputs import OutputCollector, requests_of
 from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents
 from executor.ports import Progress, TreeCodec
 from executor.scratch import Scratch
 from executor.spec import Outcome, OutputRequest, ResourceUse, Timings, Work
-from executor.staging import FIXED_MTIME_S, InputTrees, TreeLimits
+from executor.staging import FIXED_MTIME_S, InputTrees, Layout, TreeLimits
 
 _START_TIMEOUT_S = 30.0
 _WATCH_INTERVAL_S = 0.5
@@ -135,6 +136,8 @@ class Ending:
     message: str = ""
     stderr: str | None = None
     """Takes the place of the launcher's own words on stderr."""
+    usage: Usage | None = None
+    """What it used, where that is not for its control group to say."""
 
 
 class Process(Protocol):
@@ -284,13 +287,14 @@ class LocalExecutor(ABC):
         times.mark()
         environment = dict(self._options.environment) | dict(work.environment)
         job = Job(work, root, is_root, tuple(environment.items()), cwd, group)
+        job = await self._equip(job, layout)
         captures = self._captures(attempt)
         stdout, stderr = captures
         try:
             run = await self._run(job, attempt, captures)
             times.mark()
             times.mark()
-            usage = await self._threads(group.usage) if group else Usage(None, None, False)
+            usage = await self._usage(run.ending, group)
             out, err = await stdout.store(self._store), await stderr.store(self._store)
             if run.timed_out:
                 raise TimedOut(_timeout(work, self._options), out, err)
@@ -312,8 +316,14 @@ class LocalExecutor(ABC):
             directories=found.directories,
             symlinks=found.symlinks,
             sandbox=self.sandbox(is_root=is_root),
+            evidence=await self._evidence(job),
             message=self._message(run.ending, usage, captures),
         )
+
+    async def _usage(self, ending: Ending, group: Group | None) -> Usage:
+        if ending.usage is not None or group is None:
+            return ending.usage or Usage(None, None, False)
+        return await self._threads(group.usage)
 
     def _captures(self, attempt: _Attempt) -> tuple[Capture, Capture]:
         limit = self._options.output_limit_bytes
@@ -425,6 +435,16 @@ class LocalExecutor(ABC):
 
     def _is_root(self, work: Work) -> bool:
         return wants_input_root(self._options.filesystem_root, work)
+
+    async def _equip(self, job: Job, layout: Layout) -> Job:  # noqa: ARG002 (for those who need it)
+        """Answers the job with whatever else its launch takes; the time for it is not the
+        command's. Raises what execute raises.
+        """
+        return job
+
+    async def _evidence(self, job: Job) -> Evidence | None:  # noqa: ARG002 (for those who can tell)
+        """Answers what the command really used, after it has run. Raises CasError."""
+        return None
 
     @abstractmethod
     def _mount_point(self, scratch: Path) -> str:
