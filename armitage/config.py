@@ -25,7 +25,7 @@ from armitage.reapi.execution import ExecutionOptions
 from armitage.reapi.instances import Instance
 from armitage.reapi.limits import Limits
 from armitage.reapi.logstream import LogLimits
-from armitage.reapi.storage import LOOPBACK
+from armitage.reapi.operators import LOOPBACK
 from armitage.remote import RemoteOptions, check_remote
 from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
@@ -39,6 +39,7 @@ from cas.memory import MemoryCacheOptions, MemoryOptions
 from cas.pack_action_cache import CacheOptions
 from cas.pack_store import PackOptions
 from cas.upkeep import UpkeepOptions
+from executor.isospin.leasing import GpuOptions
 from executor.local import ExecutorOptions
 
 
@@ -132,6 +133,7 @@ class Config:
     platform: PlatformRules = field(default_factory=PlatformRules)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    gpu: GpuOptions = field(default_factory=GpuOptions)
     record: RecordOptions = field(default_factory=RecordOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)
     log: LogOptions = field(default_factory=LogOptions)

@@ -26,10 +26,12 @@ from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
 from armitage.errors import ConfigError
 from armitage.executors import Execution, Means, open_executors
+from armitage.gpus import open_gpus
 from armitage.log.errors import LogError
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
+    GPUS,
     SCHEDULER,
     STORE,
     TIERS,
@@ -49,6 +51,7 @@ from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
 from armitage.reapi.execution import ExecutionService
 from armitage.reapi.gate import code_of, status_of
+from armitage.reapi.gpus import GpuService
 from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.live_output import LiveOutput
@@ -87,6 +90,7 @@ from cas.store import (
 )
 from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
+from executor.isospin.leasing import Discovery, GpuLeases, LeasingExecutor
 from executor.ports import Executor
 
 _HOUSEKEEPING_S = 30.0
@@ -149,8 +153,12 @@ class Daemon:
     left open.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: Config, clock: Clock | None = None, *, gpus: Discovery | None = None
+    ) -> None:
+        """`gpus` takes the place of the GPU driver in tests."""
         check(config)
+        self._discovery = gpus
         self._config = config
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
@@ -164,6 +172,7 @@ class Daemon:
         self._repair: Repair | None = None
         self._quotas: Quotas | None = None
         self._archive: Archive | None = None
+        self._gpus: GpuLeases | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -232,7 +241,7 @@ class Daemon:
         here = await self._open_stores(stack)
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
-        executor = self._open_executor(stack, store, codec)
+        executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
         )
@@ -374,6 +383,13 @@ class Daemon:
         )
         return executor
 
+    async def _with_gpus(self, stack: AsyncExitStack, executor: Executor | None) -> Executor | None:
+        """The same, with a lease around each action that declares `gpu`."""
+        if executor is None:
+            return None
+        self._gpus = await open_gpus(stack, self._config.gpu, self._discovery)
+        return LeasingExecutor(executor, self._gpus)
+
     def _scratch(self, stack: AsyncExitStack) -> Path:
         """Below the data directory where there is one; a relative path is meant from there."""
         config = self._config
@@ -443,7 +459,10 @@ class Daemon:
             why_disabled=self._execution.reason,
         )
         operations = OperationsService(scheduler, base.store, limits=config.limits)
-        return [*execution.methods(), *operations.methods()]
+        methods = [*execution.methods(), *operations.methods()]
+        if self._gpus is not None:
+            methods += GpuService(self._gpus, config.operators).methods()
+        return methods
 
     def _worker_options(self) -> WorkerOptions:
         worker = self._config.worker
@@ -490,6 +509,8 @@ class Daemon:
         registry.register(FiguresCollector(STORE, base.store.stats))
         registry.register(FiguresCollector(CACHE, base.cache.stats))
         registry.register(FiguresCollector(SCHEDULER, scheduler.stats))
+        if self._gpus is not None:
+            registry.register(FiguresCollector(GPUS, self._gpus.stats))
         remote = self._remote_stats
         if remote is not None:
             registry.register(FiguresCollector(TIERS, lambda: remote().tiers))
@@ -513,6 +534,7 @@ class Daemon:
                 "action_cache": base.cache.stats(),
                 "remote": self.remote_stats(),
                 "scheduler": scheduler.stats(),
+                "gpus": None if self._gpus is None else self._gpus.stats(),
             }
 
         async def drains() -> str | None:

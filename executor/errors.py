@@ -56,6 +56,10 @@ class SandboxUnavailable(ExecutorError):
     """This host cannot make the sandbox. The message says why and what to install or allow."""
 
 
+class DevicesUnavailable(ExecutorError):
+    """This host does not have the devices that an action declares, or none is to be had now."""
+
+
 class WorkerFailure(ExecutorError):
     """The machinery failed, not the action (disk full in scratch space, launcher died); another try
     may succeed.

@@ -16,6 +16,7 @@ PACKAGES = {
 OWN_FILE = {
     "compression.py": {"backports", "compression", "brotli", "zstandard"},
     "chunking.py": {"pyfastcdc"},
+    "nvml.py": {"pynvml"},
     "program.py": {"wasmtime"},
     "s3.py": {"obstore"},
 }
@@ -26,6 +27,8 @@ CORES = [
     "cas/recollection.py",
     "cas/retry.py",
     "executor/spec.py",
+    "executor/isospin/device.py",
+    "executor/isospin/pool.py",
     "armitage/log/merkle.py",
     "armitage/log/note.py",
     "armitage/log/checkpoint.py",

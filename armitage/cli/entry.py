@@ -19,6 +19,7 @@ from armitage.cli import (
     config,
     conformance,
     doctor,
+    gpu,
     key,
     ops,
     proofs,
@@ -32,7 +33,7 @@ from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
 COMMANDS = (
-    *(serve, config, run, cas, ac, ops, status, upkeep, bucket),
+    *(serve, config, run, cas, ac, ops, status, gpu, upkeep, bucket),
     *(witness, audit, proofs, key, doctor, conformance),
 )
 

@@ -39,8 +39,9 @@ async def _status(args: argparse.Namespace) -> Exit:
         request = reapi.GetCapabilitiesRequest(instance_name=args.instance)
         answer = await channel.call(rpcs.GET_CAPABILITIES, request, timeout=_TIMEOUT_S)
         health = await _health(channel)
+        gpus = await _gpus(channel)
     value = {"server": args.server, "instance": args.instance, "health": health}
-    value |= _describe(answer)
+    value |= _describe(answer) | {"gpus": gpus}
     emit(args, value, _lines(value))
     return Exit.NO if health == "not serving" else Exit.OK
 
@@ -60,6 +61,21 @@ async def _health(channel: Channel) -> str:
         raise
     serving = pb.HealthCheckResponse.ServingStatus.Name(answer.status)
     return serving.lower().replace("_", " ")
+
+
+async def _gpus(channel: Channel) -> dict[str, Any] | None:
+    """The GPUs and their leases; None from a server that has none, or does not tell us."""
+    from armitage.cli import gpu
+    from armitage.client.channel import CallFailed
+    from armitage.transport.port import Code
+
+    try:
+        answer = await gpu.listed(channel)
+    except CallFailed as failure:
+        if failure.code in (Code.UNIMPLEMENTED, Code.PERMISSION_DENIED):
+            return None
+        raise
+    return gpu.describe(answer) if answer.devices else None
 
 
 def _describe(answer: reapi.ServerCapabilities) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def _describe(answer: reapi.ServerCapabilities) -> dict[str, Any]:
 def _lines(value: dict[str, Any]) -> list[str]:
     limit = value["max_cas_blob_size_bytes"]
     name = value["instance"]
-    return [
+    lines = [
         f"server            {value['server']}" + (f", instance {name}" if name else ""),
         f"health            {value['health']}",
         f"executes          {'yes' if value['exec_enabled'] else 'no, caches only'}",
@@ -96,3 +112,8 @@ def _lines(value: dict[str, Any]) -> list[str]:
         f"blobs             up to {size_text(limit) if limit else 'any size'}",
         f"results           {'writable' if value['action_cache_update_enabled'] else 'read-only'}",
     ]
+    if value["gpus"]:
+        from armitage.cli.gpu import lines_of
+
+        lines += ["", *lines_of(value["gpus"])]
+    return lines

@@ -137,6 +137,18 @@ SCHEDULER: Mapping[str, Figure] = {
 }
 """The fields of `armitage.scheduler.core.SchedulerStats`."""
 
+GPUS: Mapping[str, Figure] = {
+    "devices": _gauge("gpu_devices", "GPUs and MIG slices that were found."),
+    "faulty": _gauge("gpu_faulty", "Those that have a fault, and are given to nobody."),
+    "held": _gauge("gpu_held", "Those of which somebody holds at least a share."),
+    "leases": _gauge("gpu_leases", "Leases, of actions and by hand."),
+    "waiting": _gauge("gpu_waiting", "Actions that wait for devices."),
+    "granted": _counter("gpu_granted", "Leases granted."),
+    "refused": _counter("gpu_refused", "Asks refused: none can ever do, or none is to wait for."),
+    "revoked": _counter("gpu_revoked", "Leases lost since a device failed."),
+}
+"""The fields of `executor.isospin.pool.PoolStats`; only where actions are executed."""
+
 
 def _hostile(name: str, text: str) -> Figure:
     return _counter(f"http2_{name}", text)

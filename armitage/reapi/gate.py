@@ -44,6 +44,7 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (
     (executor_errors.InputsMissing, Code.FAILED_PRECONDITION),
     (executor_errors.InvalidOutput, Code.FAILED_PRECONDITION),
     (executor_errors.SandboxUnavailable, Code.FAILED_PRECONDITION),
+    (executor_errors.DevicesUnavailable, Code.FAILED_PRECONDITION),
     (executor_errors.TimedOut, Code.DEADLINE_EXCEEDED),
     (executor_errors.WorkerFailure, Code.INTERNAL),
 )

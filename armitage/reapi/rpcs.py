@@ -11,6 +11,7 @@ from google.longrunning import operations_pb2 as longrunning
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
+from armitage._proto.armitage.gpu.v1 import gpu_pb2 as gpu
 from armitage._proto.armitage.storage.v1 import storage_pb2 as storage
 from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -137,3 +138,8 @@ LIST_BLOBS = Rpc(
 GET_STATS = Rpc(_STORAGE + "GetStats", storage.GetStatsRequest, storage.GetStatsResponse)
 COLLECT = Rpc(_STORAGE + "Collect", storage.CollectRequest, storage.CollectResponse)
 SCRUB = Rpc(_STORAGE + "Scrub", storage.ScrubRequest, storage.ScrubProgress, response_stream=True)
+
+_GPU = "/armitage.gpu.v1.Gpu/"
+LIST_GPUS = Rpc(_GPU + "ListGpus", gpu.ListGpusRequest, gpu.ListGpusResponse)
+LEASE_GPUS = Rpc(_GPU + "LeaseGpus", gpu.LeaseGpusRequest, gpu.Lease)
+RELEASE_GPUS = Rpc(_GPU + "ReleaseGpus", gpu.ReleaseGpusRequest, gpu.ReleaseGpusResponse)

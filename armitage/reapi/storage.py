@@ -6,21 +6,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote
 
 from armitage._proto.armitage.storage.v1 import storage_pb2 as pb
-from armitage.errors import (
-    ConfigError,
-    Exhausted,
-    InvalidRequest,
-    PermissionDenied,
-    PreconditionFailed,
-)
+from armitage.errors import Exhausted, InvalidRequest, PreconditionFailed
 from armitage.reapi import rpcs
 from armitage.reapi.digests import Candidates
 from armitage.reapi.instances import Instances
 from armitage.reapi.invocations import Invocations
-from armitage.transport.addresses import is_loopback
+from armitage.reapi.operators import LOOPBACK, Operators
 from armitage.transport.port import Call, Method, ServerStream, Unary
 from cas.digest import Digest
 from cas.scrub import Repair, Scrubbed
@@ -30,8 +23,6 @@ from cas.upkeep import Collected
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOPBACK = "loopback"
-"""Among operators: every program of this host."""
 _MOST_DIGESTS = 10_000
 _DIGESTS_A_MESSAGE = 4096
 _UNTIL_IT_ENDS = -1.0
@@ -78,7 +69,8 @@ class StorageService:
         self._figures = figures
         self._disk = disk
         self._repair = repair
-        self._operators = frozenset(operators)
+        # A digest is all that it takes to read a blob, and a scrub is work: neither is for all.
+        self._operators = Operators(operators)
         self._is_scrubbing = False
 
     def methods(self) -> list[Method]:
@@ -110,7 +102,7 @@ class StorageService:
         for digest, candidates, lease in zip(message.digests, asked, leases, strict=True):
             stat = response.blobs.add(digest=digest)
             if lease is not None:
-                self._describe(stat, lease, self._is_operator(call))
+                self._describe(stat, lease, self._operators.include(call))
             elif candidates in remote:
                 stat.presence = pb.BlobStat.REMOTE
         return response.SerializeToString()
@@ -141,7 +133,7 @@ class StorageService:
     async def list_blobs(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
         """Streams the digests of what is stored here."""
         self._instances.get(pb.ListBlobsRequest.FromString(request).instance_name)
-        self._check_operator(call)
+        self._operators.check(call)
         digests = self._on_disk().digests()
         for start in range(0, len(digests), _DIGESTS_A_MESSAGE):
             part = digests[start : start + _DIGESTS_A_MESSAGE]
@@ -162,7 +154,7 @@ class StorageService:
         share = message.garbage_share if message.HasField("garbage_share") else None
         if message.most_bytes < 0 or (share is not None and not 0 < share <= 1):
             raise InvalidRequest("most_bytes is not negative, garbage_share is above 0, at most 1")
-        self._check_operator(call)
+        self._operators.check(call)
         most_bytes = message.most_bytes if message.HasField("most_bytes") else None
         collected = await self._on_disk().collect(most_bytes, share)
         return pb.CollectResponse(**asdict(collected)).SerializeToString()
@@ -171,7 +163,7 @@ class StorageService:
         """Streams how far a scrub is, and at the end what it has found."""
         message = pb.ScrubRequest.FromString(request)
         self._instances.get(message.instance_name)
-        self._check_operator(call)
+        self._operators.check(call)
         disk = self._on_disk()
         with self._alone():
             now = Scrubbed()
@@ -193,31 +185,10 @@ class StorageService:
         finally:
             self._is_scrubbing = False
 
-    def _check_operator(self, call: Call) -> None:
-        """A digest is all that it takes to read a blob, and a scrub is work: neither is for all."""
-        if not self._is_operator(call):
-            raise PermissionDenied(
-                f"{call.identity or call.peer!r} is not among the server's `operators`"
-            )
-
-    def _is_operator(self, call: Call) -> bool:
-        if call.identity is not None and call.identity in self._operators - {LOOPBACK}:
-            return True
-        return LOOPBACK in self._operators and _is_of_this_host(call.peer)
-
     def _on_disk(self) -> Disk:
         if self._disk is None:
             raise PreconditionFailed("nothing is kept on disk here (storage = memory)")
         return self._disk
-
-
-def _is_of_this_host(peer: str) -> bool:
-    """Whether a peer's address (`ipv4:127.0.0.1:1234`, `unix:`) is one of this host's loopback."""
-    address = unquote(peer).removeprefix("ipv4:").removeprefix("ipv6:")
-    try:
-        return is_loopback(address)
-    except ConfigError:
-        return False
 
 
 def _progress(now: Scrubbed) -> pb.ScrubProgress:

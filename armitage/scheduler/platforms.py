@@ -17,7 +17,9 @@ IGNORED = frozenset({"persistentWorkerKey"})
 """Properties that promise speed, not meaning: an action runs the same without them."""
 
 
-EXECUTOR_OBEYS = frozenset({"chroot-input-root", "unixGID", "unixUID"})
+EXECUTOR_OBEYS = frozenset(
+    {"chroot-input-root", "gpu-arch", "gpu-driver", "gpu-tensorrt", "unixGID", "unixUID"}
+)
 """Properties that say how to run an action, which every executor obeys or refuses by itself; they
 choose no worker.
 """

@@ -10,6 +10,7 @@ from prometheus_client.registry import CollectorRegistry
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
+    GPUS,
     SCHEDULER,
     STORE,
     TIERS,
@@ -40,7 +41,7 @@ async def everything() -> CollectorRegistry:
     handler: Any = observer.interceptor(Unary("/s/M", echo)).handler
     await handler(b"", Call("/s/M"))
     registry.register(observer)
-    for figures in (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT):
+    for figures in (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT, GPUS):
         registry.register(FiguresCollector(figures, Zeros))
     return registry
 

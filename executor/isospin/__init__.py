@@ -1,0 +1,1 @@
+"""GPUs: found, leased, and built for (docs/isospin.md)."""
