@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from executor.evidence import Reached
@@ -47,6 +48,27 @@ class Progress(Protocol):
         """The command printed this on stderr."""
 
 
+class SocketKind(Enum):
+    """What kind of socket a session is handed."""
+
+    STREAM = "stream"
+    """TCP, bound and listening."""
+    DATAGRAM = "datagram"
+    """UDP, bound."""
+    RAW_TCP = "raw TCP"
+    """SOCK_RAW with IPPROTO_TCP, which sees every attempt to connect, also where nobody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketRequest:
+    """A socket that a session wants, opened inside the sandbox's network namespace."""
+
+    kind: SocketKind
+    address: str = "0.0.0.0"  # noqa: S104 (inside a namespace that has no device)
+    """IPv4; a raw socket is not bound."""
+    port: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkUse:
     """What one action's network session came to."""
@@ -59,6 +81,10 @@ class NetworkUse:
     """Names of the credentials that were put into requests."""
     dropped: int = 0
     """Exchanges of which no record could be kept."""
+    refused: tuple[str, ...] = ()
+    """What was asked for and refused, in words for the outcome's message; the first few, each
+    once.
+    """
 
 
 class NetworkSession(Protocol):
@@ -73,12 +99,18 @@ class NetworkSession(Protocol):
         """What the sandbox shows read-only at these absolute paths (the bundle of trusted CAs)."""
 
     @property
-    def ports(self) -> tuple[int, ...]:
-        """Where the sandbox listens, on 127.0.0.1 inside its network namespace."""
+    def sockets(self) -> tuple[SocketRequest, ...]:
+        """What the sandbox opens inside its network namespace, with loopback up."""
 
-    async def serve(self, listeners: Sequence[socket.socket]) -> None:
-        """Answers on the sockets, one for each of the ports, opened inside the action's network
-        namespace. Takes them over. Returns at once.
+    @property
+    def catches_all(self) -> bool:
+        """Whether every IPv4 address is to lead to the sandbox's loopback (`ip route add local
+        0.0.0.0/0 dev lo`), so that clients which know of no proxy end at the sockets too.
+        """
+
+    async def serve(self, sockets: Sequence[socket.socket]) -> None:
+        """Answers on the sockets, one for each that was asked for, in that order. Takes them over.
+        Returns at once.
         """
 
     async def close(self) -> NetworkUse:

@@ -88,6 +88,23 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
+class Requester:
+    """On whose behalf work is done, for the records about it. What is not known is empty."""
+
+    instance: str = ""
+    operation: str = ""
+    invocation: str = ""
+    """The build that it belongs to, by the client's word."""
+    target: str = ""
+    """What it builds, by the client's word."""
+    identity: str = ""
+    """The proven name of the client."""
+
+
+NOBODY = Requester()
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """All that an executor needs to know of one action.
 
@@ -112,6 +129,8 @@ class Work:
     """Of the Action, for the records about it; None where there is none."""
     devices: Devices | None = None
     """What was leased for it, by whoever leases; None where it declares no device."""
+    requester: Requester = NOBODY
+    """Who asked for it first; others may share it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,6 +308,7 @@ class ExecutionService:
             JobRequest(
                 identifier=request.identifier,
                 operation=request.operation,
+                instance=request.instance.name,
                 action_cache_key=request.instance.action_cache_key,
                 action=action,
                 notation=request.notation,

@@ -15,6 +15,7 @@ from armitage.reapi.completeness import Completeness
 from armitage.reapi.digests import Notation
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.operations import Answer
+from armitage.reapi.request_metadata import request_metadata
 from armitage.reapi.results import action_result, timed_out_result
 from armitage.scheduler.events import Ending
 from armitage.scheduler.service import Attempt, Conclusion
@@ -24,7 +25,7 @@ from cas.digest import Digest
 from cas.errors import CasError
 from cas.store import Retention
 from executor.errors import InputsMissing, TimedOut, WorkerFailure
-from executor.spec import Outcome, Work
+from executor.spec import Outcome, Requester, Work
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class JobRequest:
     identifier: str
     """Safe as a file name."""
     operation: str
+    instance: str
     action_cache_key: str
     action: Digest
     notation: Notation
@@ -121,6 +123,17 @@ class ExecutionJob:
             outputs=request.command.outputs,
             platform=request.platform,
             timeout_s=request.spec.timeout_s,
+            requester=self._requester(),
+        )
+
+    def _requester(self) -> Requester:
+        request, told = self._request, request_metadata(self._request.call)
+        return Requester(
+            instance=request.instance,
+            operation=request.operation,
+            invocation=told.tool_invocation_id,
+            target=told.target_id,
+            identity=request.call.identity or "",
         )
 
     def stdout(self, data: bytes) -> None:
