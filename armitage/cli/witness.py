@@ -133,11 +133,13 @@ async def _proxy(args: argparse.Namespace, archive: Archive, authority: SessionA
     from armitage.clock import SystemClock
     from armitage.observability.redaction import Redactor
     from armitage.witness.evidence import Subject
+    from armitage.witness.exchange import Exchanges
     from armitage.witness.origins import Origins, origin_tls, resolve_by_system
     from armitage.witness.policy import Grant
-    from armitage.witness.proxy import Means, Proxy, ProxyLimits
+    from armitage.witness.proxy import Proxy
     from armitage.witness.redaction import Redaction
     from armitage.witness.sessions import Sessions
+    from armitage.witness.terms import Means, ProxyLimits, Terms
 
     limits, clock = ProxyLimits(), SystemClock()
     tls = origin_tls(args.authorities)
@@ -155,7 +157,7 @@ async def _proxy(args: argparse.Namespace, archive: Archive, authority: SessionA
     declared = "+".join(_word(grant) for grant in grants)
     sessions = Sessions(archive.store, archive.log.append, clock, lambda: secrets.token_hex(16))
     session = await sessions.open(Subject(identity=_user()), declared)
-    return Proxy(session, authority, grants, means)
+    return Proxy(Exchanges(session, Terms(grants=grants), means), authority)
 
 
 def _rules(networks: list[str]) -> list[Rule]:

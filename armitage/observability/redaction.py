@@ -41,6 +41,11 @@ _PATTERNS = (
 )
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether the name alone of a header or field tells that it holds a secret."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
 class Redactor:
     """Replaces secrets in text. `secrets` are known values, which no shape needs to give away."""
 
@@ -58,4 +63,4 @@ class Redactor:
 
     def field(self, name: str, value: str) -> str:
         """The value of a named field, of which the name alone may tell that it is secret."""
-        return REDACTED if _SECRET_NAME.fullmatch(name) else self.text(value)
+        return REDACTED if is_secret_name(name) else self.text(value)

@@ -42,6 +42,7 @@ class RecordOptions:
 class Archive:
     """An open archive."""
 
+    directory: Path
     store: PackStore
     log: Log
     spool: Path
@@ -74,7 +75,7 @@ async def open_archive(directory: Path, origin: str, clock: Clock) -> AsyncItera
                 spool = await asyncio.to_thread(_emptied, directory / "spool")
                 # A signature that nobody else ever sees is a secret of the key's owner.
                 tags = signer.sign(_TAGS).data
-                yield Archive(storage.store, Log(log, threads), spool, threads, tags)
+                yield Archive(directory, storage.store, Log(log, threads), spool, threads, tags)
             finally:
                 log.close()
         finally:

@@ -1,4 +1,6 @@
-"""Bodies on their way into the CAS: written aside while they pass, hashed and stored when whole."""
+"""Bodies on their way into the store: hashed while they pass, the larger ones written aside, and
+stored when whole.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,31 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
+from armitage.witness.decoding import decoded_hash
 from armitage.witness.evidence import Body
-from cas.digest import DigestFunction
-from cas.store import BlobImporter
+from cas.digest import Digest, DigestFunction
+from cas.store import BlobImporter, BlobStore
 
 _SLICE_BYTES = 1 << 20
 
 
+class BodyStore(BlobStore, BlobImporter, Protocol):
+    """Where bodies are kept."""
+
+
 class Spool:
-    """One body. Memory stays within a few slices, whatever its size; `discard` frees everything."""
+    """One body. Memory stays within a few slices, whatever its size; `discard` frees everything.
+
+    A body of less than a slice never touches the directory.
+    """
 
     def __init__(self, directory: Path, threads: Executor) -> None:
+        self._directory = directory
         self._threads = threads
-        fd, self._path = tempfile.mkstemp(dir=directory, prefix="body-")
-        self._fd = fd
+        self._path = ""
+        self._fd = -1
         self._slice: list[bytes] = []
         self._in_slice = 0
         self._hash = sha256()
@@ -36,32 +48,67 @@ class Spool:
         self._in_slice += len(data)
         self._slice.append(data)
         if self._in_slice >= _SLICE_BYTES:
-            await self._flush()
+            await self._settle()
+            self._flush()
 
-    async def _flush(self) -> None:
+    def _flush(self) -> None:
+        """Hashes and writes a slice in a thread, while the next one comes in."""
         data = b"".join(self._slice)
         self._slice, self._in_slice = [], 0
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(self._threads, self._put, data)
-        await asyncio.shield(self._writing)
 
     def _put(self, data: bytes) -> None:
+        if self._fd < 0:
+            self._fd, self._path = tempfile.mkstemp(dir=self._directory, prefix="body-")
         self._hash.update(data)
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
 
-    async def keep(self, store: BlobImporter, *, content_encoding: str = "") -> Body:
+    async def _settle(self) -> None:
+        """Waits for the thread; what it raises is raised here."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def sha256(self) -> str:
+        """Of all that was written so far, in hexadecimal."""
+        await self._settle()
+        if self._fd >= 0 and self._slice:
+            self._flush()
+            await self._settle()
+        total = self._hash.copy()
+        for part in self._slice:
+            total.update(part)
+        return total.hexdigest()
+
+    async def keep(self, store: BodyStore, *, content_encoding: str = "") -> Body:
         """Stores the whole body. Raises CasError, OSError."""
-        await self._flush()
-        [digest] = await store.import_files(DigestFunction.SHA256, [self._path])
-        return Body(f"sha256:{digest.hash}", digest.size_bytes, content_encoding=content_encoding)
+        hashed = await self.sha256()
+        digest = Digest(DigestFunction.SHA256, hashed, self.size_bytes)
+        decoded = await self._decoded(content_encoding)
+        if self._fd < 0:
+            await store.put([digest], b"".join(self._slice))
+        else:
+            [stored] = await store.import_files(DigestFunction.SHA256, [self._path])
+            if stored != digest:
+                raise OSError(f"{self._path} changed while it was stored")
+        name = f"sha256:{hashed}"
+        return Body(
+            name, self.size_bytes, content_encoding=content_encoding, decoded_sha256=decoded
+        )
+
+    async def _decoded(self, content_encoding: str) -> str:
+        if not content_encoding:
+            return ""
+        source = self._path if self._fd >= 0 else b"".join(self._slice)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, decoded_hash, content_encoding, source)
 
     async def describe(self, *, complete: bool, content_encoding: str = "") -> Body:
         """What passed, without storing it."""
-        await self._flush()
         return Body(
-            f"sha256:{self._hash.hexdigest()}",
+            f"sha256:{await self.sha256()}",
             self.size_bytes,
             complete=complete,
             content_encoding=content_encoding,
@@ -74,5 +121,5 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)

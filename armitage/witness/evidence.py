@@ -20,6 +20,7 @@ from typing import Any
 import rfc8785
 
 from armitage.errors import ArmitageError
+from cas.digest import Digest, DigestFunction
 
 VERSION = 1
 
@@ -64,6 +65,12 @@ class Body:
     """Of the decoded content, where it was decoded: lock files may name either."""
 
 
+def digest_of(body: Body) -> Digest:
+    """What a body is stored as."""
+    hashed = body.sha256.removeprefix("sha256:")
+    return Digest(DigestFunction.SHA256, hashed, body.size_bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Whom the fetch reached: the three names that must agree, and where the connection went."""
@@ -99,11 +106,19 @@ class Exchange:
     response_body: Body | None = None
     credentials: Sequence[str] = ()
     """Names of what the witness added; never the secrets."""
+    private_tag: str = ""
+    """A keyed hash of the secrets that the client sent itself; empty where it sent none."""
+    replays: str = ""
+    """The record of the exchange whose answer this repeats; empty where the origin was asked."""
     error: str = ""
 
 
-def open_record(session: str, at_s: float, subject: Subject, declared: str) -> bytes:
-    """What a session begins with: for whom, and what was declared (the coeffects)."""
+def open_record(
+    session: str, at_s: float, subject: Subject, declared: str, mode: str = ""
+) -> bytes:
+    """What a session begins with: for whom, what was declared (the coeffects), and how what is
+    declared may be reached (armitage.witness.modes).
+    """
     return _canonical(
         {
             **_head(session, 0, Kind.OPEN),
@@ -117,6 +132,7 @@ def open_record(session: str, at_s: float, subject: Subject, declared: str) -> b
                 "identity": subject.identity,
             },
             "declared": declared,
+            "mode": mode,
         }
     )
 
@@ -148,6 +164,7 @@ def exchange_record(session: str, number: int, exchange: Exchange) -> bytes:
             "request": {
                 "headers": [list(header) for header in exchange.request_headers],
                 "body": _body(exchange.request_body),
+                "private_tag": exchange.private_tag,
             },
             "response": {
                 "status": exchange.status,
@@ -155,6 +172,7 @@ def exchange_record(session: str, number: int, exchange: Exchange) -> bytes:
                 "body": _body(exchange.response_body),
             },
             "credentials": list(exchange.credentials),
+            "replays": exchange.replays,
             "error": exchange.error,
         }
     )

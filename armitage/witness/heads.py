@@ -17,7 +17,7 @@ from armitage.witness.reach import parse_address
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOP_BY_HOP = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization"),
@@ -62,18 +62,28 @@ class Target:
     @property
     def authority(self) -> str:
         """What belongs into the Host header."""
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        return name if self.port == _DEFAULT_PORTS[self.scheme] else f"{name}:{self.port}"
+        return authority_of(self.scheme, self.host, self.port)
 
     @property
     def url(self) -> str:
         """The whole URL, secrets included."""
-        return f"{self.scheme}://{self.authority}{self.target}"
+        return url_of(self.scheme, self.host, self.port, self.target)
 
     @property
     def fetch(self) -> Fetch:
         """What rules decide about."""
         return Fetch(self.host, self.port, self.method, self.path)
+
+
+def authority_of(scheme: str, host: str, port: int) -> str:
+    """HOST, or HOST:PORT where the port is not the scheme's own."""
+    name = f"[{host}]" if ":" in host else host
+    return name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
+
+
+def url_of(scheme: str, host: str, port: int, target: str) -> str:
+    """The URL of a target in origin form."""
+    return f"{scheme}://{authority_of(scheme, host, port)}{target}"
 
 
 def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
@@ -119,9 +129,23 @@ def plain_target(method: bytes, target: bytes, headers: RawHeaders) -> Target:
         raise Refused(
             400, "this is a proxy: ask for http://HOST/PATH, or CONNECT HOST:PORT for https"
         )
-    host, port = parse_authority(parts.netloc, _DEFAULT_PORTS["http"])
+    host, port = parse_authority(parts.netloc, DEFAULT_PORTS["http"])
     rest = text[text.index("//") + 2 + len(parts.netloc) :]
     return _target(("http", host, port), method, rest or "/", headers)
+
+
+def direct_target(
+    host: str | None, port: int, method: bytes, target: bytes, headers: RawHeaders
+) -> Target:
+    """Where a request of a client that knows of no proxy wants to go: to the host that it looked
+    up, or, where that is not known, to the one that it names. Raises Refused.
+    """
+    named = _values(headers, b"host")
+    if host is None and len(named) == 1:
+        host, told = parse_authority(_text(named[0]), DEFAULT_PORTS["http"])
+        if told != port:
+            raise Refused(421, f"the Host header is not of port {port}", "fronting")
+    return _target(("http", host or "", port), method, _text(target), headers)
 
 
 def tunnel_target(
@@ -141,7 +165,7 @@ def _target(
     named = _values(headers, b"host")
     if len(named) != 1:
         raise Refused(400, "a request has one Host header")
-    if parse_authority(_text(named[0]), _DEFAULT_PORTS[scheme]) != (host, port):
+    if parse_authority(_text(named[0]), DEFAULT_PORTS[scheme]) != (host, port):
         raise Refused(
             421, f"the Host header is not {host}:{port}, where the request goes", "fronting"
         )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import SplitResult, quote, unquote_plus, urlsplit, urlunsplit
 
+from armitage.observability.redaction import is_secret_name
+
 Headers = Sequence[tuple[str, str]]
 
 _TAG_DIGITS = 16
@@ -82,6 +84,13 @@ class Redaction:
         plain = name in self.plain_query and self.scrub(value) == value
         shown = value if plain else f"~{self.tag(unquote_plus(value))[:_TAG_DIGITS]}"
         return f"{quote(scrubbed, safe='')}={shown}"
+
+    def private_tag(self, headers: Headers) -> str:
+        """A keyed hash of the headers that make an answer one person's; empty where none does."""
+        private = sorted(
+            (name.lower(), value) for name, value in headers if is_secret_name(name.lower())
+        )
+        return self.tag(repr(private)) if private else ""
 
     def request_headers(self, headers: Headers) -> list[list[str]]:
         """Those of a request that may be kept, in order, names in lower case."""

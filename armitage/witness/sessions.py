@@ -45,12 +45,12 @@ class Sessions:
         self._clock = clock
         self._new_id = new_id
 
-    async def open(self, subject: Subject, declared: str) -> Session:
+    async def open(self, subject: Subject, declared: str, mode: str = "witnessed") -> Session:
         """Begins a session. Raises Unavailable when that cannot be kept: nothing may be fetched
         then.
         """
         session = Session(self._new_id(), self)
-        record = open_record(session.id, self._clock.wall(), subject, declared)
+        record = open_record(session.id, self._clock.wall(), subject, declared, mode)
         session.last = await self.keep(session.id, 0, Kind.OPEN, record)
         return session
 
@@ -98,6 +98,11 @@ class Session:
         if number == self._numbers:
             self.last = kept
         return kept
+
+    @property
+    def dropped(self) -> int:
+        """How many exchanges could not be kept so far."""
+        return self._dropped
 
     async def close(self) -> Kept:
         """Ends the session; no exchange may be under way. Raises Unavailable: then it stays open,

@@ -49,6 +49,18 @@ class Side:
         async with asyncio.timeout(self._idle_s):
             await self.writer.drain()
 
+    async def go_on(self) -> None:
+        """Tells a client that waits for that to send its body."""
+        if self.http.they_are_waiting_for_100_continue:
+            await self.send(h11.InformationalResponse(status_code=100, headers=[]))
+
+    async def answer(self, status: int, text: str, rule: str) -> None:
+        """Answers in the origin's place, or, where its answer has begun, cuts the client off."""
+        if self.http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            await self.send(*plain_answer(status, text, rule))
+        else:
+            self.abort()
+
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Goes on inside TLS, as a server. Raises ssl.SSLError."""
         rest, _ = self.http.trailing_data

@@ -15,12 +15,14 @@ from armitage.clock import SystemClock
 from armitage.observability.redaction import Redactor
 from armitage.witness.authority import SessionAuthority
 from armitage.witness.evidence import Subject, parse_entry, parse_record
+from armitage.witness.exchange import Exchanges
 from armitage.witness.origins import Origins, origin_tls
 from armitage.witness.policy import Grant, Rule, Verdict
-from armitage.witness.proxy import Inject, Means, Proxy, ProxyLimits, no_credentials
+from armitage.witness.proxy import Proxy
 from armitage.witness.reach import Address, parse_address
 from armitage.witness.redaction import Redaction
 from armitage.witness.sessions import SessionAudit, Sessions
+from armitage.witness.terms import Inject, Means, ProxyLimits, Terms, no_credentials
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryOptions, MemoryStore
 
@@ -179,7 +181,8 @@ async def witness(
         sessions = Sessions(store, log.append, SystemClock(), lambda: "s1")
         session = await sessions.open(Subject(action="sha256:aa/1"), "network")
         authority = SessionAuthority("s1", now)
-        proxy = Proxy(session, authority, grants, means, inject)
+        exchanges = Exchanges(session, Terms(grants=grants, inject=inject), means)
+        proxy = Proxy(exchanges, authority)
         server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
         port = server.sockets[0].getsockname()[1]
         async with server:

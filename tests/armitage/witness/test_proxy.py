@@ -16,7 +16,7 @@ from support.witnessed import Origin, Witness, answering, saying, witness
 from armitage.clock import SystemClock
 from armitage.witness.authority import SessionAuthority
 from armitage.witness.policy import Grant, Rule, Verdict
-from armitage.witness.proxy import ProxyLimits
+from armitage.witness.terms import ProxyLimits
 from cas.errors import BlobNotFound
 
 HOST = "h.example"
