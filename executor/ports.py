@@ -7,7 +7,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from executor.evidence import Reached
@@ -48,27 +47,6 @@ class Progress(Protocol):
         """The command printed this on stderr."""
 
 
-class SocketKind(Enum):
-    """What kind of socket a session is handed."""
-
-    STREAM = "stream"
-    """TCP, bound and listening."""
-    DATAGRAM = "datagram"
-    """UDP, bound."""
-    RAW_TCP = "raw TCP"
-    """SOCK_RAW with IPPROTO_TCP, which sees every attempt to connect, also where nobody listens."""
-
-
-@dataclass(frozen=True, slots=True)
-class SocketRequest:
-    """A socket that a session wants, opened inside the sandbox's network namespace."""
-
-    kind: SocketKind
-    address: str = "0.0.0.0"  # noqa: S104 (inside a namespace that has no device)
-    """IPv4; a raw socket is not bound."""
-    port: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class NetworkUse:
     """What one action's network session came to."""
@@ -87,6 +65,16 @@ class NetworkUse:
     """
 
 
+PLACEHOLDERS = "198.18.0.0/15"
+"""Addresses that stand for names where a session resolves them itself; the benchmarking network
+(RFC 2544), which nobody else has.
+"""
+REDIRECTED = "0.0.0.0/0"
+"""What leads to the sandbox itself where a session redirects, as a local route on its loopback:
+placeholders, and whatever address a client knows by heart.
+"""
+
+
 class NetworkSession(Protocol):
     """One action's way to the network."""
 
@@ -99,18 +87,31 @@ class NetworkSession(Protocol):
         """What the sandbox shows read-only at these absolute paths (the bundle of trusted CAs)."""
 
     @property
-    def sockets(self) -> tuple[SocketRequest, ...]:
-        """What the sandbox opens inside its network namespace, with loopback up."""
-
-    @property
-    def catches_all(self) -> bool:
-        """Whether every IPv4 address is to lead to the sandbox's loopback (`ip route add local
-        0.0.0.0/0 dev lo`), so that clients which know of no proxy end at the sockets too.
+    def ports(self) -> tuple[int, ...]:
+        """TCP ports where the sandbox listens inside its network namespace, on 127.0.0.1 only
+        unless it redirects.
         """
 
-    async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        """Answers on the sockets, one for each that was asked for, in that order. Takes them over.
-        Returns at once.
+    @property
+    def redirect(self) -> bool:
+        """Whether REDIRECTED leads to the sandbox itself, which then listens on the ports of every
+        address. An accepted socket's own name is what the client connected to.
+        """
+
+    @property
+    def resolver(self) -> bool:
+        """Whether the sandbox listens on port 53 too (of every address where it redirects, else of
+        127.0.0.1), for the answers of names.
+
+        The `resolv.conf` that says so is one of the files.
+        """
+
+    async def serve(self, listeners: Sequence[socket.socket]) -> None:
+        """Answers on the sockets, opened inside the action's network namespace: one for each of the
+        ports in their order; with a resolver, then its UDP socket and its listening TCP socket;
+        with a redirect, then, where the sandbox can make one, a raw socket (SOCK_RAW, IPPROTO_TCP),
+        which sees attempts to connect to other ports. Takes them over, not blocking ones. Returns
+        at once.
         """
 
     async def close(self) -> NetworkUse:
