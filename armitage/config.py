@@ -35,6 +35,7 @@ from armitage.transport.tls import TlsFiles
 from armitage.trust.options import TrustOptions
 from armitage.web.server import WebOptions
 from armitage.witness.archive import RecordOptions
+from armitage.witness.options import WitnessOptions
 from cas.memory import MemoryCacheOptions, MemoryOptions
 from cas.pack_action_cache import CacheOptions
 from cas.pack_store import PackOptions
@@ -136,6 +137,7 @@ class Config:
     gpu: GpuOptions = field(default_factory=GpuOptions)
     record: RecordOptions = field(default_factory=RecordOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)
+    witness: WitnessOptions = field(default_factory=WitnessOptions)
     log: LogOptions = field(default_factory=LogOptions)
     traces: TraceOptions = field(default_factory=TraceOptions)
 

@@ -71,6 +71,8 @@ from armitage.version import version
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import WebServer
 from armitage.witness.archive import Archive, open_archive
+from armitage.witness.credentials import read_credentials
+from armitage.witness.network import WitnessNetwork, open_means
 from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.errors import StoreUnavailable
 from cas.memory import MemoryActionCache, MemoryStore
@@ -173,6 +175,7 @@ class Daemon:
         self._quotas: Quotas | None = None
         self._archive: Archive | None = None
         self._gpus: GpuLeases | None = None
+        self._network: WitnessNetwork | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -241,6 +244,7 @@ class Daemon:
         here = await self._open_stores(stack)
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
+        self._network = await self._open_network(stack)
         executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
@@ -360,6 +364,18 @@ class Daemon:
             return await stack.enter_async_context(archive)
         except LogError as error:
             raise StoreUnavailable(f"{config.data_dir / 'record'}: {error}") from error
+
+    async def _open_network(self, stack: AsyncExitStack) -> WitnessNetwork | None:
+        """What actions with a network use; None where they are refused: no record, no network."""
+        options = self._config.witness
+        if self._archive is None or not options.enabled:
+            return None
+        credentials = await asyncio.to_thread(read_credentials, options.credentials, os.environ)
+        means = open_means(self._archive, options, credentials, self._clock)
+        network = WitnessNetwork(self._archive, means, credentials)
+        stack.push_async_callback(network.close)
+        await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [network.catch_up]))
+        return network
 
     def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec

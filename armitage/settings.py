@@ -54,8 +54,8 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One leaf of a configuration: its dotted path (`[]` after a list of tables) and its default as
-    a plain value; None stands for "not set".
+    """One leaf of a configuration: its dotted path (`[]` after a list of tables, NAME in a table of
+    them) and its default as a plain value; None stands for "not set".
     """
 
     path: str
@@ -138,8 +138,7 @@ def settings_of(kind: type[Any], path: str = "") -> list[Setting]:
             continue
         here, inner = _join(path, field.name), _inner_dataclass(hints[field.name])
         if inner is not None:
-            is_list = typing.get_origin(hints[field.name]) is tuple
-            found += settings_of(inner, f"{here}[]" if is_list else here)
+            found += settings_of(inner, here + _below(hints[field.name]))
         elif _is_required(field):
             found.append(Setting(here, None, required=True))
         else:
@@ -214,6 +213,15 @@ def _inner_dataclass(kind: Any) -> Any:
         if dataclasses.is_dataclass(candidate):
             return candidate
     return None
+
+
+def _below(kind: Any) -> str:
+    """What stands in a path between a field and its dataclass's: the place in a list or a table."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return "[]"
+    is_mapping = isinstance(origin, type) and issubclass(origin, Mapping)
+    return ".NAME" if is_mapping else ""
 
 
 def _dataclass(kind: type[Any]) -> Any:

@@ -16,10 +16,12 @@ from armitage.cli.exits import Exit, NotStarted
 from armitage.cli.output import note, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from armitage.witness.archive import Archive
-    from armitage.witness.authority import SessionAuthority
+    from armitage.witness.network import WitnessNetwork, WitnessSession
+    from armitage.witness.options import WitnessOptions
     from armitage.witness.policy import Grant, Rule
-    from armitage.witness.proxy import Proxy
 
 
 def add(commands: options.Commands) -> None:
@@ -53,6 +55,24 @@ def add(commands: options.Commands) -> None:
         default=[],
         help="a network that is not public and may be fetched from, such as that of an internal"
         " mirror; repeatable",
+    )
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--transparent",
+        action="store_true",
+        help="catch clients that know of no proxy too: names that are allowed lead to the witness,"
+        " and it listens on the ports that are (80 and 443 where none is named)",
+    )
+    modes.add_argument(
+        "--pins",
+        metavar="FILE",
+        type=Path,
+        help="fetch nothing but what FILE names: pairs of a URL and the SHA-256 of its content",
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask no origin: what CMD fetches must be on record in --data-dir already",
     )
     parser.add_argument(
         "--authorities",
@@ -94,70 +114,80 @@ async def _run(args: argparse.Namespace) -> int:
     from armitage.witness.archive import open_archive
     from armitage.witness.enclosure import CannotEnclose
     from cas.errors import StoreUnavailable
+    from executor.errors import InvalidInput, WorkerFailure
 
     directory = args.data_dir or default_data_dir() / "witness"
     try:
         async with open_archive(directory, args.origin, SystemClock()) as archive:
             return await _witness(args, archive, directory)
-    except (CannotEnclose, LogError, StoreUnavailable) as error:
+    except (CannotEnclose, InvalidInput, LogError, StoreUnavailable, WorkerFailure) as error:
         raise NotStarted(str(error)) from error
 
 
 async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) -> int:
     from armitage.clock import SystemClock
-    from armitage.witness.authority import SessionAuthority
-    from armitage.witness.clients import environment
-    from armitage.witness.enclosure import ADDRESS, enclose
+    from armitage.witness.credentials import Credentials
+    from armitage.witness.enclosure import Inside, enclose
+    from armitage.witness.network import WitnessNetwork, open_means
 
     first = archive.log.store.checkpoint.size
-    with tempfile.NamedTemporaryFile(prefix="armitage-witness-", suffix=".pem") as bundle:
-        authority = SessionAuthority("cli", SystemClock().wall())
-        bundle.write(authority.certificate)
-        bundle.flush()
-        known = {**os.environ, **environment(ADDRESS, bundle.name)}
-        enclosed = await enclose(args.command, known)
-        proxy = await _proxy(args, archive, authority)
-        server = await asyncio.start_server(proxy.serve, sock=enclosed.listener, limit=1 << 20)
-        async with server:
+    means = open_means(archive, _options(args), Credentials(), SystemClock())
+    network = WitnessNetwork(archive, means, Credentials())
+    with tempfile.TemporaryDirectory(prefix="armitage-witness-") as shown:
+        session = await _session(args, network, shown)
+        resolv_conf = await asyncio.to_thread(_lay_out, session.files, shown)
+        inside = Inside(session.ports, session.redirect, resolv_conf)
+        try:
+            enclosed = await enclose(args.command, {**os.environ, **session.environment}, inside)
+            await session.serve(enclosed.sockets)
             code = await _wait(enclosed.process)
-            server.close()
-            await proxy.close()
+        finally:
+            use = await session.close()
+            await network.close()
     if not args.quiet:
         await _summarise(args, archive, first, directory)
+        if args.offline and use.refused:
+            note(f"offline, and {len(use.refused)} requests were refused; see above")
     return 128 - code if code < 0 else code
 
 
-async def _proxy(args: argparse.Namespace, archive: Archive, authority: SessionAuthority) -> Proxy:
-    import secrets
+def _options(args: argparse.Namespace) -> WitnessOptions:
+    from armitage.witness.options import WitnessOptions
 
-    from armitage.clock import SystemClock
-    from armitage.observability.redaction import Redactor
-    from armitage.witness.evidence import Subject
-    from armitage.witness.exchange import Exchanges
-    from armitage.witness.origins import Origins, origin_tls, resolve_by_system
-    from armitage.witness.policy import Grant
-    from armitage.witness.proxy import Proxy
-    from armitage.witness.redaction import Redaction
-    from armitage.witness.sessions import Sessions
-    from armitage.witness.terms import Means, ProxyLimits, Terms
-
-    limits, clock = ProxyLimits(), SystemClock()
-    tls = origin_tls(args.authorities)
-    means = Means(
-        origins=Origins(resolve_by_system, tls, connect_s=15, idle_s=limits.idle_s),
-        store=archive.store,
-        spool=archive.spool,
-        threads=archive.threads,
-        clock=clock,
-        redaction=Redaction(archive.key, Redactor().text),
-        rules=_rules(args.allow_network),
-        limits=limits,
+    authorities = Path(args.authorities) if args.authorities else None
+    return WitnessOptions(
+        offline=args.offline, authorities=authorities, rules=tuple(_rules(args.allow_network))
     )
-    grants = args.allow or [Grant()]
-    declared = "+".join(_word(grant) for grant in grants)
-    sessions = Sessions(archive.store, archive.log.append, clock, lambda: secrets.token_hex(16))
-    session = await sessions.open(Subject(identity=_user()), declared)
-    return Proxy(Exchanges(session, Terms(grants=grants), means), authority)
+
+
+async def _session(
+    args: argparse.Namespace, network: WitnessNetwork, directory: str
+) -> WitnessSession:
+    from armitage.witness.evidence import Subject
+    from armitage.witness.modes import NetworkMode, read_pins
+    from armitage.witness.policy import Grant
+    from armitage.witness.terms import Terms
+
+    grants, pins, mode = args.allow or [Grant()], None, NetworkMode.WITNESSED
+    if args.pins is not None:
+        pins, mode = read_pins(await asyncio.to_thread(args.pins.read_text)), NetworkMode.PINNED
+    elif args.transparent:
+        mode = NetworkMode.TRANSPARENT
+    declared = "+".join(map(_word, grants))
+    terms = Terms(grants=grants, pins=pins)
+    return await network.begin(terms, Subject(identity=_user()), declared, mode, directory)
+
+
+def _lay_out(shown: Mapping[str, bytes], directory: str) -> str:
+    """Writes what the session shows; answers what is to be seen as /etc/resolv.conf."""
+    resolv_conf = ""
+    for path, content in shown.items():
+        place = Path(path)
+        if place.parent != Path(directory):
+            place = Path(directory, place.name)
+            resolv_conf = str(place)
+        place.write_bytes(content)
+    return resolv_conf
 
 
 def _rules(networks: list[str]) -> list[Rule]:

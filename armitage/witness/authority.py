@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -61,6 +62,25 @@ class SessionAuthority:
             self._contexts.popitem(last=False)
         return context
 
+    def caught_context(self, choose: Callable[[str | None], str | None]) -> ssl.SSLContext:
+        """What to serve a client with of which it is not known yet whom it believes to talk to:
+        `choose` is given the name that it asks for, and answers the host, or None to refuse it.
+        """
+        context = _server_context()
+
+        def switch(tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+            host = choose(name)
+            if host is None:
+                return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            try:
+                tls.context = self.context(host)
+            except ValueError:  # No certificate can be of this name.
+                return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            return None
+
+        context.sni_callback = switch
+        return context
+
     def _builder(self, subject: x509.Name) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
@@ -102,13 +122,18 @@ class SessionAuthority:
     def _make_context(self, host: str) -> ssl.SSLContext:
         leaf = self._sign_leaf(host).public_bytes(Encoding.PEM)
         key = self._leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context = _server_context()
         # Whoever asks for one host and then names another in the handshake is fronting.
         context.sni_callback = lambda _, name, __: _check_name(host, name)
         _load(context, leaf + self.certificate + key)
         return context
+
+
+def _server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _check_name(host: str, name: str | None) -> int | None:

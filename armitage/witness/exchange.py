@@ -255,7 +255,8 @@ class Exchanges:
         )
         await self.keep(facts)
         if facts.pin:
-            await self._send_kept(client, facts)
+            # Where a redirect leads is all that is wanted of it.
+            await self._send_kept(client, facts, empty=facts.status in _REDIRECTS)
         else:
             await client.send(*held, h11.EndOfMessage())
 
@@ -344,12 +345,12 @@ class Exchanges:
         await self.keep(facts)
         await self._send_kept(client, facts)
 
-    async def _send_kept(self, client: Client, facts: Facts) -> None:
+    async def _send_kept(self, client: Client, facts: Facts, *, empty: bool = False) -> None:
         """Sends an answer whose body is in the store."""
         assert facts.status is not None
         assert facts.response_body is not None
         body = digest_of(facts.response_body)
-        length = str(body.size_bytes)
+        length = "0" if empty else str(body.size_bytes)
         if facts.method == "HEAD":
             length = (_values(facts.response_headers, b"content-length") or [length])[0]
         headers = [
@@ -359,7 +360,7 @@ class Exchanges:
         ]
         headers.append((b"content-length", length.encode()))
         await client.send(h11.Response(status_code=facts.status, headers=headers))
-        if facts.method != "HEAD":
+        if facts.method != "HEAD" and not empty:
             async for data in self.means.store.read(body):
                 await client.send(h11.Data(data=bytes(data)))
         await client.send(h11.EndOfMessage())

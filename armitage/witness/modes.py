@@ -57,10 +57,12 @@ def mode_of(platform: Iterable[tuple[str, str]]) -> ModeChoice:
         raise InvalidInput(f"{MODE}={names[0][:100]!r} is not one of {known}") from None
     if (mode is NetworkMode.PINNED) is not bool(pins):
         raise InvalidInput(f"{MODE}={NetworkMode.PINNED} and {PINS} need each other; give both")
-    return ModeChoice(mode, _pins(pins))
+    return ModeChoice(mode, read_pins(" ".join(pins)))
 
 
-def _pins(words: list[str]) -> dict[str, str]:
+def read_pins(text: str) -> dict[str, str]:
+    """Reads pairs of URL and SHA-256. Raises InvalidInput, naming what is wrong."""
+    words = text.split()
     if len(words) % 2:
         raise InvalidInput(f"{PINS} holds pairs of URL and SHA-256; one of them has no partner")
     pins: dict[str, str] = {}

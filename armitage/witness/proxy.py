@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import h11
 
@@ -59,19 +60,18 @@ class Proxy:
 
         `host` is known from the handshake or the look-up; None: from the request alone.
         """
-        is_tls = writer.get_extra_info("ssl_object") is not None
+        tunnel: tuple[str, int] | None = None
+        if writer.get_extra_info("ssl_object") is not None:
+            assert host is not None
+            tunnel = host, port
+
+        def find(request: h11.Request) -> Target:
+            if tunnel is not None:
+                return _through_tunnel(*tunnel)(request)
+            return direct_target(host, port, request.method, request.target, request.headers)
 
         async def serve(side: Side) -> None:
-            if is_tls:
-                assert host is not None
-                await self._requests(side, _through_tunnel(host, port), (host, port))
-            else:
-                await self._requests(
-                    side,
-                    lambda request: direct_target(
-                        host, port, request.method, request.target, request.headers
-                    ),
-                )
+            await self._requests(side, await self._next(side, tunnel), find, tunnel)
 
         await self._run(reader, writer, serve)
 
@@ -117,34 +117,36 @@ class Proxy:
             side.close()
 
     async def _serve_asking(self, side: Side) -> None:
-        request = await side.receive()
+        request = await self._next(side, None)
         if isinstance(request, h11.Request) and request.method == b"CONNECT":
             tunnel = await self._open_tunnel(side, request)
             if tunnel is not None:
-                await self._requests(side, _through_tunnel(*tunnel), tunnel)
+                first = await self._next(side, tunnel)
+                await self._requests(side, first, _through_tunnel(*tunnel), tunnel)
         else:
-            await self._requests(
-                side,
-                lambda request: plain_target(request.method, request.target, request.headers),
-                first=request,
-            )
+            await self._requests(side, request, _by_url)
 
     async def _requests(
-        self,
-        side: Side,
-        find: Find,
-        tunnel: tuple[str, int] | None = None,
-        first: object = None,
+        self, side: Side, request: object, find: Find, tunnel: tuple[str, int] | None = None
     ) -> None:
         """Performs one exchange after the other."""
-        request = await side.receive() if first is None else first
         while isinstance(request, h11.Request):
             facts = self.exchanges.begin(request, tunnel)
-            await self.exchanges.perform(side, facts, lambda request=request: find(request))  # type: ignore[misc]
+            await self.exchanges.perform(side, facts, partial(find, request))
             if side.http.our_state is not h11.DONE or side.http.their_state is not h11.DONE:
                 return
             side.http.start_next_cycle()
-            request = await side.receive()
+            request = await self._next(side, tunnel)
+
+    async def _next(self, side: Side, tunnel: tuple[str, int] | None) -> object:
+        """Answers the next request, if there is one; what is no HTTP is on record, too."""
+        try:
+            return await side.receive()
+        except h11.RemoteProtocolError as error:
+            host, port = tunnel or ("", 0)
+            facts = Facts(self.exchanges.means.clock.wall(), "", "", host, port, tunnel)
+            await self.exchanges.refuse(side, facts, Refused(400, f"this is no HTTP: {error}"))
+            return None
 
     async def _open_tunnel(self, side: Side, request: h11.Request) -> tuple[str, int] | None:
         facts = self.exchanges.begin(request)
@@ -169,6 +171,10 @@ class Proxy:
         facts.decision = Decision(allowed=False, rule="handshake")
         facts.error = why
         await self.exchanges.keep(facts)
+
+
+def _by_url(request: h11.Request) -> Target:
+    return plain_target(request.method, request.target, request.headers)
 
 
 def _through_tunnel(host: str, port: int) -> Find:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -83,20 +84,25 @@ class Session:
 
     async def record(self, exchange: Exchange) -> Kept:
         """Keeps what came of one exchange. Raises Unavailable when it cannot be kept: whoever
-        fetched must not be given what was fetched.
+        fetched must not be given what was fetched. Cancelled, it is kept all the same, first.
         """
         if self._is_closed:
             raise Unavailable(f"session {self.id} is closed")
         self._numbers += 1
         number = self._numbers
         record = exchange_record(self.id, number, exchange)
+        keeping = self._sessions.keep(self.id, number, Kind.EXCHANGE, record)
+        work = asyncio.get_running_loop().create_task(keeping)
         try:
-            kept = await self._sessions.keep(self.id, number, Kind.EXCHANGE, record)
+            cancelled = await _outlast(work)
+            kept = work.result()
         except BaseException:
             self._dropped += 1
             raise
         if number == self._numbers:
             self.last = kept
+        if cancelled is not None:
+            raise cancelled
         return kept
 
     @property
@@ -115,6 +121,19 @@ class Session:
             self.id, number, self._sessions.now_s(), self.last.record, self._dropped
         )
         return await self._sessions.keep(self.id, number, Kind.CLOSE, record)
+
+
+async def _outlast(work: asyncio.Task[Kept]) -> asyncio.CancelledError | None:
+    """Waits for the work, however often this task is cancelled meanwhile: a number that was given
+    away and is not in the log is a gap.
+    """
+    cancelled = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 @dataclass(slots=True)

@@ -30,12 +30,15 @@ class Side:
         self.reader = reader
         self.writer = writer
         self._idle_s = idle_s
+        self._is_head = False
 
     async def receive(self) -> Event | type[h11.PAUSED]:
         """Answers the next event."""
         while True:
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
+                if isinstance(event, h11.Request):
+                    self._is_head = event.method == b"HEAD"
                 return event  # type: ignore[return-value]  # The only sentinel left is PAUSED.
             async with asyncio.timeout(self._idle_s):
                 self.http.receive_data(await self.reader.read(_READ_BYTES))
@@ -57,7 +60,8 @@ class Side:
     async def answer(self, status: int, text: str, rule: str) -> None:
         """Answers in the origin's place, or, where its answer has begun, cuts the client off."""
         if self.http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            await self.send(*plain_answer(status, text, rule))
+            head, body, end = plain_answer(status, text, rule)
+            await self.send(head, *([] if self._is_head else [body]), end)
         else:
             self.abort()
 

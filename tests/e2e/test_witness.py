@@ -110,7 +110,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
     async def listen() -> None:
         loops.append(asyncio.get_running_loop())
-        async with origin.listening(authority.context("127.0.0.1")):
+        tls = authority.caught_context(lambda name: name or "127.0.0.1")
+        async with origin.listening(tls):
             ready.set()
             await ended.wait()
 
@@ -211,6 +212,27 @@ def test_there_is_no_other_way_out(world: World, attempt: str) -> None:
     done = world.run("sh", "-c", f"if {script}; then exit 66; else exit 7; fi")
 
     assert done.returncode == 7, done.stderr
+
+
+def test_clients_that_know_of_no_proxy_are_caught(world: World) -> None:
+    (world.files / "a").write_text("hello\n")
+    caught = f"--resolve localhost:{world.port}:198.18.9.9 https://localhost:{world.port}/a"
+    script = (
+        f"curl -sS --noproxy '*' {caught}; curl -sS --noproxy '*' http://1.2.3.4:81/;"
+        " curl -sS --noproxy '*' https://evil.example/; true"
+    )
+    flags = ["--transparent", "--json", "--allow", f"localhost:{world.port}"]
+
+    done = world.run("sh", "-c", script, flags=flags)
+
+    assert done.stdout == "hello\n"
+    told = json.loads(done.stderr.splitlines()[-1])["exchanges"]
+    assert [(each["method"], each["url"], each["decision"]["rule"]) for each in told] == [
+        ("GET", f"https://localhost:{world.port}/a", "allow-network"),
+        ("CONNECT", "tcp://1.2.3.4:81", "port"),
+        ("LOOKUP", "dns:evil.example", "undeclared"),
+    ]
+    assert world.faults() == []
 
 
 def test_a_refusal_is_explained_where_people_look(world: World) -> None:
