@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from armitage import settings
+from armitage.attest.keyring import AttestOptions
 from armitage.errors import ConfigError
 from armitage.observability.logs import LogOptions
 from armitage.observability.traces import TraceOptions
@@ -136,6 +137,7 @@ class Config:
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     gpu: GpuOptions = field(default_factory=GpuOptions)
     record: RecordOptions = field(default_factory=RecordOptions)
+    attest: AttestOptions = field(default_factory=AttestOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)
     witness: WitnessOptions = field(default_factory=WitnessOptions)
     log: LogOptions = field(default_factory=LogOptions)

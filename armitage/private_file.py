@@ -1,4 +1,6 @@
-"""Files with private keys: made once, readable by their owner alone."""
+"""Files with keys: private ones made once and readable by their owner alone, and lists beside them
+that are there whole or as they were.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(fd)
+    _sync_folder(path.parent)
 
 
 def read_private(path: Path) -> bytes:
@@ -38,3 +41,29 @@ def read_private(path: Path) -> bytes:
             " make a new key if anybody may have read it"
         )
     return content
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file in place of any of that name: afterwards one of the two is there, whole,
+    whenever the power fails. Raises OSError.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    rename_file(temporary, path)
+
+
+def rename_file(old: Path, new: Path) -> None:
+    """Gives a file another name in its folder, durably. Raises OSError."""
+    old.replace(new)
+    _sync_folder(new.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armitage.cli import options
+from armitage.cli.checkers import add_modules
 from armitage.cli.exits import Exit, NotStarted
 from armitage.cli.output import emit, size_text, table
 from armitage.cli.progress import ProgressLine
@@ -19,6 +20,9 @@ from armitage.cli.progress import ProgressLine
 if TYPE_CHECKING:
     from armitage.witness.archive import Archive
     from armitage.witness.audit import Logged
+
+
+_PLURALS = {"attestation": "attestations", "denied": "denials"}
 
 
 def add(commands: options.Commands) -> None:
@@ -41,8 +45,11 @@ def add(commands: options.Commands) -> None:
         lambda args: asyncio.run(_verify(args)),
         "verify all evidence (exit code 1 when some is missing or changed)",
         "Checks the log's signature and every entry against its tree, every session for gaps, and"
-        " that every record and every body that was fetched is stored with the hash on record.",
+        " that every record and every body that was fetched is stored with the hash on record;"
+        " takes every attestation through every step of `armitage verify`, and lets the checker"
+        " decide again what it denied.",
     )
+    add_modules(verify)
     for parser in (log, show, verify):
         parser.add_argument(
             "--data-dir",
@@ -131,14 +138,20 @@ async def _show(args: argparse.Namespace) -> Exit:
 
 
 async def _verify(args: argparse.Namespace) -> Exit:
+    from armitage.attest.archived import known_own
+    from armitage.attest.audit import AttestationEntries
+    from armitage.attest.keyring import read_ring
+    from armitage.cli.checkers import checkers
     from armitage.witness.audit import Findings, verify
 
-    findings = Findings()
+    findings, modules = Findings(), checkers(args.module)
     shown = sys.stderr.isatty() and not args.json
     async with _archive(args) as archive:
         checkpoint = archive.log.store.checkpoint
+        ring = read_ring(archive.spool.parent)
+        attestations = AttestationEntries(archive, known_own(ring, archive.log.store.key, modules))
         with ProgressLine(shown=shown) as line:
-            async for findings in verify(archive):
+            async for findings in verify(archive, [attestations]):
                 part = 100 * findings.entries // max(1, checkpoint.size)
                 line.say(f"verifying: {part} % of {checkpoint.size} entries")
     told = {
@@ -148,13 +161,17 @@ async def _verify(args: argparse.Namespace) -> Exit:
         "exchanges": findings.exchanges,
         "bodies": findings.bodies,
         "body_bytes": findings.body_bytes,
+        "attestations": findings.counts.get("attestation", 0),
+        "denials": findings.counts.get("denied", 0),
         "faults": findings.faults,
     }
+    attested = [f"{count} {_PLURALS[kind]}" for kind, count in sorted(findings.counts.items())]
     lines = [
         *(f"FAULT  {fault}" for fault in findings.faults),
         (
             f"{checkpoint.origin}: {findings.entries} entries, {findings.exchanges} exchanges,"
-            f" {findings.bodies} bodies with {size_text(findings.body_bytes)}:"
+            f" {findings.bodies} bodies with {size_text(findings.body_bytes)}"
+            f"{', '.join(['', *attested])}:"
             f" {f'{len(findings.faults)} faults' if findings.faults else 'all as it was signed'}"
         ),
     ]

@@ -215,6 +215,16 @@ def entry_of(session: str, number: int, kind: Kind, record: bytes) -> Entry:
     return Entry(session, number, kind, name_of(record), len(record))
 
 
+def kind_of(data: bytes) -> str:
+    """What an entry of the log says that it tells of; sessions are not alone in a log. Raises
+    MalformedEvidence.
+    """
+    kind = _parse(data).get("kind")
+    if not isinstance(kind, str):
+        raise MalformedEvidence("a log entry states its kind")
+    return kind
+
+
 def name_of(record: bytes) -> str:
     """How a record is named."""
     return f"sha256:{sha256(record).hexdigest()}"

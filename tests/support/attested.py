@@ -6,9 +6,18 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from armitage.attest.bundle import Bundle, bundle_of
+from armitage.attest.dsse import sign
+from armitage.attest.entries import Kind, attestation_record, entry_of
 from armitage.attest.facts import ActionFacts, Builder, Fetch, Outputs
 from armitage.attest.keys import SeedSigner
-from armitage.log.note import KeyType, Signer
+from armitage.attest.keys import Signer as AttestationSigner
+from armitage.attest.statement import statements
+from armitage.attest.verify import Known, KnownKey
+from armitage.log.checkpoint import Checkpoint
+from armitage.log.merkle import leaf_hash, node_hash
+from armitage.log.note import KeyType, Signer, sign_note
+from armitage.log.receipt import Receipt
 from armitage.proofs import Checker
 from armitage.proofs.checker import declaration_of
 from armitage.proofs.evidence import Item, Network, Sandbox, encode_evidence
@@ -75,3 +84,32 @@ def facts(declared: str = "pure", **changes: Any) -> ActionFacts:
         platform=(("OSFamily", "linux"),),
     )
     return replace(made, **changes)
+
+
+def record_of(told: ActionFacts, signer: AttestationSigner = SIGNER) -> bytes:
+    return attestation_record([sign(signer, each) for each in statements(told)])
+
+
+def receipt_of(entry: bytes, log: Signer = LOG) -> Receipt:
+    """That the entry is the second of two in a log."""
+    before = leaf_hash(b"before")
+    root = node_hash(before, leaf_hash(entry))
+    text = Checkpoint(log.public.name, 2, root).text()
+    return Receipt(1, (before,), sign_note(text, [log.sign(text)]).encode())
+
+
+def bundle(
+    told: ActionFacts | None = None, signer: AttestationSigner = SIGNER, log: Signer = LOG
+) -> Bundle:
+    told = told or facts()
+    record = record_of(told, signer)
+    entry = entry_of(Kind.ATTESTATION, told.instance, told.action, record).encode()
+    documents = [told.declaration, told.evidence, told.outputs.document()]
+    return bundle_of(record, entry, receipt_of(entry, log), documents)
+
+
+def known(signer: AttestationSigner = SIGNER, log: Signer = LOG) -> Known:
+    return Known(
+        {signer.public.key_id: KnownKey(signer.public, log.public)},
+        {checker().module_sha256: checker().check},
+    )

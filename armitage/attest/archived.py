@@ -1,0 +1,38 @@
+"""Attestations as a daemon's archive holds them, put together as bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from armitage.attest.bundle import Bundle, bundle_of
+from armitage.attest.claim import parse_statements
+from armitage.attest.entries import Kind, parse_attestation_record, parse_entry
+from armitage.attest.errors import MalformedAttestation
+from armitage.attest.keyring import OwnKey
+from armitage.attest.verify import Check, Known, KnownKey
+from armitage.log.note import PublicKey as LogKey
+from armitage.witness.archive import Archive
+
+
+async def bundle_at(archive: Archive, index: int) -> Bundle:
+    """Puts together the bundle of the attestation that the log has at an index, with a receipt as
+    of now. Nothing is verified.
+
+    Raises MalformedAttestation for an entry of another kind, NotLogged, BlobNotFound.
+    """
+    data = archive.log.store.entry(index)
+    entry = parse_entry(data)
+    if entry.kind is not Kind.ATTESTATION:
+        raise MalformedAttestation(f"entry {index} of the log is no attestation")
+    record = await archive.store.get(entry.record)
+    claim = parse_statements([each.payload for each in parse_attestation_record(record)])
+    documents = [
+        await archive.store.get(digest)
+        for digest in (claim.declaration, claim.evidence, claim.outputs)
+    ]
+    return bundle_of(record, data, archive.log.store.receipt(index), documents)
+
+
+def known_own(keys: Iterable[OwnKey], log: LogKey, checkers: Mapping[str, Check]) -> Known:
+    """With what a daemon's own attestations are verified."""
+    return Known({key.public.key_id: KnownKey(key.public, log) for key in keys}, checkers)

@@ -1,0 +1,40 @@
+"""The checkers that commands decide again with: the package's, and others that are named."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from armitage.attest.verify import Check
+
+
+def add_modules(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag."""
+    parser.add_argument(
+        "--module",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a checker's module beside the one of this version, for attestations that name it by"
+        " its SHA-256; repeatable",
+    )
+
+
+def checkers(modules: Iterable[Path]) -> dict[str, Check]:
+    """By the SHA-256 of their modules. Raises UsageError."""
+    import wasmtime
+
+    from armitage.client.errors import UsageError
+    from armitage.proofs import Checker
+
+    found = [Checker()]
+    for path in modules:
+        try:
+            found.append(Checker(path.read_bytes()))
+        except (wasmtime.WasmtimeError, KeyError) as error:
+            raise UsageError(f"{path}: is no checker's module: {error}") from None
+    return {checker.module_sha256: checker.check for checker in found}
