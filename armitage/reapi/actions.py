@@ -12,12 +12,17 @@ from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
 from armitage.errors import InvalidRequest
 from cas.digest import Digest, DigestFunction
 from cas.errors import InvalidDigest
+from executor.coeffects import PURE, Coeffects
+from executor.coeffects_text import NAME as COEFFECTS
+from executor.coeffects_text import parse_coeffects
 from executor.errors import InvalidInput
 from executor.paths import join
 from executor.spec import OutputKind, OutputRequest
 
 _MAX_PATH_BYTES = 4095
 """Linux's PATH_MAX without its NUL."""
+_MAX_COEFFECTS_BYTES = 64 << 10
+"""Far below what the checker takes, so that evidence fits beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,30 @@ def parse_command(data: bytes, limits: ActionLimits) -> CommandSpec:
         with_root_directories=command.output_directory_format
         != reapi.Command.OutputDirectoryFormat.TREE_ONLY,
     )
+
+
+def coeffects_text(platform: Iterable[tuple[str, str]]) -> str | None:
+    """Answers the property `coeffects` as it was written; None where there is none. Raises
+    InvalidRequest when it is there twice: neither reading of that would be safe.
+    """
+    texts = [value for name, value in platform if name == COEFFECTS]
+    if len(texts) > 1:
+        raise _invalid(f"platform.{COEFFECTS}", "it is there twice; join the terms by `+`")
+    return texts[0] if texts else None
+
+
+def coeffects_of(platform: Iterable[tuple[str, str]]) -> Coeffects:
+    """Reads what an action declares; without the property it is pure. Raises InvalidRequest."""
+    text = coeffects_text(platform)
+    if text is None:
+        return PURE
+    field = f"platform.{COEFFECTS}"
+    if len(text) > _MAX_COEFFECTS_BYTES:
+        raise _invalid(field, f"{len(text)} characters are over {_MAX_COEFFECTS_BYTES}")
+    try:
+        return parse_coeffects(text)
+    except InvalidInput as error:
+        raise _invalid(field, str(error)) from error
 
 
 def _invalid(field: str, description: str) -> InvalidRequest:

@@ -19,6 +19,7 @@ from armitage.reapi.actions import (
     ActionLimits,
     ActionSpec,
     CommandSpec,
+    coeffects_of,
     parse_action,
     parse_command,
 )
@@ -315,6 +316,7 @@ class ExecutionService:
                 spec=spec,
                 command=command,
                 platform=platform,
+                coeffects=coeffects_of(platform),
                 call=request.call,
                 queued_at=self._clock.wall(),
             ),

@@ -24,6 +24,7 @@ from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import CasError
 from cas.store import Retention
+from executor.coeffects import Coeffects
 from executor.errors import InputsMissing, TimedOut, WorkerFailure
 from executor.spec import Outcome, Requester, Work
 
@@ -73,6 +74,8 @@ class JobRequest:
     spec: ActionSpec
     command: CommandSpec
     platform: tuple[tuple[str, str], ...]
+    coeffects: Coeffects
+    """What the platform declares."""
     call: Call
     """The Execute call, whose invocation is to keep the outputs."""
     queued_at: float
@@ -123,6 +126,8 @@ class ExecutionJob:
             outputs=request.command.outputs,
             platform=request.platform,
             timeout_s=request.spec.timeout_s,
+            coeffects=request.coeffects,
+            action=request.action,
             requester=self._requester(),
         )
 

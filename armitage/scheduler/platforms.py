@@ -18,7 +18,16 @@ IGNORED = frozenset({"persistentWorkerKey"})
 
 
 EXECUTOR_OBEYS = frozenset(
-    {"chroot-input-root", "gpu-arch", "gpu-driver", "gpu-tensorrt", "unixGID", "unixUID"}
+    {
+        "chroot-input-root",
+        "coeffects",
+        "gpu-arch",
+        "gpu-driver",
+        "gpu-tensorrt",
+        "network-mode",
+        "unixGID",
+        "unixUID",
+    }
 )
 """Properties that say how to run an action, which every executor obeys or refuses by itself; they
 choose no worker.

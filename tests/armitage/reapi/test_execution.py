@@ -31,6 +31,7 @@ from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
 from armitage.transport.port import Code
 from cas.digest import Digest, DigestFunction
+from executor.coeffects import PURE, Coeffects, NetworkGrant
 from executor.errors import (
     InputsMissing,
     InvalidOutput,
@@ -344,6 +345,44 @@ async def test_unknown_property_is_refused_unless_ignored() -> None:
         async with serving(Setup(rules=rules)) as world:
             action = await world.action(platform=asked)
             assert (await world.execute(action)).status.code == Code.OK
+
+
+async def test_declared_coeffects_reach_the_executor_and_choose_no_worker(world: World) -> None:
+    action = await world.action(
+        action={"platform": platform_of(OSFamily="linux", coeffects="network:Example.org.:443")}
+    )
+
+    await world.execute(action)
+    await world.execute(await world.action("true", "plain"))
+
+    declared, plain = world.executor.runs
+    assert declared.coeffects == Coeffects(network=(NetworkGrant("example.org", 443),))
+    assert declared.action == Digest(SHA256, action.hash, action.size_bytes)
+    assert plain.coeffects == PURE
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([("coeffects", "netwrok")], "did you mean network"),
+        ([("coeffects", "")], "write `pure`"),
+        ([("coeffects", "pure"), ("coeffects", "network")], "it is there twice"),
+        ([("coeffects", "network:" + "a" * 70_000)], "are over 65536"),
+    ],
+)
+async def test_malformed_coeffects_are_refused_by_field(
+    world: World, pairs: list[tuple[str, str]], words: str
+) -> None:
+    platform = {"properties": [{"name": name, "value": value} for name, value in pairs]}
+    action = await world.action(action={"platform": platform})
+
+    with pytest.raises(InvalidRequest) as error:
+        await world.execute(action)
+
+    ((field, description),) = error.value.violations
+    assert field == "platform.coeffects"
+    assert words in description
+    assert world.executor.runs == []
 
 
 async def test_platform_of_action_wins_over_that_of_command(world: World) -> None:
