@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from armitage.attest.opening import Builders, Office, open_office
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
@@ -176,6 +177,7 @@ class Daemon:
         self._archive: Archive | None = None
         self._gpus: GpuLeases | None = None
         self._network: WitnessNetwork | None = None
+        self._office: Office | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -245,6 +247,7 @@ class Daemon:
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
         self._network = await self._open_network(stack)
+        self._office = await self._open_office(stack, store)
         executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
@@ -376,6 +379,18 @@ class Daemon:
         stack.push_async_callback(network.close)
         await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [network.catch_up]))
         return network
+    async def _open_office(self, stack: AsyncExitStack, store: Store) -> Office | None:
+        """Who judges and attests; None where there is no record to keep it in."""
+        archive, data_dir = self._archive, self._config.data_dir
+        if archive is None or data_dir is None:
+            return None
+        directory = data_dir / "record"
+        builders = Builders(self._config.attest, socket.gethostname())
+        office = open_office(archive, directory, store, builders, self._clock)
+        try:
+            return await stack.enter_async_context(office)
+        except (LogError, OSError) as error:
+            raise StoreUnavailable(f"{directory}: {error}") from error
 
     def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
@@ -433,6 +448,7 @@ class Daemon:
                 base.completeness,
                 limits=limits,
                 at_once=at_once,
+                notary=None if self._office is None else self._office.notary,
             ).methods(),
             *StorageService(
                 base.store,
@@ -472,6 +488,7 @@ class Daemon:
             options=config.execute,
             limits=config.limits,
             open_streams=LiveOutput(logs).open,
+            notary=None if self._office is None else self._office.notary,
             why_disabled=self._execution.reason,
         )
         operations = OperationsService(scheduler, base.store, limits=config.limits)

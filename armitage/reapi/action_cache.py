@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage.attest.notary import Notary
 from armitage.errors import InvalidRequest, NotFound, PermissionDenied, PreconditionFailed
 from armitage.reapi import rpcs
 from armitage.reapi.at_once import AtOnce
@@ -44,6 +45,7 @@ class ActionCacheService:
         limits: Limits | None = None,
         require_action: bool = True,
         at_once: AtOnce | None = None,
+        notary: Notary | None = None,
     ) -> None:
         self._cache = cache
         self._store = store
@@ -53,6 +55,7 @@ class ActionCacheService:
         self._limits = limits or Limits()
         self._require_action = require_action
         self._at_once = at_once
+        self._notary = notary
 
     def methods(self) -> list[Method]:
         """Answers the methods for a transport."""
@@ -75,6 +78,8 @@ class ActionCacheService:
         instance = self._instances.get(message.instance_name)
         notation = instance.digests.notation(message.digest_function)
         for action in notation.parse(message.action_digest):
+            if self._notary is not None:
+                await self._notary.settle((instance.action_cache_key, action))
             result = await self._cache.get(instance.action_cache_key, action)
             if result is None:
                 continue

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage.attest.notary import Notary
 from armitage.clock import Clock
 from armitage.errors import InvalidRequest, Unsupported
 from armitage.observability.context import add_fields
@@ -108,10 +109,12 @@ class ExecutionService:
         options: ExecutionOptions | None = None,
         limits: Limits | None = None,
         open_streams: OpenStreams | None = None,
+        notary: Notary | None = None,
         why_disabled: str = "it is off in its configuration",
     ) -> None:
-        """Takes `new_id` for operations: unguessable, unique and safe as a file name; and what to
-        tell clients of instances whose `exec_enabled` is false.
+        """Takes `new_id` for operations: unguessable, unique and safe as a file name; what to tell
+        clients of instances whose `exec_enabled` is false; and who attests, None where no record is
+        kept.
         """
         self._scheduler = scheduler
         self._store = store
@@ -127,8 +130,16 @@ class ExecutionService:
         self._why_disabled = why_disabled
         self._inputs = InputTrees(store, codec, self._options.inputs)
         self._messages = OperationMessages(store, limits or Limits())
+        self._notary = notary
         self._job_services = JobServices(
-            action_cache, completeness, invocations, retention, clock, instances.charge
+            store,
+            action_cache,
+            completeness,
+            invocations,
+            retention,
+            clock,
+            instances.charge,
+            notary,
         )
 
     def methods(self) -> list[Method]:
@@ -238,6 +249,8 @@ class ExecutionService:
 
     async def _cached(self, request: _Request, action: Digest) -> Answer | None:
         """Answers a complete result of an earlier run, its blobs held for the caller."""
+        if self._notary is not None:
+            await self._notary.settle((request.instance.action_cache_key, action))
         result = await self._action_cache.get(request.instance.action_cache_key, action)
         if result is None:
             return None

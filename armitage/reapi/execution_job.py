@@ -8,9 +8,13 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Protocol
 
+from armitage.attest.facts import outputs_of
+from armitage.attest.judge import Judgement
+from armitage.attest.notary import Notary, Run
 from armitage.clock import Clock
 from armitage.errors import PreconditionFailed
-from armitage.reapi.actions import ActionSpec, CommandSpec
+from armitage.reapi.actions import ActionSpec, CommandSpec, coeffects_text
+from armitage.reapi.attested import subjects_of
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.digests import Notation
 from armitage.reapi.invocations import Invocations
@@ -23,7 +27,7 @@ from armitage.transport.port import Call
 from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import CasError
-from cas.store import Retention
+from cas.store import BlobStore, Retention
 from executor.coeffects import Coeffects
 from executor.errors import InputsMissing, TimedOut, WorkerFailure
 from executor.spec import Outcome, Requester, Work
@@ -51,6 +55,7 @@ class OutputStream(Protocol):
 class JobServices:
     """What jobs work with."""
 
+    store: BlobStore
     action_cache: ActionCache
     completeness: Completeness
     invocations: Invocations
@@ -58,6 +63,8 @@ class JobServices:
     clock: Clock
     charge: Callable[[str, Collection[Digest]], None]
     """Charges outputs to the quota of the instance of that name."""
+    notary: Notary | None = None
+    """None where no record is kept: then nothing is attested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +193,54 @@ class ExecutionJob:
                 f"{len(verdict.missing)} outputs are gone from the store just after they were"
                 f" made, among them {verdict.missing[0]}"
             )
+        judged = await self._judge(outcome, attempt)
         services.charge(request.action_cache_key, verdict.closure)
         services.invocations.hold(request.call, verdict.closure)
-        if outcome.exit_code == 0 and not request.spec.do_not_cache:
-            await self._cache(result)
+        if outcome.exit_code == 0:
+            await self._keep(result, judged)
         return Answer(result=result, held_for=services.invocations.holder(request.call))
+
+    async def _judge(self, outcome: Outcome, attempt: Attempt) -> tuple[Run, Judgement] | None:
+        """Has the checker decide; None where there is no evidence, or nobody to ask. Raises
+        PreconditionFailed when it does not approve.
+        """
+        request, notary = self._request, self._services.notary
+        if outcome.evidence is None or notary is None:
+            return None
+        succeeded = outcome.exit_code == 0
+        run = Run(
+            instance=request.action_cache_key,
+            action=request.action,
+            command=request.spec.command,
+            input_root=request.spec.input_root,
+            invocation=f"{request.identifier}-{attempt.number}",
+            declared=coeffects_text(request.platform) or "",
+            used=outcome.evidence,
+            outputs=outputs_of(outcome),
+            subjects=await subjects_of(outcome, self._services.store) if succeeded else (),
+            stdout=outcome.stdout,
+            stderr=outcome.stderr,
+            started_s=outcome.timings.worker_start,
+            finished_s=outcome.timings.worker_completed,
+            platform=request.platform,
+        )
+        return run, await notary.judge(run)
+
+    async def _keep(self, result: bytes, judged: tuple[Run, Judgement] | None) -> None:
+        """Has the result attested, and then remembered; in what order is armitage.attest.notary's
+        matter.
+        """
+        request, notary = self._request, self._services.notary
+
+        async def keep() -> None:
+            if not request.spec.do_not_cache:
+                await self._cache(result)
+
+        if judged is None or notary is None:
+            await keep()
+        else:
+            key = (request.action_cache_key, request.action)
+            await notary.attest(*judged, key, keep)
 
     async def _cache(self, result: bytes) -> None:
         """Remembers a result. Failing to do so is no reason to lose it for the one who waits."""

@@ -13,6 +13,7 @@ from support.clock import FakeClock
 from support.scripted_executor import ScriptedExecutor
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage.attest.notary import Notary
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.digests import wire_digest
 from armitage.reapi.execution import ExecutionOptions, ExecutionService
@@ -172,7 +173,7 @@ class Setup:
 
 
 @asynccontextmanager
-async def serving(setup: Setup = Setup()) -> AsyncIterator[World]:
+async def serving(setup: Setup = Setup(), notary: Notary | None = None) -> AsyncIterator[World]:
     clock = FakeClock()
     store, cache = HoldingStore(), MemoryActionCache()
     executor = ScriptedExecutor(store, clock.wall)
@@ -201,6 +202,7 @@ async def serving(setup: Setup = Setup()) -> AsyncIterator[World]:
             new_id=lambda: f"op-{next(numbers)}",
             options=setup.execution,
             open_streams=open_streams,
+            notary=notary,
         )
         operations = OperationsService(scheduler, store)
         world = World(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cas.digest import Digest
 from cas.memory import MemoryStore
 from executor.errors import InvalidInput
+from executor.evidence import Evidence
 from executor.ports import Progress
 from executor.spec import (
     Outcome,
@@ -32,6 +33,7 @@ class Run:
     files: list[OutputFile] = field(default_factory=list)
     directories: list[OutputDirectory] = field(default_factory=list)
     symlinks: list[OutputSymlink] = field(default_factory=list)
+    evidence: Evidence | None = None
 
     def print(self, text: str) -> None:
         self.printed += text.encode()
@@ -51,13 +53,15 @@ class ScriptedExecutor:
     """Runs the script named by the first argument. Knows `true`, `false`, `echo` and `block`.
 
     `block` runs until `release` is called. `runs` lists all works ever started, `cancelled` the
-    names of those that were cancelled, `running` counts.
+    names of those that were cancelled, `running` counts. `evidence` is what each run used, unless
+    its script says otherwise.
     """
 
     def __init__(self, store: MemoryStore, wall: Callable[[], float]) -> None:
         self.runs: list[Work] = []
         self.cancelled: list[str] = []
         self.running = 0
+        self.evidence: Evidence | None = None
         self.started = asyncio.Semaphore(0)
         self._store = store
         self._wall = wall
@@ -81,7 +85,7 @@ class ScriptedExecutor:
             if script is None:
                 raise InvalidInput(f"there is no program {work.arguments[0]!r}")
             start = self._wall()
-            run = Run(work, progress, self._store)
+            run = Run(work, progress, self._store, evidence=self.evidence)
             progress.executing()
             self.started.release()
             code = await script(run)
@@ -108,6 +112,7 @@ class ScriptedExecutor:
             directories=tuple(run.directories),
             symlinks=tuple(run.symlinks),
             sandbox={"kind": "scripted"},
+            evidence=run.evidence,
         )
 
 

@@ -1,0 +1,259 @@
+"""What becomes of an executed action: judged, attested, and only then kept for others.
+
+The order, each step durable before the next begins:
+
+1. the checker decides. Not approved: the denial is kept and logged, the client is told, the end;
+2. the client may have its answer, whatever becomes of the rest: it executed the action;
+3. documents and envelopes are in the record's store, then the log's entry names them
+   (armitage.attest.service);
+4. the index has the entry, and the daemon's own store copies of the documents, for clients;
+5. `keep` is called: the result enters the action cache.
+
+So a crash leaves a result that is attested and cached, one that is attested and not cached, or
+nothing; never one that is cached and not attested. Who asks for the result between 2 and 5 waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from armitage.attest.errors import NotAttestable
+from armitage.attest.facts import ActionFacts, Builder, Denial, Fetch, Outputs
+from armitage.attest.judge import Judge, Judgement
+from armitage.attest.ledger import Ledger
+from armitage.attest.service import Attestations, Kept
+from armitage.clock import Clock
+from armitage.errors import ArmitageError, PreconditionFailed
+from cas.digest import Digest, DigestFunction
+from cas.errors import CasError
+from cas.store import BatchPut, BatchStore
+from executor.evidence import Evidence
+
+_log = logging.getLogger(__name__)
+
+_MAX_UNDER_WAY: Final = 256
+"""Attestations that are being made; beyond, answers wait too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution that came to its own end, before anything is decided about it."""
+
+    instance: str
+    action: Digest
+    command: Digest
+    input_root: Digest
+    invocation: str
+    """Unique for this execution, also among other daemons."""
+    declared: str
+    """The property `coeffects` as it was written; empty where there was none."""
+    used: Evidence
+    outputs: Outputs
+    subjects: tuple[tuple[str, Digest], ...]
+    stdout: Digest
+    stderr: Digest
+    started_s: float
+    finished_s: float
+    platform: tuple[tuple[str, str], ...] = ()
+
+
+Keep = Callable[[], Awaitable[None]]
+"""Keeps the result of a run for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotaryStats:
+    """What was decided since the start."""
+
+    approved: int
+    denied: int
+    attested: int
+    unattested: int
+    """Approved, and yet no attestation could be made."""
+    under_way: int
+
+
+class Fetches(Protocol):
+    """Tells what the witness saw."""
+
+    async def __call__(self, session: str, /) -> Sequence[Fetch]:
+        """Answers the exchanges of a session, in order."""
+
+
+async def no_fetches(_: str, /) -> Sequence[Fetch]:
+    """Where there is no witness."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a notary works with."""
+
+    judge: Judge
+    attestations: Attestations
+    ledger: Ledger
+    store: BatchStore
+    """The daemon's own, for what clients may fetch."""
+    clock: Clock
+    threads: Executor
+    """For the ledger."""
+    builder: Callable[[Evidence], Builder]
+    fetches: Fetches = no_fetches
+
+
+class Notary:
+    """Judges and attests. An async context manager, which ends when all is attested that was
+    begun. For one event loop.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._group = asyncio.TaskGroup()
+        self._room = asyncio.Semaphore(_MAX_UNDER_WAY)
+        self._under_way: dict[Hashable, asyncio.Future[None]] = {}
+        self._approved = self._denied = self._attested = self._unattested = 0
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._group.__aexit__(None, None, None)
+
+    def stats(self) -> NotaryStats:
+        """Counts."""
+        return NotaryStats(
+            approved=self._approved,
+            denied=self._denied,
+            attested=self._attested,
+            unattested=self._unattested,
+            under_way=len(self._under_way),
+        )
+
+    async def judge(self, run: Run) -> Judgement:
+        """Decides about a run. Raises PreconditionFailed, in words for the one who wrote the
+        action, when the checker does not approve; then that is in the log.
+        """
+        judgement = await self._desk.judge.decide(run.declared, run.used)
+        if judgement.verdict.approved:
+            self._approved += 1
+            return judgement
+        self._denied += 1
+        reasons = judgement.explain()
+        where = await self._deny(run, judgement, reasons)
+        raise PreconditionFailed(f"the result is refused: {'; '.join(reasons)} ({where})")
+
+    async def _deny(self, run: Run, judgement: Judgement, reasons: Sequence[str]) -> str:
+        """Keeps a denial. That it cannot be kept makes it no approval."""
+        denial = Denial(
+            run.instance,
+            run.action,
+            run.invocation,
+            judgement.declaration,
+            judgement.evidence,
+            judgement.verdict,
+            self._desk.clock.wall(),
+            reasons,
+        )
+        try:
+            kept = await self._desk.attestations.deny(denial)
+            await self._enter(kept)
+        except (ArmitageError, OSError) as error:
+            _log.error("the denial of action %s is not in the log: %s", run.action, error)
+            return "which could not be logged"
+        await self._copy(run, (judgement.declaration, judgement.evidence))
+        return f"entry {kept.index} of the log"
+
+    async def attest(self, run: Run, judgement: Judgement, key: Hashable, keep: Keep) -> None:
+        """Begins to attest an approved run. `keep` is called once that is durable, also where about
+        such an action nothing can be attested, and not at all when it fails. Answers at once,
+        unless very many are under way.
+        """
+        await self._room.acquire()
+        done = asyncio.get_running_loop().create_future()
+        self._under_way[key] = done
+        self._group.create_task(self._attest(run, judgement, key, done, keep))
+
+    async def settle(self, key: Hashable) -> None:
+        """Waits until the result of that key, if it is being attested, is kept or given up."""
+        done = self._under_way.get(key)
+        if done is not None:
+            await asyncio.shield(done)
+
+    async def _attest(
+        self,
+        run: Run,
+        judgement: Judgement,
+        key: Hashable,
+        done: asyncio.Future[None],
+        keep: Keep,
+    ) -> None:
+        try:
+            await self._make(run, judgement)
+            await keep()
+        except Exception:  # noqa: BLE001 (a task boundary)
+            # Whatever it was: the result was answered, and nobody else gets it.
+            self._unattested += 1
+            _log.warning("action %s is not attested, nor cached", run.action, exc_info=True)
+        finally:
+            self._room.release()
+            if self._under_way.get(key) is done:
+                del self._under_way[key]
+            done.set_result(None)
+
+    async def _make(self, run: Run, judgement: Judgement) -> None:
+        desk = self._desk
+        session = run.used.network_session
+        facts = ActionFacts(
+            instance=run.instance,
+            action=run.action,
+            command=run.command,
+            input_root=run.input_root,
+            invocation=run.invocation,
+            outputs=run.outputs,
+            subjects=run.subjects,
+            stdout=run.stdout,
+            stderr=run.stderr,
+            declaration=judgement.declaration,
+            evidence=judgement.evidence,
+            verdict=judgement.verdict,
+            used=run.used,
+            builder=desk.builder(run.used),
+            started_s=run.started_s,
+            finished_s=run.finished_s,
+            fetches=await desk.fetches(session) if session else (),
+            platform=run.platform,
+        )
+        try:
+            kept = await desk.attestations.attest(facts)
+        except NotAttestable as error:
+            self._unattested += 1
+            _log.info("action %s is not attested: %s", run.action, error)
+            return
+        self._attested += 1
+        await self._enter(kept)
+        await self._copy(run, (judgement.declaration, judgement.evidence, run.outputs.document()))
+
+    async def _enter(self, kept: Kept) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._desk.threads, self._desk.ledger.add, [kept])
+
+    async def _copy(self, run: Run, documents: Sequence[bytes]) -> None:
+        """Lets clients fetch the documents. The record has them in any case."""
+        puts = [BatchPut([DigestFunction.SHA256.digest(each)], each) for each in documents]
+        for outcome in await self._desk.store.put_many(puts):
+            if isinstance(outcome, CasError):
+                _log.warning(
+                    "documents about action %s are not in the store: %s", run.action, outcome
+                )

@@ -1,0 +1,84 @@
+"""Opens all that attesting takes, beside the daemon's record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from armitage.attest.facts import Builder
+from armitage.attest.judge import Judge
+from armitage.attest.keyring import AttestOptions, Own, open_own
+from armitage.attest.ledger import Ledger
+from armitage.attest.notary import Desk, Notary
+from armitage.attest.service import Attestations
+from armitage.clock import Clock
+from armitage.proofs import Checker
+from armitage.version import version
+from armitage.witness.archive import Archive
+from cas.store import BatchStore
+from executor.evidence import Evidence
+
+_LEDGER: Final = "attestations.sqlite"
+_THREADS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What is open."""
+
+    notary: Notary
+    ledger: Ledger
+    judge: Judge
+    own: Own
+
+
+@asynccontextmanager
+async def open_office(
+    archive: Archive, directory: Path, store: BatchStore, builders: Builders, clock: Clock
+) -> AsyncIterator[Office]:
+    """Opens the keys, the checker and the index in the record's directory. `store` is the daemon's
+    own.
+
+    Raises ConfigError (keys that others can read), LogError and OSError.
+    """
+    own = await asyncio.to_thread(open_own, directory, builders.options, clock.wall)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attest") as threads:
+        judge = Judge(await asyncio.to_thread(_checker), threads)
+        ledger = await asyncio.to_thread(Ledger, directory / _LEDGER, archive.log.store)
+        try:
+            attestations = Attestations(archive.store, archive.log.append, own.signer, threads)
+            desk = Desk(judge, attestations, ledger, store, clock, threads, builders)
+            async with Notary(desk) as notary:
+                yield Office(notary, ledger, judge, own)
+        finally:
+            ledger.close()
+
+
+class Builders:
+    """Names who executed. Other kinds of sandbox give other guarantees: each has a name of its
+    own.
+    """
+
+    def __init__(self, options: AttestOptions, host: str) -> None:
+        self.options = options
+        self._base = options.builder or f"urn:armitage:builder:{quote(host, safe='')}"
+        self._host = f"urn:armitage:host:{quote(host, safe='')}"
+        self._version = (("armitage", version()),)
+
+    def __call__(self, used: Evidence) -> Builder:
+        """Answers who executed what used this."""
+        kind = "none" if used.sandbox is None else used.sandbox.value
+        return Builder(f"{self._base}/{kind}", self._host, self._version)
+
+
+@cache
+def _checker() -> Checker:
+    """Compiled once for all daemons of a process; it never changes."""
+    return Checker()

@@ -1,0 +1,87 @@
+"""A notary whose stores are in memory and whose log is on disk, with everything else real."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.attested import SIGNER, checker
+from support.clock import FakeClock
+
+from armitage.attest.facts import Builder, Outputs
+from armitage.attest.judge import Judge
+from armitage.attest.ledger import Ledger
+from armitage.attest.notary import Desk, Notary, Run
+from armitage.attest.service import Attestations
+from armitage.log.note import KeyType, Signer
+from armitage.log.service import Log
+from armitage.log.store import NAMES, LogStore
+from cas.digest import DigestFunction
+from cas.memory import MemoryOptions, MemoryStore
+from cas.volume import DiskVolume
+from executor.coeffects import SandboxKind
+from executor.evidence import Evidence
+
+SHA256 = DigestFunction.SHA256
+LOG_KEY = Signer("test.example/log", KeyType.ED25519, bytes(range(32)))
+SANDBOXED = Evidence(SandboxKind.NAMESPACE)
+BUILDER = Builder("urn:test:builder", "urn:test:host")
+
+
+@dataclass
+class Registry:
+    """Everything that a notary works with; `record` and `log` are what outlives a crash."""
+
+    notary: Notary
+    ledger: Ledger
+    judge: Judge
+    record: MemoryStore
+    store: MemoryStore
+    log: LogStore
+
+
+@asynccontextmanager
+async def open_log(path: Path) -> AsyncIterator[LogStore]:
+    log = LogStore(DiskVolume(path / "log", NAMES), LOG_KEY)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+@asynccontextmanager
+async def registry(path: Path, store: MemoryStore | None = None) -> AsyncIterator[Registry]:
+    clock = FakeClock()
+    record = MemoryStore(MemoryOptions(), clock.monotonic)
+    store = store or MemoryStore(MemoryOptions(), clock.monotonic)
+    with ThreadPoolExecutor(2) as threads:
+        async with open_log(path) as log:
+            ledger = Ledger(path / "attestations.sqlite", log)
+            judge = Judge(checker(), threads)
+            attestations = Attestations(record, Log(log, threads).append, SIGNER, threads)
+            desk = Desk(judge, attestations, ledger, store, clock, threads, lambda _: BUILDER)
+            async with Notary(desk) as notary:
+                yield Registry(notary, ledger, judge, record, store, log)
+            ledger.close()
+
+
+def run_of(declared: str = "", used: Evidence = SANDBOXED, name: str = "a") -> Run:
+    """One execution of an action of that name."""
+    return Run(
+        instance="",
+        action=SHA256.digest(b"action " + name.encode()),
+        command=SHA256.digest(b"command"),
+        input_root=SHA256.digest(b""),
+        invocation=f"run-{name}",
+        declared=declared,
+        used=used,
+        outputs=Outputs(0, (("out", SHA256.digest(name.encode()), False),)),
+        subjects=(("out", SHA256.digest(name.encode())),),
+        stdout=SHA256.empty,
+        stderr=SHA256.empty,
+        started_s=1_700_000_000.0,
+        finished_s=1_700_000_001.0,
+    )
