@@ -148,20 +148,14 @@ def _attestations(entries: Sequence[bytes], first: int) -> Iterator[Kept]:
 
 
 def _open(path: Path, log: LogStore) -> sqlite3.Connection:
-    try:
-        db = _connect(path)
-        rows = db.execute("SELECT key, size FROM log").fetchall()
-        (layout,) = db.execute("PRAGMA user_version").fetchone()
-        if layout == _LAYOUT and len(rows) == 1:
-            ((key, size),) = rows
-            if key == str(log.key) and size <= log.checkpoint.size:
-                return db
-        db.close()
-    except sqlite3.DatabaseError:
-        pass
+    db = sqlite3.connect(path, check_same_thread=False)
+    if _is_of(db, log):
+        return db
+    db.close()
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    db = _connect(path)
+    db = sqlite3.connect(path, check_same_thread=False)
+    _set_up(db)
     with db:
         db.executescript(_SCHEMA)
         db.execute("INSERT INTO log VALUES (?, 0)", (str(log.key),))
@@ -169,10 +163,22 @@ def _open(path: Path, log: LogStore) -> sqlite3.Connection:
     return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False)
-    # The last commits may be lost, whole ones and in order: the log gives them back.
+def _is_of(db: sqlite3.Connection, log: LogStore) -> bool:
+    """Whether this is an index of that log, and not one of a later state of it."""
+    try:
+        _set_up(db)
+        (layout,) = db.execute("PRAGMA user_version").fetchone()
+        rows = db.execute("SELECT key, size FROM log").fetchall()
+    except sqlite3.DatabaseError:
+        return False
+    if layout != _LAYOUT or len(rows) != 1:
+        return False
+    ((key, size),) = rows
+    return bool(key == str(log.key) and size <= log.checkpoint.size)
+
+
+def _set_up(db: sqlite3.Connection) -> None:
+    # A crash may take the last commits, whole ones and in order: the log gives them back.
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(f"PRAGMA cache_size = -{_MEMORY_KIB}")
-    return db
