@@ -379,6 +379,7 @@ class Daemon:
         stack.push_async_callback(network.close)
         await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [network.catch_up]))
         return network
+
     async def _open_office(self, stack: AsyncExitStack, store: Store) -> Office | None:
         """Who judges and attests; None where there is no record to keep it in."""
         archive, data_dir = self._archive, self._config.data_dir
