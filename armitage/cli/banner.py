@@ -23,6 +23,7 @@ def facts(config: Config, daemon: Daemon) -> dict[str, Any]:
         "grpc": list(daemon.addresses.grpc),
         "http": list(daemon.addresses.http),
         "tls": config.grpc.tls is not None,
+        "http_tls": config.web.tls is not None,
         "instances": [instance.name for instance in config.instances],
         "storage": config.storage.value,
         "data_dir": None if config.data_dir is None else str(config.data_dir),
@@ -63,6 +64,7 @@ def banner(known: dict[str, Any]) -> str:
     address, instance = known["grpc"][0], known["instances"][0]
     scheme = "grpcs" if known["tls"] else "grpc"
     url = address if address.startswith("unix:") else f"{scheme}://{address}"
+    pages = [f"http{'s' * known['http_tls']}://{http}" for http in known["http"]]
     executes = known["exec_enabled"]
     bazel = f" --remote_instance_name={instance}" if instance else ""
     ours = f" --instance {instance}" if instance else ""
@@ -71,7 +73,7 @@ def banner(known: dict[str, Any]) -> str:
         f"Armitage {known['version']} serves (pid {known['pid']})",
         "",
         f"  gRPC       {', '.join(known['grpc'])}" + (" (TLS)" if known["tls"] else ""),
-        f"  HTTP       {', '.join(f'http://{http}' for http in known['http']) or 'off'}",
+        f"  HTTP       {', '.join(pages) or 'off'}",
         f"  data       {kept}",
         f"  execution  {known['execution']}",
         "",

@@ -12,6 +12,7 @@ FACTS = {
     "grpc": ["127.0.0.1:8980", "unix:/run/a"],
     "http": ["127.0.0.1:8982"],
     "tls": False,
+    "http_tls": False,
     "instances": [""],
     "storage": "disk",
     "data_dir": "/data",
@@ -57,6 +58,12 @@ def test_the_lines_to_paste_name_tls_and_the_instance() -> None:
     assert "  tls = true\n  instance_name = team/a\n" in text
     assert "--remote_executor=grpcs://127.0.0.1:8980 --remote_instance_name=team/a //..." in text
     assert "armitage run --server grpcs://127.0.0.1:8980 --instance team/a --input ." in text
+
+
+def test_an_http_port_with_tls_is_named_as_one() -> None:
+    text = banner({**FACTS, "http_tls": True})
+
+    assert "  HTTP       https://127.0.0.1:8982\n" in text
 
 
 def test_a_unix_socket_is_offered_only_to_clients_that_dial_one() -> None:
