@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +52,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = [TRANSPORTS[only]] if only else list(TRANSPORTS.values())
         names = [transport.name for transport in chosen]
         metafunc.parametrize("transport", chosen, ids=names, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Has workers that share the tests begin with the files that are given the most time: begun
+    last, one of them would leave the other workers without work.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    given: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        given[item.path] = max(given.get(item.path, 0), marker.args[0] if marker else 0)
+    items.sort(key=lambda item: -given[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

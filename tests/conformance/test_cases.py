@@ -59,6 +59,7 @@ async def _run(transport: Transport, numbers: set[int], directory: Path) -> Resu
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # The first of them waits for all.
 @pytest.mark.parametrize(PARAMETER, CASES, ids=[case.name for case in CASES])
 def test_case(case: Case, transport: Transport, results: Results) -> None:
     if MISSING_SANDBOX and {Need.EXECUTION, Need.SHELL} & set(case.needs):
