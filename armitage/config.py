@@ -113,6 +113,8 @@ class Config:
     """Who may list what is stored, scrub and collect: subjects of client certificates, as in the
     log's `identity`, and `loopback` for every program of this host.
     """
+    auditors: tuple[str, ...] = (LOOPBACK,)
+    """Who may read the record of fetches and attestations on the HTTP port: as for `operators`."""
     drain_s: float = 30.0
     """How long running calls may take to end after SIGTERM."""
     instances: tuple[Instance, ...] = (Instance(),)

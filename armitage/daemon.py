@@ -13,15 +13,17 @@ import os
 import platform
 import secrets
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from armitage.attest.opening import Builders, Office, open_office
+from armitage.audit.auditor import Auditor, Following, open_auditor
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
@@ -53,6 +55,7 @@ from armitage.reapi.content import ContentService
 from armitage.reapi.execution import ExecutionService
 from armitage.reapi.gate import code_of, status_of
 from armitage.reapi.gpus import GpuService
+from armitage.reapi.input_files import inputs_of
 from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.live_output import LiveOutput
@@ -69,9 +72,12 @@ from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Interceptor, Method, wrap
 from armitage.transport.reflection import ReflectionService, services_of
 from armitage.version import version
+from armitage.web.access import Auditors
+from armitage.web.audit_api import AuditApi
+from armitage.web.log_tiles import LogTiles
 from armitage.web.readiness import store_refuses_writes
-from armitage.web.server import WebServer
-from armitage.witness.archive import Archive, open_archive
+from armitage.web.server import Part, WebServer
+from armitage.witness.archive import ADDRESS, Archive, open_archive
 from armitage.witness.credentials import read_credentials
 from armitage.witness.network import WitnessNetwork, open_means
 from cas.action_cache import ActionCache, CacheStats, Recall
@@ -178,6 +184,7 @@ class Daemon:
         self._gpus: GpuLeases | None = None
         self._network: WitnessNetwork | None = None
         self._office: Office | None = None
+        self._auditor: Auditor | None = None
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -248,6 +255,7 @@ class Daemon:
         self._archive = await self._open_archive(stack)
         self._network = await self._open_network(stack)
         self._office = await self._open_office(stack, store)
+        self._auditor = await self._open_auditor(stack, self._archive)
         executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
@@ -393,6 +401,17 @@ class Daemon:
         except (LogError, OSError) as error:
             raise StoreUnavailable(f"{directory}: {error}") from error
 
+    async def _open_auditor(self, stack: AsyncExitStack, archive: Archive | None) -> Auditor | None:
+        if archive is None or self._config.data_dir is None:
+            return None
+        directory = self._config.data_dir / "record"
+        try:
+            auditor = await stack.enter_async_context(open_auditor(archive, directory, self._clock))
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(f"the index in {directory}: {error}") from error
+        await stack.enter_async_context(Following(auditor))
+        return auditor
+
     def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
     ) -> Executor | None:
@@ -525,6 +544,18 @@ class Daemon:
         web = self._web(base, observer)
         self._addresses = Addresses(tuple(grpc), tuple(await web.start()))
         stack.push_async_callback(web.stop)
+        self._note_address(stack)
+
+    def _note_address(self, stack: AsyncExitStack) -> None:
+        """Leaves beside the record where it can be asked, for `armitage audit --data-dir`."""
+        data_dir, addresses = self._config.data_dir, self._addresses.http
+        if self._archive is None or data_dir is None or not addresses:
+            return
+        note = data_dir / "record" / ADDRESS
+        scheme = "http" if self._config.web.tls is None else "https"
+        with suppress(OSError):  # Then the address has to be named, with --server.
+            note.write_text(f"{scheme}://{addresses[0]}\n")
+        stack.callback(note.unlink, missing_ok=True)
 
     def _transport(self, methods: Sequence[Method], options: GrpcOptions) -> Server:
         match self._config.transport:
@@ -579,7 +610,19 @@ class Daemon:
             registry,
             status,
             [drains, lambda: store_refuses_writes(base.store)],
+            self._web_parts(base),
         )
+
+    def _web_parts(self, base: _Base) -> list[Part]:
+        auditor = self._auditor
+        if auditor is None:
+            return []
+        auditors, log = Auditors(self._config.auditors), auditor.archive.log.store
+        public = self._config.record.public
+        return [
+            AuditApi(auditor, auditors, inputs_of(base.store, DirectoryCodec())),
+            LogTiles(log, lambda: log.signed_checkpoint, auditors, public=public),
+        ]
 
 
 def _at_once(base: _Base) -> AtOnce | None:

@@ -1,14 +1,13 @@
-"""The log's attestations and denials, verified beside its sessions (armitage.witness.audit)."""
+"""The log's attestations and denials, verified beside its sessions (armitage.audit.verify)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from armitage.attest.archived import bundle_at
+from armitage.attest.archived import Shelf, bundle_from
 from armitage.attest.entries import Kind, parse_denial_record, parse_digest, parse_entry
 from armitage.attest.errors import MalformedAttestation
 from armitage.attest.verify import Known, verify_bundle
-from armitage.witness.archive import Archive
 
 
 class AttestationEntries:
@@ -20,21 +19,21 @@ class AttestationEntries:
 
     kinds = frozenset(kind.value for kind in Kind)
 
-    def __init__(self, archive: Archive, known: Known) -> None:
-        self._archive = archive
+    def __init__(self, shelf: Shelf, known: Known) -> None:
+        self._shelf = shelf
         self._known = known
 
     async def verify(self, index: int, data: bytes) -> None:
         """See EntryAudit."""
         entry = parse_entry(data)
         if entry.kind is Kind.ATTESTATION:
-            verify_bundle(await bundle_at(self._archive, index), self._known)
+            verify_bundle(await bundle_from(self._shelf, index, data), self._known)
             return
-        told = parse_denial_record(await self._archive.store.get(entry.record))
+        told = parse_denial_record(await self._shelf.get(entry.record))
         if (told["action"], told["instance"]) != (str(entry.action), entry.instance):
             raise MalformedAttestation("its record is of another action")
         names = ("declaration", "evidence")
-        documents = [await self._archive.store.get(parse_digest(told[name])) for name in names]
+        documents = [await self._shelf.get(parse_digest(told[name])) for name in names]
         check = self._known.checkers.get(told["module"])
         if check is not None and check(*documents).approved:
             raise MalformedAttestation("its checker approves what it is said to have denied")

@@ -138,13 +138,16 @@ def read_ring(directory: Path) -> tuple[OwnKey, ...]:
     """Answers all keys so far; none where there is no list. Raises ConfigError."""
     path = directory / RING
     try:
-        return tuple(
-            _parse_key(each) for each in list_at(parse_canonical(path.read_bytes()), "keys")
-        )
+        return parse_ring(path.read_bytes())
     except FileNotFoundError:
         return ()
     except (MalformedAttestation, ValueError) as error:
         raise ConfigError(f"{path}: is not a list of keys: {error}; restore it") from None
+
+
+def parse_ring(data: bytes) -> tuple[OwnKey, ...]:
+    """Reads the public list. Raises MalformedAttestation, ValueError, ConfigError."""
+    return tuple(_parse_key(each) for each in list_at(parse_canonical(data), "keys"))
 
 
 def _open_key(directory: Path, ring: Sequence[OwnKey]) -> Signer:

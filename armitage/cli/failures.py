@@ -10,6 +10,8 @@ from armitage.transport.port import Code
 
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (client.BlobMissing, Exit.NO),
+    (client.NotThere, Exit.NO),
+    (client.NoAnswer, Exit.UNREACHABLE),
     (client.UsageError, Exit.USAGE),
     (client.InTheWay, Exit.USAGE),
     (client.ClientError, Exit.REFUSED),

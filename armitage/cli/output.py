@@ -33,6 +33,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
+def printable(text: str) -> str:
+    """Text that others chose, with whatever could steer a terminal written out."""
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+
+
 def size_text(size_bytes: float) -> str:
     """`1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

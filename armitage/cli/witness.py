@@ -239,7 +239,7 @@ async def _summarise(
     import json
     import sys
 
-    from armitage.cli.audit import HEADER, row
+    from armitage.cli.fetched import HEADER, row
     from armitage.witness.audit import logged
     from armitage.witness.evidence import Kind
 

@@ -25,6 +25,14 @@ class BlobMissing(ClientError):
         self.digest = digest
 
 
+class NotThere(ClientError):
+    """The server does not have what was asked for."""
+
+
+class NoAnswer(ClientError):
+    """No server answers there."""
+
+
 class UntrustworthyAnswer(ClientError):
     """The server answered something that must not be used: bytes of another digest, a path that
     leaves its directory, a message against the protocol.

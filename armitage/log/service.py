@@ -22,6 +22,7 @@ class Log:
         self._threads = threads
         self._queue: list[tuple[bytes, asyncio.Future[int]]] = []
         self._turn = asyncio.Lock()
+        self._growth = asyncio.Event()
 
     async def append(self, entry: bytes) -> int:
         """Adds an entry and answers its index once a checkpoint over it is durable.
@@ -41,6 +42,12 @@ class Log:
             place.cancel()  # Does nothing to one that is settled.
         return place.result()
 
+    async def grown(self, size: int) -> int:
+        """Waits until there are more than `size` entries, and answers how many there are."""
+        while self.store.checkpoint.size <= size:
+            await self._growth.wait()
+        return self.store.checkpoint.size
+
     async def _append_batch(self) -> None:
         batch, self._queue = self._queue[:_BATCH_ENTRIES], self._queue[_BATCH_ENTRIES:]
         waiting = [(entry, place) for entry, place in batch if not place.cancelled()]
@@ -51,6 +58,8 @@ class Log:
         cancelled = await _outlast(appending)
         for number, (_, place) in enumerate(waiting):
             _settle(place, appending, number)
+        grew, self._growth = self._growth, asyncio.Event()
+        grew.set()
         if cancelled is not None:
             raise cancelled
 

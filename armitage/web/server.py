@@ -9,7 +9,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -30,10 +30,17 @@ _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "Server": "armitage",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+class Part(Protocol):
+    """Further things that the port serves."""
+
+    def add_to(self, application: web.Application) -> None:
+        """Adds routes, and what is to be done at the end."""
+
 
 Check = Callable[[], Awaitable[str | None]]
 """Answers why the daemon is not ready, None if nothing stands in the way."""
@@ -67,11 +74,13 @@ class WebServer:
         registry: CollectorRegistry,
         status: Callable[[], Mapping[str, object]],
         checks: Sequence[Check],
+        parts: Sequence[Part] = (),
     ) -> None:
         self._options = options
         self._registry = registry
         self._status = status
         self._checks = checks
+        self._parts = parts
         self._runner: web.AppRunner | None = None
         self._names = {"localhost", *map(str.lower, options.hosts)}
 
@@ -89,6 +98,8 @@ class WebServer:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._live)
         application.router.add_get("/readyz", self._ready)
+        for part in self._parts:
+            part.add_to(application)
         application.on_response_prepare.append(_secure)
         self._runner = web.AppRunner(
             application, access_log=None, keepalive_timeout=15, shutdown_timeout=2
@@ -204,7 +215,10 @@ def plain(value: Any) -> Plain:
 
 
 async def _secure(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    """Puts the strictest headers on what has not asked for others."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "armitage"
 
 
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:

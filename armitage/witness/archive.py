@@ -27,6 +27,8 @@ from cas.volume import DiskVolume
 # Evidence goes only when somebody removes it: a full disk ends fetching, not the evidence.
 _UNLIMITED = 1 << 60
 _FOR_EVER_S = 1e10
+ADDRESS = "http"
+"""A file in the directory, in which a daemon that has it open says where it can be asked."""
 _TAGS = "armitage: what the hashes of redacted values are keyed with\n"
 
 
@@ -36,6 +38,8 @@ class RecordOptions:
 
     origin: str = ""
     """The name of its log, when that is made; empty: `armitage.record/` and the host's name."""
+    public: bool = False
+    """Whether everybody who reaches the HTTP port may read the log, and not auditors alone."""
 
 
 @dataclass(frozen=True, slots=True)

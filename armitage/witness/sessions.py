@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from armitage.clock import Clock
 from armitage.errors import Unavailable
@@ -138,12 +138,34 @@ async def _outlast(work: asyncio.Task[Kept]) -> asyncio.CancelledError | None:
 
 @dataclass(slots=True)
 class _Seen:
-    numbers: set[int] = field(default_factory=set)
+    """Which records of a session there are: all below `next`, and some after a gap."""
+
+    next: int = 0
+    ahead: set[int] | None = None
     closed_by: int | None = None
+
+    def add(self, number: int) -> bool:
+        """Whether it is new."""
+        ahead = self.ahead
+        if number < self.next or (ahead is not None and number in ahead):
+            return False
+        if number > self.next:
+            if ahead is None:
+                ahead = self.ahead = set()
+            ahead.add(number)
+            return True
+        self.next += 1
+        while ahead is not None and self.next in ahead:
+            ahead.remove(self.next)
+            self.next += 1
+        self.ahead = ahead or None
+        return True
 
 
 class SessionAudit:
-    """Reads a log's entries in order, and tells which sessions are not complete."""
+    """Reads a log's entries in order, and tells which sessions are not complete. Remembers a few
+    numbers of each session, however many exchanges it has.
+    """
 
     def __init__(self) -> None:
         self._sessions: dict[str, _Seen] = {}
@@ -151,8 +173,10 @@ class SessionAudit:
 
     def add(self, index: int, entry: Entry) -> None:
         """Takes the entry at an index of the log."""
-        seen = self._sessions.setdefault(entry.session, _Seen())
-        if entry.number in seen.numbers:
+        seen = self._sessions.get(entry.session)
+        if seen is None:
+            seen = self._sessions[entry.session] = _Seen()
+        if not seen.add(entry.number):
             self._faults.append(
                 f"entry {index}: {entry.session} has a second record {entry.number}"
             )
@@ -162,7 +186,6 @@ class SessionAudit:
             self._faults.append(f"entry {index}: {entry.session} goes on after its close")
         if entry.kind is Kind.CLOSE:
             seen.closed_by = entry.number
-        seen.numbers.add(entry.number)
 
     def faults(self) -> Iterator[str]:
         """What is wrong, once all entries are in."""
@@ -171,8 +194,7 @@ class SessionAudit:
             if seen.closed_by is None:
                 yield f"{session} was not closed: it runs still, or was cut off"
                 continue
-            gaps = sorted(set(range(seen.closed_by)) - seen.numbers)
-            if gaps:
-                yield f"{session} lacks record {gaps[0]} of {seen.closed_by}"
-            if max(seen.numbers) > seen.closed_by:
+            if seen.next <= seen.closed_by:
+                yield f"{session} lacks record {seen.next} of {seen.closed_by}"
+            if max(seen.next - 1, *(seen.ahead or (0,))) > seen.closed_by:
                 yield f"{session} has a record beyond its close"

@@ -16,9 +16,11 @@ from typing import Any
 import aiohttp
 from support.witnessed import Origin
 
+from armitage.audit.source import ArchiveSource
+from armitage.audit.verify import verify
 from armitage.clock import SystemClock
 from armitage.witness.archive import Archive, open_archive
-from armitage.witness.audit import logged, verify
+from armitage.witness.audit import logged
 from armitage.witness.authority import SessionAuthority
 from armitage.witness.credentials import CredentialOptions, read_credentials
 from armitage.witness.evidence import Kind
@@ -108,7 +110,7 @@ class Networks:
 
     async def faults(self) -> list[str]:
         found: list[str] = []
-        async for findings in verify(self.archive):
+        async for findings in verify(ArchiveSource(self.archive)):
             found = findings.faults
         return found
 

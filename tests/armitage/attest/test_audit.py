@@ -20,9 +20,11 @@ from armitage.attest.keyring import OwnKey
 from armitage.attest.keys import SeedSigner, Signer
 from armitage.attest.service import Attestations
 from armitage.attest.verify import verify_bundle
+from armitage.audit.source import ArchiveSource
+from armitage.audit.verify import Findings, verify
 from armitage.proofs.checker import declaration_of
 from armitage.witness.archive import Archive, open_archive
-from armitage.witness.audit import Findings, logged, verify
+from armitage.witness.audit import logged
 from armitage.witness.evidence import Subject
 from armitage.witness.sessions import Sessions
 
@@ -50,10 +52,8 @@ def denial(approvable: bool = False) -> Denial:
 async def audit(archive: Archive) -> Findings:
     keys = [OwnKey(SIGNER.public, NOW_S)]
     known = known_own(keys, archive.log.store.key, {checker().module_sha256: checker().check})
-    found = Findings()
-    async for found in verify(archive, [AttestationEntries(archive, known)]):  # noqa: B007
-        pass
-    return found
+    source = ArchiveSource(archive)
+    return [f async for f in verify(source, None, [AttestationEntries(source, known)])][-1]
 
 
 async def test_attestations_denials_and_sessions_share_a_log(archive: Archive) -> None:

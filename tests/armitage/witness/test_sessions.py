@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+import rfc8785
 from support.clock import FakeClock
 
 from armitage.errors import Unavailable
@@ -212,3 +213,51 @@ def test_what_does_not_belong_into_a_session_shows() -> None:
     assert "s1 has a record beyond its close" in audited(
         ENTRY, first, replace(first, number=3), close
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"v": 1, "a": 2.5},
+        {"v": 1, "a": 1e300},
+        {"v": 1, "a": [1.0, -0.0]},
+        {"v": 1, "a": 2**53 - 1},
+        {"v": 1, "a": -(2**53) + 1},
+        {"v": 1, "a": 'x:12.5, \x7f \x01 \\ " / ü'},
+        {"v": 1, "ü": 1, "\U0001f600": 2, "\uffff": 3},
+        {"v": 1, "a": {"c": None, "b": [True, False]}},
+    ],
+)
+def test_records_are_read_in_the_canonical_form_alone(value: dict[str, object]) -> None:
+    data = rfc8785.dumps(value)  # type: ignore[arg-type]
+
+    assert parse_record(data) == value
+    for other in (b" " + data, data[:-1] + b" }", data.replace(b'"v":1', b'"v":1.0')):
+        with pytest.raises(MalformedEvidence):
+            parse_record(other)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":9007199254740992,"v":1}',
+        b'{"a":1.0,"v":1}',
+        b'{"a":1E5,"v":1}',
+        b'{"a":"\\u0041","v":1}',
+        b'{"a":"\\u00fc","v":1}',
+        b'{"a":NaN,"v":1}',
+        b'{"a":1,"a":1,"v":1}',
+        b'{"v":1,"a":1}',
+        b'{"a":-0,"v":1}',
+    ],
+)
+def test_other_ways_to_write_the_same_are_no_records(data: bytes) -> None:
+    with pytest.raises(MalformedEvidence):
+        parse_record(data)
+
+
+def test_an_entry_of_version_true_is_none() -> None:
+    data = Entry("s", 1, Kind.EXCHANGE, "sha256:00", 1).encode()
+    assert parse_entry(data).number == 1
+    with pytest.raises(MalformedEvidence):
+        parse_entry(data.replace(b'"v":1', b'"v":true'))

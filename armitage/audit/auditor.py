@@ -1,0 +1,367 @@
+"""Answers an auditor's questions about one record, as plain values: the command line, the JSON API
+and the pages are three shells over this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
+
+from armitage.audit.index import HostRow, Hour, Index, SessionRow
+from armitage.audit.query import Query
+from armitage.audit.rows import Named, Row, read_json, record_of, row_of, statements_in
+from armitage.clock import Clock
+from armitage.errors import NotFound
+from armitage.log.checkpoint import open_checkpoint
+from armitage.log.errors import InvalidProof, LogError, NotLogged
+from armitage.log.merkle import EMPTY_ROOT, root_hash, verify_consistency
+from armitage.log.tiles import WIDTH, Tile, decode_entries, subtrees_of
+from armitage.witness.archive import Archive
+from cas.digest import Digest, DigestFunction
+from cas.errors import BlobNotFound, CasError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_log = logging.getLogger(__name__)
+
+INDEX_NAME = "index.sqlite"
+_BATCH = 4 * WIDTH
+_COUNT_UP_TO = 10_000
+_HOUR_S = 3600
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Page(NamedTuple):
+    """Some entries, and how to go on."""
+
+    rows: list[Row]
+    next_before: int | None
+    """For the next page of older entries; None: there are none."""
+    total: int
+    """How many entries match in all, unless that is more than `counted_up_to`."""
+    counted_up_to: int
+    indexed: int
+    """Entries that were searched, the first so many of the log."""
+    size: int
+    """Entries of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryView:
+    """All of one entry."""
+
+    row: Row
+    entry: dict[str, object]
+    record: dict[str, object] | None
+    """None: it is not there any more. Of an attestation: its `envelopes`, and the `statements` in
+    them.
+    """
+    receipt: str
+    """A C2SP tlog-proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the log stands."""
+
+    origin: str
+    key: str
+    """Of its signatures (a C2SP vkey)."""
+    size: int
+    root: bytes
+    indexed: int
+    checkpoint: str
+    """The signed note."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What an auditor sees first."""
+
+    kinds: dict[str, int]
+    hosts: list[HostRow]
+    first_hour: int
+    """Hours since 1970; what `hours` and `cache` tell of begins here."""
+    end_hour: int
+    hours: list[Hour]
+    cache: list[tuple[int, int, int]]
+    """Hour, hits and misses of the action cache."""
+
+
+class Auditor:
+    """Searches an archive by its index, and keeps the index up with the log."""
+
+    def __init__(
+        self, archive: Archive, index: Index, threads: ThreadPoolExecutor, clock: Clock
+    ) -> None:
+        """`threads` is one thread, which alone touches the index."""
+        self.archive = archive
+        self._clock = clock
+        self._index = index
+        self._threads = threads
+        self._indexed = 0
+        self._is_checked = False
+        self._progress = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    @property
+    def indexed(self) -> int:
+        """Entries that the index has."""
+        return self._indexed
+
+    async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a question to the index in its thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    # Indexing
+
+    async def follow(self) -> None:
+        """Keeps the index up with the log, until cancelled. Does not raise: an index that fails is
+        logged, tried again with the next entry, and nobody is refused for it but who searches.
+        """
+        size = -1
+        while True:
+            size = await self.archive.log.grown(size)
+            try:
+                await self.catch_up()
+            except (CasError, LogError, OSError, sqlite3.Error) as error:
+                _log.error("the index of the record is not up to date: %s", error)
+
+    async def catch_up(self, told: Callable[[int, int], None] | None = None) -> None:
+        """Indexes what is new. `told` hears how many entries are indexed, of how many.
+
+        Raises LogError, CasError, OSError, sqlite3.Error.
+        """
+        async with self._turn:
+            if not self._is_checked:
+                await self._check_belongs()
+            self._indexed = (await self.ask(lambda: self._index.indexed)).size
+            store = self.archive.log.store
+            while self._indexed < (size := store.checkpoint.size):
+                await self._index_some(size)
+                if told is not None:
+                    told(self._indexed, size)
+
+    async def _check_belongs(self) -> None:
+        """Makes an index anew whose entries are not the first of this log."""
+        store = self.archive.log.store
+        found = await self.ask(lambda: self._index.indexed)
+        now = store.checkpoint
+        try:
+            proof = await asyncio.to_thread(store.consistency, found.size)
+            root = found.root or EMPTY_ROOT
+            verify_consistency(found.size, now.size, proof, root, now.root)
+        except (NotLogged, InvalidProof):
+            _log.warning("the index of the record is of another log, and is made anew")
+            await self.ask(self._index.begin_anew)
+        self._is_checked = True
+
+    async def _index_some(self, size: int) -> None:
+        first = self._indexed
+        entries = await asyncio.to_thread(self._read_entries, first, min(size, first + _BATCH))
+        rows = [
+            row_of(index, entry, await self._record_bytes(entry))
+            for index, entry in enumerate(entries, first)
+        ]
+        end = first + len(rows)
+        root = await asyncio.to_thread(self._root_at, end)
+        await self.ask(self._index.add, rows, root)
+        self._indexed = end
+        passed, self._progress = self._progress, asyncio.Event()
+        passed.set()
+
+    def _read_entries(self, first: int, end: int) -> list[bytes]:
+        store, entries = self.archive.log.store, []
+        for number in range(first // WIDTH, -(-end // WIDTH)):
+            width = min(WIDTH, end - number * WIDTH)
+            bundle = decode_entries(store.read(Tile(None, number, width)))
+            entries += bundle[max(0, first - number * WIDTH) :]
+        return entries
+
+    def _root_at(self, size: int) -> bytes:
+        store = self.archive.log.store
+        if size == store.checkpoint.size:
+            return store.checkpoint.root
+        return root_hash(size, subtrees_of(size, store.read))
+
+    async def _record_bytes(self, entry: bytes) -> bytes | None:
+        named = record_of(read_json(entry))
+        if named is None:
+            return None
+        try:
+            return await self.read_blob(named)
+        except BlobNotFound:
+            return None
+
+    async def read_blob(self, named: Named) -> bytes:
+        """Answers a small blob of the record. Raises BlobNotFound."""
+        digest = Digest(DigestFunction.SHA256, named.hash, named.size_bytes)
+        return await self.archive.store.get(digest)
+
+    async def wait_indexed(self, size: int) -> int:
+        """Waits until more than `size` entries are indexed, and answers how many are."""
+        while self._indexed <= size:
+            await self._progress.wait()
+        return self._indexed
+
+    # Questions
+
+    async def page(self, query: Query) -> Page:
+        """One page of what was asked for."""
+
+        def search() -> tuple[list[Row], int]:
+            rows = self._index.rows(replace(query, limit=query.limit + 1))
+            return rows, self._index.count(replace(query, before=None, after=None), _COUNT_UP_TO)
+
+        rows, count = await self.ask(search)
+        shown = rows[: query.limit]
+        has_more = len(rows) > query.limit
+        size = self.archive.log.store.checkpoint.size
+        next_before = shown[-1].index if has_more and query.after is None else None
+        return Page(shown, next_before, count, _COUNT_UP_TO, self._indexed, size)
+
+    async def rows(self, query: Query) -> list[Row]:
+        """The same without counting."""
+        return await self.ask(self._index.rows, query)
+
+    async def entry(self, index: int) -> EntryView:
+        """Raises NotFound."""
+        store = self.archive.log.store
+        try:
+            data = await asyncio.to_thread(store.entry, index)
+            receipt = await asyncio.to_thread(store.receipt, index)
+        except NotLogged as error:
+            raise NotFound(str(error)) from None
+        row = await self.ask(self._index.row, index)
+        record = await self._record_bytes(data)
+        row = row or row_of(index, data, record)
+        return EntryView(row, read_json(data), _shown(record), receipt.encode().decode())
+
+    async def record_of(self, index: int) -> bytes | None:
+        """The record that an entry names; None where it is gone. Raises NotFound."""
+        try:
+            data = await asyncio.to_thread(self.archive.log.store.entry, index)
+        except NotLogged as error:
+            raise NotFound(str(error)) from None
+        return await self._record_bytes(data)
+
+    async def records(self, first: int, count: int) -> list[bytes | None]:
+        """The records of some entries, None for those that are not there. Raises NotFound."""
+        size = self.archive.log.store.checkpoint.size
+        if first >= size:
+            raise NotFound(f"the log has {size} entries, none at {first}")
+        end = min(size, first + count)
+        entries = await asyncio.to_thread(self._read_entries, first, end)
+        return [await self._record_bytes(entry) for entry in entries]
+
+    async def sessions(self, column: str, text: str, limit: int = 100) -> list[SessionRow]:
+        """Sessions by `session`, `action` or `invocation`, newest first."""
+        return await self.ask(self._index.sessions, column, text, limit)
+
+    async def naming(self, hashed: str, roles: Sequence[str], limit: int = 100) -> list[Row]:
+        """The first entries that name exactly this hash in one of these roles."""
+        return await self.ask(self._index.naming, hashed, roles, limit)
+
+    async def known(self, hashes: Sequence[str], roles: Sequence[str]) -> set[str]:
+        """Those of some hashes that an entry names in one of these roles."""
+        return await self.ask(self._index.known, hashes, roles)
+
+    async def hashes(self, prefix: str, limit: int = 20) -> list[str]:
+        """Hashes of which something is known and that begin so."""
+        return await self.ask(self._index.hashes, prefix, limit)
+
+    async def links_of(self, index: int) -> Row | None:
+        """An entry with what it names."""
+        return await self.ask(self._index.row, index)
+
+    async def state(self) -> State:
+        """How the log stands."""
+        store = self.archive.log.store
+        encoded = store.signed_checkpoint
+        signed = open_checkpoint(encoded, store.key).checkpoint
+        return State(
+            signed.origin, str(store.key), signed.size, signed.root, self._indexed, encoded.decode()
+        )
+
+    async def overview(self, hours: int, hosts: int = 12) -> Overview:
+        """The figures of the last so many hours, the one that runs included."""
+        end_hour = int(self._clock.wall() // _HOUR_S) + 1
+
+        def sum_up() -> Overview:
+            first = end_hour - hours
+            return Overview(
+                self._index.kinds(),
+                self._index.hosts(hosts),
+                first,
+                end_hour,
+                self._index.hours(first, end_hour),
+                self._index.cache_hours(first, end_hour),
+            )
+
+        return await self.ask(sum_up)
+
+    async def add_cache(self, hits: int, misses: int) -> None:
+        """Notes how often the action cache had an answer, just now. Does not raise."""
+        hour = int(self._clock.wall() // _HOUR_S)
+        try:
+            await self.ask(self._index.add_cache, hour, hits, misses)
+        except sqlite3.Error as error:
+            _log.warning("the figures of the action cache are not kept: %s", error)
+
+
+def _shown(record: bytes | None) -> dict[str, object] | None:
+    if record is None:
+        return None
+    if statements := statements_in(record):
+        envelopes = [read_json(line) for line in record.split(b"\n") if line]
+        return {"envelopes": envelopes, "statements": statements}
+    return read_json(record)
+
+
+@asynccontextmanager
+async def open_auditor(archive: Archive, directory: Path, clock: Clock) -> AsyncIterator[Auditor]:
+    """An auditor whose index is in the archive's directory. Raises OSError, sqlite3.Error."""
+    with ThreadPoolExecutor(1, thread_name_prefix="audit-index") as threads:
+        loop = asyncio.get_running_loop()
+        path, origin = directory / INDEX_NAME, archive.log.store.key.name
+        index = await loop.run_in_executor(threads, Index, path, origin)
+        try:
+            yield Auditor(archive, index, threads, clock)
+        finally:
+            await loop.run_in_executor(threads, index.close)
+
+
+class Following:
+    """Keeps the index up with the log meanwhile. An async context manager."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
+        self._group = asyncio.TaskGroup()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self._task = self._group.create_task(self._auditor.follow())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await self._group.__aexit__(None, None, None)

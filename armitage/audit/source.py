@@ -1,0 +1,105 @@
+"""Where a record is read from by those who verify it: an archive, or a daemon's HTTP port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from armitage.attest.keyring import RING
+from armitage.audit.rows import Named
+from armitage.log.note import PublicKey
+from armitage.log.receipt import Receipt
+from armitage.log.tiles import Tile
+from armitage.witness.archive import Archive
+from cas.digest import Buffer, Digest, DigestFunction
+from cas.errors import BlobNotFound
+
+
+class Source(Protocol):
+    """What a verification needs. It believes nothing of what is answered."""
+
+    async def key(self) -> PublicKey:
+        """Whose log this claims to be."""
+
+    async def attestation_keys(self) -> bytes:
+        """The public list of keys for attestations (armitage.attest.keyring); empty where there is
+        none. Raises OSError.
+        """
+
+    async def checkpoint(self) -> bytes:
+        """The signed note. Raises LogError, OSError."""
+
+    def tile(self, tile: Tile) -> bytes:
+        """Blocks; for a thread. Raises LogError, OSError."""
+
+    async def records(self, first: int, named: Sequence[Named | None]) -> list[bytes | None]:
+        """What the entries from `first` on name; None for what is not there, or not named. Raises
+        OSError.
+        """
+
+    async def get(self, digest: Digest) -> bytes:
+        """A small blob. Raises BlobNotFound, OSError."""
+
+    async def receipt(self, index: int) -> Receipt:
+        """An entry's. Raises LogError, OSError."""
+
+    def read(self, named: Named) -> AsyncIterator[Buffer]:
+        """A blob in pieces. Raises BlobNotFound, OSError."""
+
+
+class ArchiveSource:
+    """An archive that is open here."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    async def key(self) -> PublicKey:
+        """See Source."""
+        return self._archive.log.store.key
+
+    async def attestation_keys(self) -> bytes:
+        """See Source."""
+        return await asyncio.to_thread(read_attestation_keys, self._archive)
+
+    async def checkpoint(self) -> bytes:
+        """See Source."""
+        return self._archive.log.store.signed_checkpoint
+
+    def tile(self, tile: Tile) -> bytes:
+        """See Source."""
+        return self._archive.log.store.read(tile)
+
+    async def records(self, _: int, named: Sequence[Named | None]) -> list[bytes | None]:
+        """See Source."""
+        return [None if each is None else await self._record(each) for each in named]
+
+    async def get(self, digest: Digest) -> bytes:
+        """See Source."""
+        return await self._archive.store.get(digest)
+
+    async def receipt(self, index: int) -> Receipt:
+        """See Source."""
+        return self._archive.log.store.receipt(index)
+
+    async def _record(self, named: Named) -> bytes | None:
+        try:
+            return await self._archive.store.get(_digest(named))
+        except BlobNotFound:
+            return None
+
+    def read(self, named: Named) -> AsyncIterator[Buffer]:
+        """See Source."""
+        return self._archive.store.read(_digest(named))
+
+
+def read_attestation_keys(archive: Archive) -> bytes:
+    """See Source. Blocks."""
+    try:
+        return (archive.directory / RING).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _digest(named: Named) -> Digest:
+    return Digest(DigestFunction.SHA256, named.hash, named.size_bytes)
