@@ -9,6 +9,7 @@ running ones end; `drain_s` is for all of that together.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import secrets
@@ -22,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from armitage.attest.opening import Builders, Office, open_office
+from armitage.attest.holdings import OwnHoldings
+from armitage.attest.opening import Builders, Office, open_office, shared_checker
 from armitage.audit.auditor import Auditor, Following, open_auditor
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
@@ -35,10 +37,12 @@ from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
     GPUS,
+    NOTARY,
     SCHEDULER,
     STORE,
     TIERS,
     TRANSPORT,
+    TRUST,
     WIRE,
     FiguresCollector,
     open_registry,
@@ -63,6 +67,7 @@ from armitage.reapi.logstream import LogStreams
 from armitage.reapi.operations import OperationsService
 from armitage.reapi.storage import StorageService
 from armitage.reapi.trees import DirectoryCodec
+from armitage.reapi.trusting import TrustGate
 from armitage.remote import RemoteStats, open_remote, open_tiers
 from armitage.scheduler.service import Scheduler
 from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
@@ -71,6 +76,8 @@ from armitage.transport.health import HealthService
 from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Interceptor, Method, wrap
 from armitage.transport.reflection import ReflectionService, services_of
+from armitage.trust.opening import open_trust
+from armitage.trust.options import TrustOptions
 from armitage.version import version
 from armitage.web.access import Auditors
 from armitage.web.audit_api import AuditApi
@@ -101,6 +108,8 @@ from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
 from executor.isospin.leasing import Discovery, GpuLeases, LeasingExecutor
 from executor.ports import Executor
+
+_log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 30.0
 _UPKEEP_S = 1.0
@@ -152,6 +161,7 @@ class _Base:
     instances: Instances
     invocations: Invocations
     completeness: Completeness
+    gate: TrustGate | None
 
 
 class Daemon:
@@ -267,7 +277,8 @@ class Daemon:
             max_invocations=config.invocations.max_invocations,
         )
         completeness = Completeness(store, limits=config.limits)
-        base = _Base(store, cache, instances, invocations, completeness)
+        gate = await self._open_gate(store)
+        base = _Base(store, cache, instances, invocations, completeness, gate)
         logs = LogStreams(instances, self._clock.monotonic, limits=config.logstream)
         streams = ByteStreamService(
             store, instances, invocations, logs, self._clock.monotonic, options=config.bytestream
@@ -412,6 +423,24 @@ class Daemon:
         await stack.enter_async_context(Following(auditor))
         return auditor
 
+    async def _open_gate(self, store: Store) -> TrustGate | None:
+        """Who says what of the cache may be served; None where all of it, and nobody need know
+        why.
+        """
+        config, archive, office = self._config, self._archive, self._office
+        if office is None and config.trust == TrustOptions():
+            return None
+        checker = await asyncio.to_thread(shared_checker)
+        module, checks = checker.module_sha256, {checker.module_sha256: checker.check}
+        if archive is None or office is None:
+            _log.warning("without a record, which data_dir takes, this daemon attests nothing")
+            judges = open_trust(config.trust, (), None, checks, module)
+            return TrustGate(judges.trust, [], store, self._clock)
+        log = archive.log.store.key
+        judges = open_trust(config.trust, office.own.keys, log, checks, module)
+        own = OwnHoldings(archive, office.ledger, judges.known, office.threads)
+        return TrustGate(judges.trust, [own], store, self._clock)
+
     def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
     ) -> Executor | None:
@@ -469,6 +498,7 @@ class Daemon:
                 limits=limits,
                 at_once=at_once,
                 notary=None if self._office is None else self._office.notary,
+                gate=base.gate,
             ).methods(),
             *StorageService(
                 base.store,
@@ -509,6 +539,7 @@ class Daemon:
             limits=config.limits,
             open_streams=LiveOutput(logs).open,
             notary=None if self._office is None else self._office.notary,
+            gate=base.gate,
             why_disabled=self._execution.reason,
         )
         operations = OperationsService(scheduler, base.store, limits=config.limits)
@@ -576,6 +607,10 @@ class Daemon:
         registry.register(FiguresCollector(SCHEDULER, scheduler.stats))
         if self._gpus is not None:
             registry.register(FiguresCollector(GPUS, self._gpus.stats))
+        if self._office is not None:
+            registry.register(FiguresCollector(NOTARY, self._office.notary.stats))
+        if base.gate is not None:
+            registry.register(FiguresCollector(TRUST, base.gate.stats))
         remote = self._remote_stats
         if remote is not None:
             registry.register(FiguresCollector(TIERS, lambda: remote().tiers))
@@ -629,7 +664,14 @@ def _at_once(base: _Base) -> AtOnce | None:
     """For stores and caches that know something without an await."""
     if not isinstance(base.store, Glimpse) or not isinstance(base.cache, Recall):
         return None
-    return AtOnce(base.store, base.cache, base.instances, base.invocations, base.completeness)
+    return AtOnce(
+        base.store,
+        base.cache,
+        base.instances,
+        base.invocations,
+        base.completeness,
+        gate=base.gate,
+    )
 
 
 def _host_properties() -> Mapping[str, tuple[str, ...]]:

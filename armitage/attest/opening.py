@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +37,7 @@ class Office:
     ledger: Ledger
     judge: Judge
     own: Own
+    threads: Executor
 
 
 @asynccontextmanager
@@ -50,13 +51,13 @@ async def open_office(
     """
     own = await asyncio.to_thread(open_own, directory, builders.options, clock.wall)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="attest") as threads:
-        judge = Judge(await asyncio.to_thread(_checker), threads)
+        judge = Judge(await asyncio.to_thread(shared_checker), threads)
         ledger = await asyncio.to_thread(Ledger, directory / _LEDGER, archive.log.store)
         try:
             attestations = Attestations(archive.store, archive.log.append, own.signer, threads)
             desk = Desk(judge, attestations, ledger, store, clock, threads, builders)
             async with Notary(desk) as notary:
-                yield Office(notary, ledger, judge, own)
+                yield Office(notary, ledger, judge, own, threads)
         finally:
             ledger.close()
 
@@ -79,6 +80,6 @@ class Builders:
 
 
 @cache
-def _checker() -> Checker:
+def shared_checker() -> Checker:
     """Compiled once for all daemons of a process; it never changes."""
     return Checker()

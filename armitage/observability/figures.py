@@ -149,6 +149,21 @@ GPUS: Mapping[str, Figure] = {
 }
 """The fields of `executor.isospin.pool.PoolStats`; only where actions are executed."""
 
+NOTARY: Mapping[str, Figure] = {
+    "approved": _counter("attest_approved", "Executions that the checker approved."),
+    "denied": _counter("attest_denied", "Executions refused for what they did not declare."),
+    "attested": _counter("attest_attested", "Results attested."),
+    "unattested": _counter("attest_unattested", "Approved results that could not be attested."),
+    "under_way": _gauge("attest_under_way", "Attestations being made."),
+}
+"""The fields of `armitage.attest.notary.NotaryStats`; only with a record."""
+
+TRUST: Mapping[str, Figure] = {
+    "believed": _counter("trust_believed", "Cached results that the trust policy let through."),
+    "refused": _counter("trust_refused", "Cached results that it did not: misses."),
+}
+"""The fields of `armitage.reapi.trusting.TrustStats`; only with a record or a policy."""
+
 
 def _hostile(name: str, text: str) -> Figure:
     return _counter(f"http2_{name}", text)

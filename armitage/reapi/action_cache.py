@@ -11,9 +11,10 @@ from armitage.reapi import rpcs
 from armitage.reapi.at_once import AtOnce
 from armitage.reapi.completeness import Completeness, Verdict
 from armitage.reapi.digests import Candidates, Notation, stored_candidate
-from armitage.reapi.instances import Instances
+from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.limits import Limits
+from armitage.reapi.trusting import TrustGate
 from armitage.transport.port import Call, Method, Unary
 from cas.action_cache import ActionCache
 from cas.digest import Digest
@@ -46,6 +47,7 @@ class ActionCacheService:
         require_action: bool = True,
         at_once: AtOnce | None = None,
         notary: Notary | None = None,
+        gate: TrustGate | None = None,
     ) -> None:
         self._cache = cache
         self._store = store
@@ -56,6 +58,7 @@ class ActionCacheService:
         self._require_action = require_action
         self._at_once = at_once
         self._notary = notary
+        self._gate = gate
 
     def methods(self) -> list[Method]:
         """Answers the methods for a transport."""
@@ -72,11 +75,13 @@ class ActionCacheService:
         """Answers a complete result, with stdout, stderr and files inlined as asked and as fits.
 
         What it refers to is held for the caller and its leases are renewed. Raises NotFound for a
-        miss, and for a result that has lost a blob.
+        miss, for a result that has lost a blob, and for one that the trust policy does not let
+        through, with the reason.
         """
         message = reapi.GetActionResultRequest.FromString(request)
         instance = self._instances.get(message.instance_name)
         notation = instance.digests.notation(message.digest_function)
+        refused = ""
         for action in notation.parse(message.action_digest):
             if self._notary is not None:
                 await self._notary.settle((instance.action_cache_key, action))
@@ -85,6 +90,10 @@ class ActionCacheService:
                 continue
             verdict = await self._verdict(result, action)
             if verdict is None or not verdict.is_complete:
+                continue
+            why = await self._refusal(instance, action, result)
+            if why is not None:
+                refused = f"; one is there, but {why}"
                 continue
             self._invocations.hold(call, verdict.closure)
             if not _wants_inlining(message):
@@ -99,7 +108,7 @@ class ActionCacheService:
                 stderr=message.inline_stderr,
                 files=wanted,
             )
-        raise NotFound(f"no result of action {message.action_digest.hash} is cached")
+        raise NotFound(f"no result of action {message.action_digest.hash} is cached{refused}")
 
     async def update_action_result(self, request: bytes, call: Call) -> bytes:
         """Remembers a client's result whose outputs are all stored, and answers it.
@@ -122,9 +131,27 @@ class ActionCacheService:
         result = message.action_result.SerializeToString()
         action = await self._action(candidates, notation, result)
         await self._check_outputs(action, notation, result, call)
-        if message.action_result.exit_code == 0:
+        if message.action_result.exit_code == 0 and await self._may_replace(
+            instance, action, result
+        ):
             await self._cache.put(instance.action_cache_key, action, result)
         return result
+
+    async def _refusal(self, instance: Instance, action: Digest, result: bytes) -> str | None:
+        if self._gate is None:
+            return None
+        return await self._gate.refusal(instance.name, action, result)
+
+    async def _may_replace(self, instance: Instance, action: Digest, result: bytes) -> bool:
+        """Whether what a client brings may take the place of what is cached. One that is not
+        trusted never displaces one that is: else whoever may write could empty the cache.
+        """
+        if self._gate is None or self._gate.is_open(instance.name):
+            return True
+        if await self._refusal(instance, action, result) is None:
+            return True
+        cached = await self._cache.get(instance.action_cache_key, action)
+        return cached is None or await self._refusal(instance, action, cached) is not None
 
     async def _verdict(self, result: bytes, action: Digest) -> Verdict | None:
         try:

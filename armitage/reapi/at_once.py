@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 from armitage.errors import InvalidRequest, NotFound
 from armitage.reapi.completeness import Completeness
-from armitage.reapi.instances import Instances
+from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
+from armitage.reapi.trusting import TrustGate
 from armitage.transport.port import Call
 from cas.action_cache import Recall
 from cas.digest import DigestFunction
@@ -75,12 +76,15 @@ class AtOnce:
         instances: Instances,
         invocations: Invocations,
         completeness: Completeness,
+        *,
+        gate: TrustGate | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
         self._instances = instances
         self._invocations = invocations
         self._completeness = completeness
+        self._gate = gate
         self._finding: dict[tuple[bytes, bytes], _Context] = {}
         self._getting: dict[tuple[bytes, bytes], _Context] = {}
 
@@ -164,7 +168,7 @@ class AtOnce:
         except (InvalidRequest, NotFound):
             return None
         functions = notation.functions_of(_HEX_LENGTH)
-        if not functions:
+        if not functions or (known is self._getting and not self._is_open(instance)):
             return None
         function = functions[0]
         context = _Context(
@@ -173,6 +177,10 @@ class AtOnce:
         if len(known) < _MAX_KNOWN:
             known[before, after] = context
         return context
+
+    def _is_open(self, instance: Instance) -> bool:
+        """Whether results need no attestation; where they do, that takes waiting."""
+        return self._gate is None or self._gate.is_open(instance.name)
 
 
 def _split(request: bytes, position: int, end: int) -> list[bytes] | None:

@@ -7,6 +7,7 @@ that goes wrong later: their names would not fit the trailers of a call.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -46,6 +47,7 @@ from armitage.reapi.operations import (
 )
 from armitage.reapi.request_metadata import request_metadata
 from armitage.reapi.trees import DirectoryCodec
+from armitage.reapi.trusting import TrustGate
 from armitage.scheduler.core import OperationState
 from armitage.scheduler.service import Scheduler, Submission, Watch
 from armitage.transport.port import Call, Method, ServerStream
@@ -53,6 +55,8 @@ from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import BlobNotFound
 from cas.store import BlobStore, Retention
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +114,12 @@ class ExecutionService:
         limits: Limits | None = None,
         open_streams: OpenStreams | None = None,
         notary: Notary | None = None,
+        gate: TrustGate | None = None,
         why_disabled: str = "it is off in its configuration",
     ) -> None:
         """Takes `new_id` for operations: unguessable, unique and safe as a file name; what to tell
-        clients of instances whose `exec_enabled` is false; and who attests, None where no record is
-        kept.
+        clients of instances whose `exec_enabled` is false; who attests, None where no record is
+        kept; and who says what of the cache may be served, None where all of it.
         """
         self._scheduler = scheduler
         self._store = store
@@ -131,6 +136,7 @@ class ExecutionService:
         self._inputs = InputTrees(store, codec, self._options.inputs)
         self._messages = OperationMessages(store, limits or Limits())
         self._notary = notary
+        self._gate = gate
         self._job_services = JobServices(
             store,
             action_cache,
@@ -260,6 +266,11 @@ class ExecutionService:
             return None
         if not verdict.is_complete or reapi.ActionResult.FromString(result).exit_code:
             return None
+        if self._gate is not None:
+            why = await self._gate.refusal(request.instance.name, action, result)
+            if why is not None:
+                _log.info("the cached result of action %s is not served: %s", action, why)
+                return None
         self._invocations.hold(request.call, verdict.closure)
         return Answer(result=result, is_cached=True)
 

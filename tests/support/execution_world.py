@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,6 +22,7 @@ from armitage.reapi.invocations import Invocations
 from armitage.reapi.operations import OperationsService
 from armitage.reapi.request_metadata import HEADER
 from armitage.reapi.trees import DirectoryCodec
+from armitage.reapi.trusting import TrustGate
 from armitage.scheduler.core import CoreOptions
 from armitage.scheduler.platforms import PlatformRules
 from armitage.scheduler.service import Scheduler
@@ -172,8 +173,13 @@ class Setup:
     function: DigestFunction = SHA256
 
 
+MakeGate = Callable[[MemoryStore, FakeClock], TrustGate]
+
+
 @asynccontextmanager
-async def serving(setup: Setup = Setup(), notary: Notary | None = None) -> AsyncIterator[World]:
+async def serving(
+    setup: Setup = Setup(), notary: Notary | None = None, gate: MakeGate | None = None
+) -> AsyncIterator[World]:
     clock = FakeClock()
     store, cache = HoldingStore(), MemoryActionCache()
     executor = ScriptedExecutor(store, clock.wall)
@@ -203,6 +209,7 @@ async def serving(setup: Setup = Setup(), notary: Notary | None = None) -> Async
             options=setup.execution,
             open_streams=open_streams,
             notary=notary,
+            gate=None if gate is None else gate(store, clock),
         )
         operations = OperationsService(scheduler, store)
         world = World(

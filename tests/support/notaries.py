@@ -12,13 +12,19 @@ from support.attested import SIGNER, checker
 from support.clock import FakeClock
 
 from armitage.attest.facts import Builder, Outputs
+from armitage.attest.holdings import OwnHoldings
 from armitage.attest.judge import Judge
+from armitage.attest.keyring import OwnKey
 from armitage.attest.ledger import Ledger
 from armitage.attest.notary import Desk, Notary, Run
 from armitage.attest.service import Attestations
 from armitage.log.note import KeyType, Signer
 from armitage.log.service import Log
 from armitage.log.store import NAMES, LogStore
+from armitage.reapi.trusting import TrustGate
+from armitage.trust.opening import open_trust
+from armitage.trust.options import TrustOptions
+from armitage.witness.archive import Archive
 from cas.digest import DigestFunction
 from cas.memory import MemoryOptions, MemoryStore
 from cas.volume import DiskVolume
@@ -41,6 +47,17 @@ class Registry:
     record: MemoryStore
     store: MemoryStore
     log: LogStore
+    archive: Archive
+    threads: ThreadPoolExecutor
+
+    def gate(self, policy: str, store: MemoryStore, clock: FakeClock) -> TrustGate:
+        """What a daemon with this record and that policy believes."""
+        module, log = checker().module_sha256, self.log.key
+        options = TrustOptions(policy=policy)
+        ring = [OwnKey(SIGNER.public, 0.0)]
+        judges = open_trust(options, ring, log, {module: checker().check}, module)
+        own = OwnHoldings(self.archive, self.ledger, judges.known, self.threads)
+        return TrustGate(judges.trust, [own], store, clock)
 
 
 @asynccontextmanager
@@ -61,10 +78,13 @@ async def registry(path: Path, store: MemoryStore | None = None) -> AsyncIterato
         async with open_log(path) as log:
             ledger = Ledger(path / "attestations.sqlite", log)
             judge = Judge(checker(), threads)
-            attestations = Attestations(record, Log(log, threads).append, SIGNER, threads)
+            service = Log(log, threads)
+            # A store of another kind, which the parts in question cannot tell.
+            archive = Archive(path, record, service, path, threads, b"")  # type: ignore[arg-type]
+            attestations = Attestations(record, service.append, SIGNER, threads)
             desk = Desk(judge, attestations, ledger, store, clock, threads, lambda _: BUILDER)
             async with Notary(desk) as notary:
-                yield Registry(notary, ledger, judge, record, store, log)
+                yield Registry(notary, ledger, judge, record, store, log, archive, threads)
             ledger.close()
 
 

@@ -11,10 +11,12 @@ from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
     GPUS,
+    NOTARY,
     SCHEDULER,
     STORE,
     TIERS,
     TRANSPORT,
+    TRUST,
     WIRE,
     FiguresCollector,
     open_registry,
@@ -41,7 +43,7 @@ async def everything() -> CollectorRegistry:
     handler: Any = observer.interceptor(Unary("/s/M", echo)).handler
     await handler(b"", Call("/s/M"))
     registry.register(observer)
-    for figures in (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT, GPUS):
+    for figures in (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT, GPUS, NOTARY, TRUST):
         registry.register(FiguresCollector(figures, Zeros))
     return registry
 
