@@ -169,6 +169,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             'instances: quota_bytes needs storage = "disk"; leave it out, or store on disk'
         )
+    for name in config.witness.fetch.credentials:
+        if name not in config.witness.credentials:
+            raise ConfigError(
+                f"witness.fetch.credentials: {name!r} is not under witness.credentials; add it"
+            )
     _check_reach(config)
     check_remote(
         config.remote,

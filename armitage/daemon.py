@@ -85,7 +85,8 @@ from armitage.web.log_tiles import LogTiles
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import Part, WebServer
 from armitage.witness.archive import ADDRESS, Archive, open_archive
-from armitage.witness.credentials import read_credentials
+from armitage.witness.assets import AssetFetcher
+from armitage.witness.credentials import Credentials, read_credentials
 from armitage.witness.network import WitnessNetwork, open_means
 from cas.action_cache import ActionCache, CacheStats, Recall
 from cas.errors import StoreUnavailable
@@ -195,6 +196,7 @@ class Daemon:
         self._network: WitnessNetwork | None = None
         self._office: Office | None = None
         self._auditor: Auditor | None = None
+        self._credentials = Credentials()
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
 
@@ -293,6 +295,7 @@ class Daemon:
             clock=self._clock,
             limits=config.limits,
             options=config.asset,
+            origin=self._fetcher(store, codec),
         )
         await assets.restore()
         methods = [
@@ -392,9 +395,10 @@ class Daemon:
         options = self._config.witness
         if self._archive is None or not options.enabled:
             return None
-        credentials = await asyncio.to_thread(read_credentials, options.credentials, os.environ)
-        means = open_means(self._archive, options, credentials, self._clock)
-        network = WitnessNetwork(self._archive, means, credentials)
+        known = await asyncio.to_thread(read_credentials, options.credentials, os.environ)
+        self._credentials = known
+        means = open_means(self._archive, options, known, self._clock)
+        network = WitnessNetwork(self._archive, means, known)
         stack.push_async_callback(network.close)
         await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [network.catch_up]))
         return network
@@ -440,6 +444,15 @@ class Daemon:
         judges = open_trust(config.trust, office.own.keys, log, checks, module)
         own = OwnHoldings(archive, office.ledger, judges.known, office.threads)
         return TrustGate(judges.trust, [own], store, self._clock)
+
+    def _fetcher(self, store: Store, codec: DirectoryCodec) -> AssetFetcher | None:
+        """What fetches for clients; None where they may have nothing fetched."""
+        options, network, archive = self._config.witness.fetch, self._network, self._archive
+        if network is None or archive is None or not options.hosts:
+            return None
+        return AssetFetcher(
+            network, archive, store, codec, credentials=self._credentials, options=options
+        )
 
     def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec

@@ -72,6 +72,11 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         help="accept that actions run without a sandbox, with all rights of this user",
     )
     group.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask no origin: what actions and clients fetch must be on record already",
+    )
+    group.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
@@ -117,6 +122,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         ("grpc.tls.client_authority", args.tls_client_ca),
         ("accept_insecure_network", args.accept_insecure_network or None),
         ("worker.accept_unsandboxed", args.accept_unsandboxed or None),
+        ("witness.offline", args.offline or None),
     ):
         if value is not None:
             _put(table, path, value)

@@ -1,8 +1,10 @@
 """Remote Asset: content by URI, as clients pushed it (REAPI `remote_asset.proto`).
 
 An association of a URI and qualifiers with a digest is a small record in the action cache, under an
-instance name that no client can use. Content is not fetched from origins: a URI that nobody pushed
-is NOT_FOUND in the response, with a message that says so.
+instance name that no client can use. What nobody pushed is fetched from its origin where the
+operator lets clients have that (armitage.reapi.asset_origin); otherwise it is NOT_FOUND in the
+response, with a message that says so. What was fetched is remembered like a push where a checksum
+or a commit says what it is, and fetched anew otherwise.
 
 A push that says when it expires keeps its content until then. What is so kept is recorded too, in a
 fixed number of records each for a share of the holders, for a restarted server to find again.
@@ -26,18 +28,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.clock import Clock
-from armitage.errors import ArmitageError, InvalidRequest, PermissionDenied
+from armitage.errors import Aborted, ArmitageError, InvalidRequest, PermissionDenied
 from armitage.reapi import rpcs
+from armitage.reapi.asset_origin import AssetOrigin, Wanted, headers_for, version_of
 from armitage.reapi.digests import WIRE_FUNCTIONS, Notation, stored_candidate, wire_digest
+from armitage.reapi.gate import code_of
 from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.limits import Limits
+from armitage.reapi.request_metadata import request_metadata
 from armitage.reapi.walk import files_of, walk
 from armitage.transport.port import Call, Code, Method, Unary
 from cas.action_cache import ActionCache
 from cas.digest import Digest, DigestFunction
-from cas.errors import BlobNotFound
+from cas.errors import BlobNotFound, CasError
 from cas.store import BlobStore, Retention
+from executor.spec import Requester
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +105,10 @@ class AssetService:
         clock: Clock,
         limits: Limits | None = None,
         options: AssetOptions | None = None,
+        origin: AssetOrigin | None = None,
     ) -> None:
+        """`origin` is None where nothing is fetched."""
+        self._origin = origin
         self._cache = cache
         self._store = store
         self._instances = instances
@@ -187,12 +196,78 @@ class AssetService:
             _describe(response, record)
             return record.digest
         _refuse_unknown(qualifiers)
+        if self._origin is not None:
+            return await self._fetch_from(self._origin, message, kind, response, call)
         response.status.code = Code.NOT_FOUND
         response.status.message = (
             f"no {kind} was pushed for {message.uris[0]} with these qualifiers, and this server"
             " does not fetch from origins"
         )
         return None
+
+    async def _fetch_from(
+        self,
+        origin: AssetOrigin,
+        message: FetchRequest,
+        kind: str,
+        response: Response,
+        call: Call,
+    ) -> Digest | None:
+        instance = self._instances.get(message.instance_name)
+        qualifiers = _qualifiers(message.qualifiers)
+        wanted = self._wanted(instance, message, qualifiers, call)
+        try:
+            fetched = await (origin.blob if kind == _BLOB else origin.directory)(wanted)
+            if kind == _BLOB and not await self._matches(fetched.digest, qualifiers):
+                raise Aborted(f"the content of {fetched.uri} does not match {CHECKSUM}")
+        except InvalidRequest:
+            raise
+        except TimeoutError:
+            response.status.code = Code.DEADLINE_EXCEEDED
+            response.status.message = f"{message.uris[0]} was not fetched in time"
+            return None
+        except (ArmitageError, CasError) as error:
+            response.status.code = code_of(error)
+            response.status.message = str(error)
+            return None
+        directories = (fetched.digest,) if kind == _DIRECTORY else ()
+        shown = tuple(pair for pair in qualifiers if not pair[0].startswith(_HEADER_QUALIFIERS))
+        record = _Record(fetched.digest, self._clock.wall(), None, shown, directories=directories)
+        self._invocations.hold(call, await self._kept(record))
+        if wanted.commit or CHECKSUM in dict(qualifiers):
+            key = _key(kind, fetched.uri, qualifiers)
+            await self._cache.put(_records_of(instance), key, _encode(record))
+        response.uri = fetched.uri
+        _describe(response, record)
+        return fetched.digest
+
+    def _wanted(
+        self,
+        instance: Instance,
+        message: FetchRequest,
+        qualifiers: tuple[tuple[str, str], ...],
+        call: Call,
+    ) -> Wanted:
+        known, told = dict(qualifiers), request_metadata(call)
+        commit, branch, is_git = version_of(qualifiers)
+        notation = instance.digests.notation(message.digest_function)
+        return Wanted(
+            uris=tuple(message.uris),
+            function=notation.preferred,
+            headers=headers_for(message.uris, qualifiers),
+            sha256=_sha256_of(known.get(CHECKSUM, "")),
+            directory=known.get("directory", ""),
+            commit=commit,
+            branch=branch,
+            is_git=is_git,
+            timeout_s=_duration(message),
+            requester=Requester(
+                instance=instance.name,
+                invocation=told.tool_invocation_id,
+                target=told.target_id,
+                identity=call.identity or "",
+            ),
+        )
 
     async def _push(self, message: PushRequest, kind: str, wire: reapi.Digest, call: Call) -> None:
         instance = self._instances.get(message.instance_name)
@@ -411,6 +486,19 @@ def _references(
         candidates = notation.parse(wire)
         chosen.append(next((c for c in candidates if c.function is function), candidates[0]))
     return tuple(chosen)
+
+
+def _duration(message: FetchRequest) -> float | None:
+    if not message.HasField("timeout"):
+        return None
+    return max(0.001, message.timeout.seconds + message.timeout.nanos / 1e9)
+
+
+def _sha256_of(checksums: str) -> str:
+    """In hexadecimal, where that is the only checksum that is given: with several, any will do."""
+    match = _SRI.fullmatch(checksums.strip())
+    data = _base64(match[2]) if match is not None and match[1] == "sha256" else None
+    return data.hex() if data is not None and len(data) == 32 else ""
 
 
 def _seconds(message: FetchRequest | PushRequest, field: str) -> float | None:

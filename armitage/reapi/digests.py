@@ -109,6 +109,11 @@ class Notation:
         self._by_length = by_length
         self._encoded: dict[bytes, Candidates] = {}
 
+    @property
+    def preferred(self) -> DigestFunction:
+        """Of digests that we choose to answer: the request's function, or the first on offer."""
+        return next(iter(self._by_length.values()))[0]
+
     def functions_of(self, hex_length: int) -> tuple[DigestFunction, ...]:
         """Answers what a hash of so many characters may be, the likeliest first."""
         return self._by_length.get(hex_length, ())

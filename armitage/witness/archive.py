@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -97,5 +98,8 @@ def _signer(directory: Path, name: str) -> Signer:
 def _emptied(spool: Path) -> Path:
     spool.mkdir(mode=0o700, exist_ok=True)
     for leftover in spool.iterdir():
-        leftover.unlink()
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
     return spool

@@ -114,6 +114,7 @@ class Exchanges:
     def __init__(self, session: Session, terms: Terms, means: Means) -> None:
         self.means = means
         self.use = Use()
+        self.session_id = session.id
         self._session = session
         self._terms = terms
         self._pins = dict(terms.pins or {})

@@ -134,6 +134,19 @@ def plain_target(method: bytes, target: bytes, headers: RawHeaders) -> Target:
     return _target(("http", host, port), method, rest or "/", headers)
 
 
+def url_target(method: bytes, url: str) -> Target:
+    """Where a request for an http or https URL goes. Raises Refused."""
+    try:
+        parts = urlsplit(url)
+        default = DEFAULT_PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        raise Refused(400, "this is no http or https URL") from None
+    host, port = parse_authority(parts.netloc, default)
+    query = f"?{parts.query}" if parts.query else ""
+    named = [(b"host", authority_of(parts.scheme, host, port).encode())]
+    return _target((parts.scheme, host, port), method, (parts.path or "/") + query, named)
+
+
 def direct_target(
     host: str | None, port: int, method: bytes, target: bytes, headers: RawHeaders
 ) -> Target:

@@ -114,14 +114,19 @@ class WitnessNetwork:
         directory: str = DIRECTORY,
     ) -> WitnessSession:
         """Begins any session, whose files are to be shown in a directory. Raises WorkerFailure."""
+        exchanges = await self.exchanges(terms, subject, declared, mode)
+        authority = SessionAuthority(exchanges.session_id, self._means.clock.wall())
+        return WitnessSession(Proxy(exchanges, authority), terms.grants, mode, directory)
+
+    async def exchanges(
+        self, terms: Terms, subject: Subject, declared: str, mode: NetworkMode
+    ) -> Exchanges:
+        """Begins a session without any client but the daemon. Raises WorkerFailure."""
         try:
             session = await self._sessions.open(subject, declared, mode)
         except Unavailable as error:
             raise WorkerFailure(str(error)) from error
-        exchanges = Exchanges(session, terms, self._means)
-        authority = SessionAuthority(session.id, self._means.clock.wall())
-        proxy = Proxy(exchanges, authority)
-        return WitnessSession(session.id, proxy, terms.grants, mode, directory)
+        return Exchanges(session, terms, self._means)
 
     async def catch_up(self) -> None:
         """Has the index of what is on record learn of what was logged since."""
@@ -140,13 +145,12 @@ class WitnessSession:
 
     def __init__(
         self,
-        session_id: str,
         proxy: Proxy,
         grants: Sequence[Grant],
         mode: NetworkMode,
         directory: str,
     ) -> None:
-        self.id = session_id
+        self.id = proxy.exchanges.session_id
         self._directory = directory
         self._proxy = proxy
         self._transparent = Transparent(proxy, grants) if mode is NetworkMode.TRANSPARENT else None

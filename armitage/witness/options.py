@@ -19,6 +19,9 @@ class AssetFetchOptions:
     """Names, `*.` and a name for every host with exactly one more label, or `*` for every host;
     empty: nothing is fetched, and only what was pushed is answered.
     """
+    credentials: tuple[str, ...] = ()
+    """Names of the credentials that are used for them: every client can then fetch what these open.
+    """
     max_redirects: int = 10
     unpacked_bytes: int = 16 << 30
     """What one archive may hold, unpacked (FetchDirectory)."""

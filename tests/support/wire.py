@@ -13,6 +13,7 @@ from armitage._proto.google.bytestream import bytestream_pb2 as bytestream
 from armitage.reapi import rpcs
 from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.asset import AssetService
+from armitage.reapi.asset_origin import AssetOrigin
 from armitage.reapi.bytestream import ByteStreamOptions, ByteStreamService
 from armitage.reapi.capabilities import CapabilitiesService
 from armitage.reapi.chunking import ChunkingOptions, ChunkingService
@@ -97,6 +98,7 @@ class Services:
     require_action: bool = False
     store: MemoryStore = field(default_factory=MemoryStore)
     cache: MemoryActionCache = field(default_factory=MemoryActionCache)
+    origin: AssetOrigin | None = None
 
     def __post_init__(self) -> None:
         self.time = FakeTime()
@@ -129,6 +131,7 @@ class Services:
             self.invocations,
             clock=self.time,
             limits=self.limits,
+            origin=self.origin,
         )
         methods: list[Method] = [
             *self.asset.methods(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -191,3 +192,52 @@ async def witness(
             await proxy.close()
         assert list(spool.iterdir()) == []
         await store.close()
+
+
+def smart_http(repository: Path) -> Script:
+    """Serves one repository as git's smart HTTP does, by git http-backend."""
+
+    async def script(
+        head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        method, target, _ = head.split(b"\r\n", 1)[0].decode().split()
+        path, _, query = target.partition("?")
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head.decode().split("\r\n")[1:])
+        }
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(await reader.readline(), 16):
+                body += await reader.readexactly(size)
+                await reader.readline()
+            await reader.readline()
+        else:
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+        process = await asyncio.create_subprocess_exec(
+            *("git", "http-backend"),
+            env={
+                "PATH": os.defpath,
+                "GIT_PROJECT_ROOT": str(repository.parent),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "GIT_PROTOCOL": headers.get("git-protocol", ""),
+                "REQUEST_METHOD": method,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "CONTENT_TYPE": headers.get("content-type", ""),
+                "CONTENT_LENGTH": str(len(body)),
+                "HTTP_CONTENT_ENCODING": headers.get("content-encoding", ""),
+            },
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate(body)
+        told, _, content = out.partition(b"\r\n\r\n")
+        status = b"200 OK"
+        for line in told.split(b"\r\n"):
+            if line.lower().startswith(b"status:"):
+                status = line.partition(b":")[2].strip()
+        length = f"Content-Length: {len(content)}\r\n".encode()
+        writer.write(b"HTTP/1.1 " + status + b"\r\n" + told + b"\r\n" + length + b"\r\n" + content)
+
+    return script
