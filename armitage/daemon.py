@@ -466,6 +466,7 @@ class Daemon:
         options = replace(
             self._config.executor,
             scratch=self._scratch(stack),
+            private=() if self._config.data_dir is None else (self._config.data_dir,),
             max_timeout_s=self._config.execute.actions.max_timeout_s,
         )
         executor, self._execution = open_executors(

@@ -79,6 +79,8 @@ def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed:
     parts = (means.store, means.codec, options, means.wall)
     try:
         namespace = NamespaceExecutor(*parts)
+        if namespace.fallback:
+            _log.warning("bubblewrap makes sandboxes: %s", namespace.fallback)
         return _Default(namespace, (Route(SandboxKind.NAMESPACE, namespace),))
     except SandboxUnavailable as error:
         if not accept_unsandboxed:

@@ -18,11 +18,12 @@ import errno
 import hashlib
 import os
 import resource
+import signal
 import stat
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -34,17 +35,28 @@ from executor.cgroup import Cgroups, Group, Limits, Usage, open_cgroups
 from executor.concurrency import Threads
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
 from executor.evidence import Evidence
+from executor.grants import NOTHING, Grants
 from executor.outputs import OutputCollector, requests_of
 from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents
-from executor.ports import Progress, TreeCodec
+from executor.ports import NetworkUse, Progress, TreeCodec
 from executor.scratch import Scratch
-from executor.spec import Outcome, OutputRequest, ResourceUse, Timings, Work
+from executor.spec import EndedBy, Outcome, OutputRequest, ResourceUse, Timings, Work
 from executor.staging import FIXED_MTIME_S, InputTrees, Layout, TreeLimits
 
 _START_TIMEOUT_S = 30.0
 _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class LauncherKind(Enum):
+    """What makes sandboxes."""
+
+    AUTO = "auto"
+    """Armitage's own where it works, else bubblewrap."""
+    ARMITAGE = "armitage"
+    BUBBLEWRAP = "bubblewrap"
+    """Has no filter of system calls, and gives actions no network."""
 
 
 class FilesystemRoot(Enum):
@@ -66,6 +78,7 @@ class ExecutorOptions:
 
     scratch: Path = Path("scratch")
     """Directory for running actions' files. Emptied at the start; no two executors may share it."""
+    launcher: LauncherKind = LauncherKind.AUTO
     bubblewrap: str | None = None
     """Path of `bwrap`; None looks for it where system programs are."""
     toolchain: tuple[str, ...] = (
@@ -81,6 +94,10 @@ class ExecutorOptions:
         "/etc/java-*",
     )
     """Host paths (or patterns) that actions see, read-only. What does not exist is left out."""
+    filesystem_allow: tuple[str, ...] = ()
+    """Host directories that actions may be given, with all below them, when they declare so."""
+    private: tuple[Path, ...] = field(default=(), metadata={"setting": False})
+    """What no action may be given: the daemon's data. The scratch directory is never given."""
     filesystem_root: FilesystemRoot = FilesystemRoot.REQUESTED
     environment: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH),)
     """Variables that an action has unless it sets them itself. (`PWD` is set as well.)"""
@@ -106,8 +123,12 @@ class ExecutorOptions:
     """Largest file that an action may write."""
     tmp_bytes: int = 2 << 30
     """Size of the private /tmp, and again of /dev/shm, of a sandboxed action, in memory."""
+    tmp_files: int = 1_000_000
+    """Files and directories in each of them. Not limited by bubblewrap."""
     reserve_bytes: int = 256 << 20
     """An action is killed when less than this is left free on the scratch filesystem."""
+    reserve_files: int = 10_000
+    """Or fewer files than this can be made there."""
     trees: TreeLimits = field(default_factory=TreeLimits)
     threads: int = 4
     """For blocking work: laying out trees, hashing outputs, removing scratch space."""
@@ -126,6 +147,7 @@ class Job:
     cwd: tuple[str, ...]
     """Working directory as components below the root."""
     group: Group | None
+    grants: Grants = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +160,12 @@ class Ending:
     """Takes the place of the launcher's own words on stderr."""
     usage: Usage | None = None
     """What it used, where that is not for its control group to say."""
+    signal: int | None = None
+    """What killed it, where that is known."""
+    is_lost: bool = False
+    """Whether the whole sandbox was killed, and not by us: it is worth something only where the
+    control group tells why.
+    """
 
 
 class Process(Protocol):
@@ -285,19 +313,20 @@ class LocalExecutor(ABC):
         await self._inputs.lay_out(layout, root)
         cwd = await self._threads(_prepare, attempt, mounted_at, self._limits())
         times.mark()
-        environment = dict(self._options.environment) | dict(work.environment)
-        job = Job(work, root, is_root, tuple(environment.items()), cwd, group)
+        job = Job(work, root, is_root, self._environment(work), cwd, group)
         job = await self._equip(job, layout)
         captures = self._captures(attempt)
         stdout, stderr = captures
         try:
-            run = await self._run(job, attempt, captures)
+            run, use = await self._run_and_settle(job, attempt, captures)
             times.mark()
             times.mark()
             usage = await self._usage(run.ending, group)
             out, err = await stdout.store(self._store), await stderr.store(self._store)
             if run.timed_out:
                 raise TimedOut(_timeout(work, self._options), out, err)
+            if run.ending.is_lost and not usage.out_of_memory:
+                raise WorkerFailure(f"running {work.name}: its sandbox was killed from outside")
         finally:
             for capture in captures:
                 capture.close()
@@ -311,19 +340,41 @@ class LocalExecutor(ABC):
             stdout=out,
             stderr=err,
             timings=Timings(*times.marks),
-            resources=ResourceUse(run.wall_s, usage.cpu_s, usage.peak_memory_bytes),
+            resources=_resources(run, usage),
             files=found.files,
             directories=found.directories,
             symlinks=found.symlinks,
-            sandbox=self.sandbox(is_root=is_root),
-            evidence=await self._evidence(job),
-            message=self._message(run.ending, usage, captures),
+            sandbox=self._applied(job),
+            ended_by=_ended_by(run.ending, usage),
+            evidence=_with_network(await self._evidence(job), use),
+            message=self._message(run.ending, usage, captures, use),
         )
 
     async def _usage(self, ending: Ending, group: Group | None) -> Usage:
         if ending.usage is not None or group is None:
             return ending.usage or Usage(None, None, False)
         return await self._threads(group.usage)
+
+    def _applied(self, job: Job) -> Mapping[str, str]:
+        facts = self.sandbox(is_root=job.is_root)
+        return {**facts, "network": "witness"} if job.grants.session else facts
+
+    def _environment(self, work: Work) -> tuple[tuple[str, str], ...]:
+        devices = work.devices.environment if work.devices else ()
+        own = dict(self._options.environment) | dict(work.environment)
+        return tuple((own | dict(devices)).items())
+
+    async def _run_and_settle(
+        self, job: Job, attempt: _Attempt, captures: tuple[Capture, Capture]
+    ) -> tuple[_Run, NetworkUse | None]:
+        session = job.grants.session
+        use = None
+        try:
+            run = await self._run(job, attempt, captures)
+        finally:
+            if session is not None:
+                use = await session.close()
+        return run, use
 
     def _captures(self, attempt: _Attempt) -> tuple[Capture, Capture]:
         limit = self._options.output_limit_bytes
@@ -377,12 +428,23 @@ class LocalExecutor(ABC):
             if left <= 0:
                 return True
             await asyncio.wait([ended], timeout=min(left, _WATCH_INTERVAL_S))
-            if not ended.done() and self._scratch.free_bytes() < self._options.reserve_bytes:
-                raise WorkerFailure(
-                    f"killed: under {self._options.reserve_bytes >> 20} MiB are free in scratch"
-                    f" directory {self._scratch.directory}"
-                )
+            if not ended.done():
+                self._check_room()
         return False
+
+    def _check_room(self) -> None:
+        options, directory = self._options, self._scratch.directory
+        if self._scratch.free_bytes() < options.reserve_bytes:
+            raise WorkerFailure(
+                f"killed: under {options.reserve_bytes >> 20} MiB are free in scratch"
+                f" directory {directory}"
+            )
+        free_files = self._scratch.free_files()
+        if free_files is not None and free_files < options.reserve_files:
+            raise WorkerFailure(
+                f"killed: under {options.reserve_files} more files can be made in scratch"
+                f" directory {directory}"
+            )
 
     def _limits(self) -> Limits:
         return Limits(self._options.memory_bytes, self._options.processes, self._options.cpus)
@@ -423,27 +485,43 @@ class LocalExecutor(ABC):
             parts.append(f"not enforced: {' '.join(lost)}")
         return "; ".join(parts) or "none"
 
-    def _message(self, ending: Ending, usage: Usage, captures: tuple[Capture, Capture]) -> str:
+    def _message(
+        self,
+        ending: Ending,
+        usage: Usage,
+        captures: tuple[Capture, Capture],
+        use: NetworkUse | None,
+    ) -> str:
+        options = self._options
         notes = [ending.message] if ending.message else []
         if usage.out_of_memory:
-            limit = (self._options.memory_bytes or 0) >> 20
+            limit = (options.memory_bytes or 0) >> 20
             notes.append(f"a process was killed: out of memory (the limit is {limit} MiB)")
+        elif ending.signal == signal.SIGXFSZ:
+            notes.append(f"killed: a file grew to the limit of {options.file_bytes} bytes")
+        elif ending.signal is not None:
+            notes.append(f"killed by signal {ending.signal} ({_signal_name(ending.signal)})")
+        if usage.out_of_processes:
+            notes.append(f"the limit of {options.processes} processes was reached")
         for name, capture in zip(("stdout", "stderr"), captures, strict=True):
             if capture.is_truncated:
-                notes.append(f"{name} was truncated at {self._options.output_limit_bytes} bytes")
-        return "; ".join(notes)
+                notes.append(f"{name} was truncated at {options.output_limit_bytes} bytes")
+        return "; ".join((*notes, *(use.refused if use else ())))
 
     def _is_root(self, work: Work) -> bool:
         return wants_input_root(self._options.filesystem_root, work)
 
     async def _equip(self, job: Job, layout: Layout) -> Job:  # noqa: ARG002 (for those who need it)
         """Answers the job with whatever else its launch takes; the time for it is not the
-        command's. Raises what execute raises.
+        command's. Raises what execute raises. A network session in its grants is closed by the
+        caller.
         """
         return job
 
     async def _evidence(self, job: Job) -> Evidence | None:  # noqa: ARG002 (for those who can tell)
-        """Answers what the command really used, after it has run. Raises CasError."""
+        """Answers what the command really used but of the network, after it has run. Raises
+        CasError.
+        """
         return None
 
     @abstractmethod
@@ -472,6 +550,43 @@ def wants_input_root(policy: FilesystemRoot, work: Work) -> bool:
         return policy is FilesystemRoot.INPUTS
     asked = dict(work.platform)
     return asked.get("chroot-input-root", "").lower() == "true" or "unixUID" in asked
+
+
+def _ended_by(ending: Ending, usage: Usage) -> EndedBy:
+    if usage.out_of_memory:
+        return EndedBy.MEMORY
+    if ending.signal == signal.SIGXFSZ or usage.out_of_processes:
+        return EndedBy.LIMIT
+    return EndedBy.EXIT if ending.signal is None else EndedBy.SIGNAL
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a real-time signal"
+
+
+def _with_network(evidence: Evidence | None, use: NetworkUse | None) -> Evidence | None:
+    if evidence is None or use is None:
+        return evidence
+    return replace(
+        evidence,
+        network_session=use.session,
+        reached=use.reached,
+        credentials=use.credentials,
+        dropped=use.dropped,
+    )
+
+
+def _resources(run: _Run, usage: Usage) -> ResourceUse:
+    return ResourceUse(
+        wall_s=run.wall_s,
+        cpu_s=usage.cpu_s,
+        peak_memory_bytes=usage.peak_memory_bytes,
+        read_bytes=usage.read_bytes,
+        written_bytes=usage.written_bytes,
+    )
 
 
 def _timeout(work: Work, options: ExecutorOptions) -> float:
@@ -529,6 +644,20 @@ def apply_limits(pid: int, limits: Mapping[int, int]) -> None:
 def start_failure(error: OSError, arguments: Sequence[str]) -> Exception:
     """Answers what it means that a command could not even be started."""
     if error.errno == errno.E2BIG:
-        size = sum(len(os.fsencode(argument)) + 1 for argument in arguments)
-        return InvalidInput(f"the command line of {size} bytes is too long for this host")
+        return command_line_too_long(arguments)
     return WorkerFailure(f"starting the command: {error}")
+
+
+def command_line_too_long(arguments: Sequence[str]) -> InvalidInput:
+    """Answers what to tell of a command that the kernel does not take for its length."""
+    size = sum(len(os.fsencode(argument)) + 1 for argument in arguments)
+    return InvalidInput(f"the command line of {size} bytes is too long for this host")
+
+
+def exec_failure(why: str, *, is_missing: bool) -> Ending:
+    """Answers the end of a command that could not be executed.
+
+    As shells have it: 127 for what is not there, 126 for what cannot be run.
+    """
+    message = f"cannot run {why}"
+    return Ending(127 if is_missing else 126, message, stderr=f"armitage: {message}\n")

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from executor.cgroup import open_cgroups
 from executor.errors import SandboxUnavailable
+from executor.launcher.binary import BINARY
+from executor.launcher.own import try_launcher
+from executor.launcher.profile import system_calls
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where system programs are looked for; the environment's PATH may be anything."""
@@ -100,17 +103,22 @@ def probe(
     *,
     path: str = SYSTEM_PATH,
     run: Callable[[Sequence[str]], str] | None = None,
+    launcher: Callable[[], int] = try_launcher,
 ) -> Report:
     """Tries everything. Blocks for up to a second.
 
     `bubblewrap` is a configured path of `bwrap`, `path` where programs are looked for; `run` runs a
-    program and answers its complaint (empty when it went well), and is there for tests.
+    program and answers its complaint (empty when it went well), and `launcher` tries our own; both
+    are there for tests.
     """
     run = run or _run
-    launcher = _probe_bubblewrap(bubblewrap, path)
-    findings = [launcher, *(_probe_namespace(kind, run) for kind in _NAMESPACES)]
-    if launcher.is_there:
-        findings.append(_probe_sandbox(find_bubblewrap(bubblewrap, path), run))
+    own = _probe_launcher(launcher)
+    is_needed = not own[0].is_there
+    fallback = _probe_bubblewrap(bubblewrap, path, is_needed=is_needed)
+    findings = [*own, fallback, *(_probe_namespace(kind, run) for kind in _NAMESPACES)]
+    if fallback.is_there:
+        program = find_bubblewrap(bubblewrap, path)
+        findings.append(_probe_sandbox(program, run, is_needed=is_needed))
     findings += [
         _probe_cgroups(),
         _probe_files(),
@@ -156,7 +164,21 @@ def _run(command: Sequence[str]) -> str:
     return done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
 
 
-def _probe_bubblewrap(configured: str | None, path: str) -> Finding:
+def _probe_launcher(launcher: Callable[[], int]) -> list[Finding]:
+    try:
+        landlock = launcher()
+    except SandboxUnavailable as error:
+        return [Finding("launcher", False, f"{error}; bubblewrap takes its place")]
+    denied = f"{len(system_calls())} system calls denied or limited"
+    version = f"version {landlock}" if landlock else "not in this kernel, or older than 5.19"
+    return [
+        Finding("launcher", True, f"{BINARY}: a trial went well"),
+        Finding("seccomp", True, denied),
+        Finding("Landlock", landlock > 0, version),
+    ]
+
+
+def _probe_bubblewrap(configured: str | None, path: str, *, is_needed: bool) -> Finding:
     remedy = "apt-get install bubblewrap"
     try:
         program = find_bubblewrap(configured, path)
@@ -164,9 +186,9 @@ def _probe_bubblewrap(configured: str | None, path: str) -> Finding:
             [program, "--version"], capture_output=True, timeout=_TIMEOUT_S, check=True, env={}
         )
     except SandboxUnavailable:
-        return Finding("bubblewrap", False, "not installed", remedy, is_needed=True)
+        return Finding("bubblewrap", False, "not installed", remedy, is_needed=is_needed)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("bubblewrap", False, str(error), remedy, is_needed=True)
+        return Finding("bubblewrap", False, str(error), remedy, is_needed=is_needed)
     version = re.search(rb"(\d+)\.(\d+)", done.stdout)
     is_new = version is not None and (int(version[1]), int(version[2])) >= OLDEST_BUBBLEWRAP
     wanted = ".".join(str(part) for part in OLDEST_BUBBLEWRAP)
@@ -175,7 +197,7 @@ def _probe_bubblewrap(configured: str | None, path: str) -> Finding:
         is_new,
         f"{program} {done.stdout.decode(errors='replace').strip()}",
         f"install bubblewrap {wanted} or newer",
-        is_needed=True,
+        is_needed=is_needed,
     )
 
 
@@ -211,15 +233,17 @@ def _text(path: str) -> str:
         return ""
 
 
-def _probe_sandbox(bubblewrap: str, run: Callable[[Sequence[str]], str]) -> Finding:
+def _probe_sandbox(
+    bubblewrap: str, run: Callable[[Sequence[str]], str], *, is_needed: bool
+) -> Finding:
     view = ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
     complaint = run([bubblewrap, "--unshare-all", "--unshare-user", *view, "true"])
     return Finding(
-        "sandbox",
+        "bubblewrap sandbox",
         not complaint,
         complaint or "a trial with all namespaces went well",
         _namespace_remedy() if complaint else "",
-        is_needed=True,
+        is_needed=is_needed,
     )
 
 

@@ -83,6 +83,11 @@ class Scratch:
         status = os.statvfs(self.directory)
         return status.f_bavail * status.f_frsize
 
+    def free_files(self) -> int | None:
+        """Answers how many more files can be made there; None where that has no limit."""
+        status = os.statvfs(self.directory)
+        return status.f_favail if status.f_files else None
+
     def close(self) -> None:
         """Gives up the lock."""
         os.close(self._lock)

@@ -188,6 +188,20 @@ class ResourceUse:
     """By the monotonic clock that enforces the timeout."""
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    """From and to disks, by a version 2 control group."""
+
+
+class EndedBy(Enum):
+    """What ended a command that was not stopped by the executor."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    MEMORY = "memory"
+    """A process of the action was killed at its limit of memory."""
+    LIMIT = "limit"
+    """It hit another limit: size of a file, number of processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +220,7 @@ class Outcome:
     symlinks: tuple[OutputSymlink, ...] = ()
     sandbox: Mapping[str, str] = field(default_factory=dict)
     """The sandbox profile really applied, as short facts."""
+    ended_by: EndedBy = EndedBy.EXIT
     evidence: Evidence | None = None
     """What was really used; None from an executor that cannot tell, which proves nothing."""
     message: str = ""

@@ -41,8 +41,8 @@ setup_debian() {
   fi
 }
 
-# setup_venv runtime|dev: makes .venv hold exactly what scripts/lock says, and this checkout, editable.
-# Warm (nothing changed since) it costs a hash of three files.
+# setup_venv runtime|dev: makes .venv hold exactly what scripts/lock says, and this checkout, editable, with its sandbox launcher.
+# Warm (nothing changed since) it costs a hash of a few files.
 setup_venv() {
   local wanted=$1 stamp
   setup_python || return 1
@@ -62,7 +62,7 @@ setup_venv() {
 
 # What the virtual environment depends on; the directory is in it because .venv does not survive a move.
 _setup_stamp() {
-  { pwd -P; "$python" -V; cat pyproject.toml scripts/lock/build.txt "scripts/lock/$1.txt"; } | sha256sum | cut -d' ' -f1
+  { pwd -P; "$python" -V; cat pyproject.toml hatch_build.py executor/launcher/*.[ch] scripts/lock/build.txt "scripts/lock/$1.txt"; } | sha256sum | cut -d' ' -f1
 }
 
 _setup_is_current() {

@@ -22,6 +22,7 @@ from support.daemon import (
     memory_config,
     running_daemon,
     serve_command,
+    without_sandbox,
 )
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -241,7 +242,7 @@ async def test_actions_run_in_a_sandbox_where_the_host_can() -> None:
 
 
 def without_a_sandbox(config: Config) -> Config:
-    return replace(config, executor=replace(config.executor, bubblewrap="/nonexistent/bwrap"))
+    return replace(config, executor=without_sandbox(config.executor))
 
 
 async def test_a_host_that_cannot_sandbox_serves_caches_and_refuses_to_execute() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from support.daemon import memory_config, running_daemon
+from support.daemon import memory_config, running_daemon, without_sandbox
 
 from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -131,7 +131,7 @@ def without_a_sandbox() -> Any:
     config = memory_config()
     return replace(
         config,
-        executor=replace(config.executor, bubblewrap="/nonexistent/bwrap"),
+        executor=without_sandbox(config.executor),
         worker=replace(config.worker, accept_unsandboxed=True),
     )
 

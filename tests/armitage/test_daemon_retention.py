@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.clock import FakeClock
-from support.daemon import disk_config, memory_config
+from support.daemon import disk_config, memory_config, without_sandbox
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.client.channel import CallFailed, Channel
@@ -45,7 +45,7 @@ def small(config: Config) -> Config:
         disk=replace(config.disk, max_bytes=STORE_BYTES, min_lease_s=0),
         memory=replace(config.memory, max_bytes=STORE_BYTES, min_lease_s=0),
         invocations=replace(config.invocations, idle_s=IDLE_S),
-        executor=replace(config.executor, bubblewrap="/nonexistent/bwrap"),
+        executor=without_sandbox(config.executor),
         worker=replace(config.worker, accept_unsandboxed=True, slots=1),
     )
 

@@ -16,16 +16,18 @@ from support.executing import (
     Link,
     PlainStore,
     Seen,
+    bubblewrap_missing,
     get_tree,
+    launcher_missing,
     put_tree,
-    sandbox_missing,
 )
 
 from armitage.clock import SystemClock
 from cas.digest import DigestFunction
 from cas.memory import MemoryStore
+from cas.store import BlobStore
 from executor.errors import InputsMissing, InvalidInput, InvalidOutput, TimedOut
-from executor.local import ExecutorOptions
+from executor.local import ExecutorOptions, LauncherKind, LocalExecutor
 from executor.namespace import BUILD_ROOT, NamespaceExecutor
 from executor.spec import (
     Directory,
@@ -38,29 +40,46 @@ from executor.spec import (
 )
 from executor.unsandboxed import UnsandboxedExecutor
 
-MISSING_SANDBOX = sandbox_missing()
+MISSING_BUBBLEWRAP = bubblewrap_missing()
+MISSING_LAUNCHER = launcher_missing()
 KINDS = [
     pytest.param(
-        "namespace",
+        "armitage",
         marks=[
             pytest.mark.sandbox,
-            pytest.mark.skipif(bool(MISSING_SANDBOX), reason=MISSING_SANDBOX),
+            pytest.mark.skipif(bool(MISSING_LAUNCHER), reason=MISSING_LAUNCHER),
+        ],
+    ),
+    pytest.param(
+        "bubblewrap",
+        marks=[
+            pytest.mark.sandbox,
+            pytest.mark.skipif(bool(MISSING_BUBBLEWRAP), reason=MISSING_BUBBLEWRAP),
         ],
     ),
     "unsandboxed",
 ]
 
 
-def options(scratch: Path) -> ExecutorOptions:
-    return ExecutorOptions(scratch=scratch, output_limit_bytes=1 << 20, max_timeout_s=60)
+def options(scratch: Path, launcher: LauncherKind = LauncherKind.AUTO) -> ExecutorOptions:
+    return ExecutorOptions(
+        scratch=scratch, output_limit_bytes=1 << 20, max_timeout_s=60, launcher=launcher
+    )
+
+
+def make(kind: str, store: BlobStore, scratch: Path) -> LocalExecutor:
+    clock = SystemClock().wall
+    if kind == "unsandboxed":
+        return UnsandboxedExecutor(store, JsonCodec(), options(scratch), clock)
+    launcher = LauncherKind(kind)
+    return NamespaceExecutor(store, JsonCodec(), options(scratch, launcher), clock)
 
 
 @asynccontextmanager
 async def open_bench(kind: str, scratch: Path) -> AsyncIterator[Bench]:
     store = MemoryStore()
-    make = NamespaceExecutor if kind == "namespace" else UnsandboxedExecutor
-    executor = make(store, JsonCodec(), options(scratch), SystemClock().wall)
-    bench = Bench(executor, store, scratch, BUILD_ROOT if kind == "namespace" else None)
+    executor = make(kind, store, scratch)
+    bench = Bench(executor, store, scratch, None if kind == "unsandboxed" else BUILD_ROOT)
     descriptors = os.listdir("/proc/self/fd")
     yield bench
     assert bench.leftovers() == []

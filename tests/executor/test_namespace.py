@@ -1,4 +1,4 @@
-"""What the bubblewrap sandbox keeps from an action, and keeps an action from."""
+"""What sandboxes keep from an action, and keep an action from, whatever makes them."""
 
 import asyncio
 import os
@@ -18,23 +18,24 @@ from support.executing import (
     JsonCodec,
     Link,
     Tree,
+    bubblewrap_missing,
     get_tree,
-    sandbox_missing,
+    launcher_missing,
 )
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.cgroup import Cgroups
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
-from executor.local import ExecutorOptions, FilesystemRoot
+from executor.local import ExecutorOptions, FilesystemRoot, LauncherKind
 from executor.namespace import BUILD_ROOT, NamespaceExecutor
-from executor.spec import OutputKind, OutputRequest
+from executor.spec import Devices, OutputKind, OutputRequest
 
-MISSING_SANDBOX = sandbox_missing()
-pytestmark = [
-    pytest.mark.sandbox,
-    pytest.mark.skipif(bool(MISSING_SANDBOX), reason=MISSING_SANDBOX),
-]
+MISSING = {
+    LauncherKind.ARMITAGE: launcher_missing(),
+    LauncherKind.BUBBLEWRAP: bubblewrap_missing(),
+}
+pytestmark = pytest.mark.sandbox
 
 
 class NoGroups(NamespaceExecutor):
@@ -56,9 +57,11 @@ async def open_bench(
         await executor.close()
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> ExecutorOptions:
-    return ExecutorOptions(scratch=tmp_path / "scratch")
+@pytest.fixture(params=list(MISSING), ids=lambda kind: kind.value)
+def options(request: pytest.FixtureRequest, tmp_path: Path) -> ExecutorOptions:
+    if MISSING[request.param]:
+        pytest.skip(MISSING[request.param])
+    return ExecutorOptions(scratch=tmp_path / "scratch", launcher=request.param)
 
 
 @pytest.fixture
@@ -467,7 +470,9 @@ asyncio.run(main())
 
 class TestLauncher:
     async def test_missing_bubblewrap_says_what_to_install(self, tmp_path: Path) -> None:
-        options = ExecutorOptions(scratch=tmp_path / "s", bubblewrap="/no/such/bwrap")
+        options = ExecutorOptions(
+            scratch=tmp_path / "s", bubblewrap="/no/such/bwrap", launcher=LauncherKind.BUBBLEWRAP
+        )
 
         with pytest.raises(SandboxUnavailable, match="apt-get install bubblewrap"):
             NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
@@ -480,16 +485,18 @@ class TestLauncher:
             "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n"
         )
         broken.chmod(0o755)
-        options = ExecutorOptions(scratch=tmp_path / "s", bubblewrap=str(broken))
+        options = ExecutorOptions(
+            scratch=tmp_path / "s", bubblewrap=str(broken), launcher=LauncherKind.BUBBLEWRAP
+        )
 
         with pytest.raises(SandboxUnavailable, match=r"No permissions.*--accept-unsandboxed"):
             NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
 
-    async def test_failed_launch_is_the_workers_fault(self, bench: Bench, tmp_path: Path) -> None:
-        bench.executor._toolchain = ["--ro-bind", "/no/such/place", "/usr"]  # type: ignore[attr-defined]
+    async def test_failed_launch_is_the_workers_fault(self, bench: Bench) -> None:
+        devices = Devices(leased=(), files=("/no/such/place",))
 
         with pytest.raises(WorkerFailure, match="no/such/place"):
-            await bench.run("true")
+            await bench.run("true", devices=devices)
 
         assert bench.leftovers() == []
 

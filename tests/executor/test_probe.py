@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from executor.errors import SandboxUnavailable
 from executor.probe import Finding, Report, explain, probe
 
 
@@ -10,8 +11,16 @@ def fine(command: Sequence[str]) -> str:
     return ""
 
 
+def refused(command: Sequence[str]) -> str:
+    return "unshare: Operation not permitted"
+
+
+def no_launcher() -> int:
+    raise SandboxUnavailable("no launcher here")
+
+
 def test_every_needed_thing_that_fails_has_a_remedy() -> None:
-    report = probe("/no/such/bwrap", run=lambda command: "unshare: Operation not permitted")
+    report = probe("/no/such/bwrap", run=refused, launcher=no_launcher)
 
     needed = [finding for finding in report.findings if finding.is_needed]
     assert not report.can_sandbox
@@ -34,7 +43,7 @@ def test_old_bubblewrap_is_told(tmp_path: Path) -> None:
     old.write_text("#!/bin/sh\necho bubblewrap 0.4.1\n")
     old.chmod(0o755)
 
-    report = probe(str(old), run=fine)
+    report = probe(str(old), run=fine, launcher=no_launcher)
 
     assert not report.can_sandbox
     assert "install bubblewrap 0.8 or newer" in report.remedies
@@ -47,7 +56,7 @@ def test_each_namespace_is_really_tried() -> None:
         tried.extend(command)
         return ""
 
-    probe(run=run)
+    probe(run=run, launcher=lambda: 7)
 
     for kind in ("user", "mount", "pid", "ipc", "uts", "net", "cgroup"):
         assert f"--{kind}" in tried
@@ -57,7 +66,7 @@ def test_failure_of_one_namespace_stands_in_its_line() -> None:
     def run(command: Sequence[str]) -> str:
         return "unshare failed: No space left on device" if "--net" in command else ""
 
-    report = probe(run=run)
+    report = probe(run=run, launcher=lambda: 7)
 
     [line] = [line for line in report.lines() if "net namespaces" in line]
     assert line.startswith("NO ")
@@ -66,10 +75,28 @@ def test_failure_of_one_namespace_stands_in_its_line() -> None:
 
 
 def test_explanation_names_cause_remedy_and_flag() -> None:
-    report = probe("/no/such/bwrap", run=fine)
+    report = probe("/no/such/bwrap", run=fine, launcher=no_launcher)
 
     text = explain("bwrap: nope", report)
 
     assert "bwrap: nope" in text
     assert "apt-get install bubblewrap" in text
     assert "--accept-unsandboxed" in text
+
+
+def test_bubblewrap_is_not_needed_where_our_own_launcher_works() -> None:
+    report = probe("/no/such/bwrap", run=fine, launcher=lambda: 7)
+
+    assert report.can_sandbox
+    lines = {line.split()[1]: line for line in report.lines()}
+    assert lines["bubblewrap"].startswith("no ")
+    assert "version 7" in lines["Landlock"]
+    assert lines["seccomp"].startswith("yes")
+
+
+def test_missing_landlock_is_told_and_not_needed() -> None:
+    report = probe(run=fine, launcher=lambda: 0)
+
+    [landlock] = [finding for finding in report.findings if finding.name == "Landlock"]
+    assert not landlock.is_there
+    assert not landlock.is_needed

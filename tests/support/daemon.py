@@ -17,6 +17,7 @@ from typing import Self
 from armitage.config import Config, StorageKind, TransportKind
 from armitage.daemon import Daemon
 from cas.pack_store import Durability
+from executor.local import ExecutorOptions, LauncherKind
 
 START_S = 60.0
 STOP_S = 60.0
@@ -30,6 +31,11 @@ chosen: dict[str, str] = {}
 def memory_config() -> Config:
     """All defaults, on free ports of loopback, in memory."""
     return on_free_ports(Config(storage=StorageKind.MEMORY))
+
+
+def without_sandbox(options: ExecutorOptions) -> ExecutorOptions:
+    """The same on a host where nothing can make a sandbox."""
+    return replace(options, launcher=LauncherKind.BUBBLEWRAP, bubblewrap="/nonexistent/bwrap")
 
 
 def disk_config(data_dir: Path) -> Config:

@@ -11,10 +11,13 @@ from typing import Any
 
 from cas.digest import Digest, DigestFunction
 from cas.store import BlobStore
-from executor.errors import InvalidInput
+from executor.coeffects import PURE, Coeffects
+from executor.errors import InvalidInput, SandboxUnavailable
+from executor.launcher.own import try_launcher
 from executor.ports import Executor
 from executor.probe import probe
 from executor.spec import (
+    Devices,
     Directory,
     DirectoryNode,
     FileNode,
@@ -181,6 +184,8 @@ class Bench:
         function: DigestFunction = SHA256,
         input_root: Digest | None = None,
         progress: Seen | None = None,
+        coeffects: Coeffects = PURE,
+        devices: Devices | None = None,
     ) -> Outcome:
         if input_root is None:
             input_root = await put_tree(self.store, tree or {}, function)
@@ -194,6 +199,8 @@ class Bench:
             outputs=tuple(OutputRequest(o) if isinstance(o, str) else o for o in outputs),
             platform=tuple((platform or {}).items()),
             timeout_s=timeout_s,
+            coeffects=coeffects,
+            devices=devices,
         )
         return await self.executor.execute(work, progress or Seen())
 
@@ -217,6 +224,25 @@ class Bench:
         return [
             str(path) for place in ("work", "trash") for path in (self.scratch / place).iterdir()
         ]
+
+
+def launcher_missing() -> str:
+    """Why our own launcher makes no sandbox on this host; empty when it does."""
+    try:
+        try_launcher()
+    except SandboxUnavailable as error:
+        return str(error)
+    return ""
+
+
+def bubblewrap_missing() -> str:
+    """Why bubblewrap makes no sandbox on this host; empty when it does."""
+    report = probe(launcher=_none)
+    return "" if report.can_sandbox else "; ".join(report.lines())
+
+
+def _none() -> int:
+    raise SandboxUnavailable("not asked for")
 
 
 def sandbox_missing() -> str:

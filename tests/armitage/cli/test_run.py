@@ -16,8 +16,9 @@ from armitage.cli.entry import main
 
 pytestmark = pytest.mark.slow
 UNSANDBOXED = (
-    *("--accept-unsandboxed", "--set", "executor.bubblewrap=/nonexistent/bwrap"),
-    *("--storage", "memory"),
+    "--accept-unsandboxed",
+    *("--set", "executor.launcher=bubblewrap"),
+    *("--set", "executor.bubblewrap=/nonexistent/bwrap"),
 )
 
 
@@ -157,7 +158,7 @@ def test_output_is_streamed_while_the_command_runs(
     gate = tmp_path / "gate"
     script = f"echo first; while [ ! -e {gate} ]; do sleep 0.05; done; echo second"
     codes: list[int] = []
-    with daemon_process(tmp_path / "d", *UNSANDBOXED) as running:
+    with daemon_process(tmp_path / "d", *UNSANDBOXED, "--storage", "memory") as running:
         command = ["run", "--server", running.url, "--live", "--", "/bin/sh", "-c", script]
         thread = threading.Thread(target=lambda: codes.append(main(command)))
         thread.start()
@@ -180,7 +181,7 @@ def test_a_daemon_that_was_killed_and_restarted_is_taken_up_again(
     (port,) = free_ports(1)
     once, gate = tmp_path / "once", tmp_path / "gate"
     script = f"touch {once}; while [ ! -e {gate} ]; do sleep 0.05; done; echo done"
-    flags = ("--listen", f"127.0.0.1:{port}", *UNSANDBOXED[:3], "--storage", "disk")
+    flags = ("--listen", f"127.0.0.1:{port}", *UNSANDBOXED, "--storage", "disk")
     command = ["run", "--server", f"grpc://127.0.0.1:{port}", "--", "/bin/sh", "-c", script]
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(main(command)))

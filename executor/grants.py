@@ -1,0 +1,79 @@
+"""What an action gets beyond its inputs and the toolchain, because it declares so and may."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from executor.coeffects import FilesystemGrant
+from executor.errors import InvalidInput, SandboxUnavailable
+from executor.ports import NetworkSession
+
+_NEVER = ("/proc", "/sys", "/dev", "/build")
+"""What is made for each action, or shows the host's kernel: not to be had from the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file or directory of the host, and where an action sees it."""
+
+    source: str
+    target: str
+    is_writable: bool = False
+    is_device: bool = False
+    is_checked: bool = False
+    """Whether the source was checked by its path, which must lead through no link then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """All of it, for one action."""
+
+    mounts: tuple[Mount, ...] = ()
+    session: NetworkSession | None = None
+
+
+NOTHING = Grants()
+
+
+def filesystem_mounts(
+    declared: Iterable[FilesystemGrant], allowed: Sequence[str], private: Sequence[Path]
+) -> tuple[Mount, ...]:
+    """Answers the mounts that show declared directories, which lie in an allowed one.
+
+    Raises InvalidInput for what no worker gives, SandboxUnavailable for what this one does not.
+    """
+    return tuple(_mount(grant, allowed, private) for grant in declared)
+
+
+def _mount(grant: FilesystemGrant, allowed: Sequence[str], private: Sequence[Path]) -> Mount:
+    path = grant.path
+    if not path.startswith("/") or os.path.normpath(path) != path or path.startswith("//"):
+        raise InvalidInput(f"filesystem:{path} is not an absolute path in normal form")
+    if path == "/" or any(_is_in(path, never) for never in _NEVER):
+        raise InvalidInput(
+            f"filesystem:{path} cannot be given to an action: it is the host's root, or its /proc,"
+            " /sys or /dev, or where inputs are; declare what is really needed"
+        )
+    real = {os.path.realpath(place) for place in private}
+    if any(_is_in(path, place) or _is_in(place, path) for place in real):
+        raise InvalidInput(f"filesystem:{path} would show the daemon's own data to an action")
+    if not any(_is_in(path, directory) for directory in allowed):
+        raise SandboxUnavailable(
+            f"filesystem:{path} is not given to actions by this worker: its operator would have to"
+            " add it, or a directory that it is in, to executor.filesystem_allow"
+        )
+    if not os.path.exists(path):
+        raise SandboxUnavailable(f"filesystem:{path} is not there on this worker")
+    if os.path.realpath(path) != path:
+        raise InvalidInput(
+            f"filesystem:{path} leads through a symbolic link; declare {os.path.realpath(path)}"
+        )
+    return Mount(path, path, is_writable=grant.writable, is_checked=True)
+
+
+def _is_in(path: str, directory: str) -> bool:
+    directory = directory.rstrip("/")
+    return path == directory or path.startswith(f"{directory}/")

@@ -1,0 +1,136 @@
+/* Which system calls a command may use (docs/sandbox.md lists and explains them).
+ *
+ * Denied are calls that change what the sandbox is made of, or that reach parts of the kernel that
+ * builds have no use for. What is newer than this list does not exist for a command.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#include "kernel.h"
+#include "launcher.h"
+
+#if defined(__x86_64__)
+#define NATIVE AUDIT_ARCH_X86_64
+#else
+#define NATIVE AUDIT_ARCH_AARCH64
+#endif
+#define X32 0x40000000u
+#define NEWEST 469 /* file_setattr, Linux 6.17 */
+
+#define NEW_NAMESPACES                                                                        \
+    (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
+     CLONE_NEWNET)
+#define NEW_TIME 0x80 /* CLONE_NEWTIME; of unshare only, it is part of the exit signal of clone */
+#define PERSONALITIES 0x00040008u /* ADDR_NO_RANDOMIZE, PER_LINUX32 */
+#define CONSOLE_SELECTION 0x541c /* TIOCLINUX */
+
+struct denied {
+    int number;
+    int error;
+};
+
+static const struct denied DENIED[] = {
+#define DENY(name, number, error) {number, error},
+#include "denied.def"
+#undef DENY
+};
+
+#define LENGTH_MAX 512
+
+static struct sock_filter program[LENGTH_MAX];
+static unsigned short length;
+
+static void add(unsigned short code, uint32_t value, unsigned char if_true, unsigned char if_false) {
+    program[length++] = (struct sock_filter){code, if_true, if_false, value};
+}
+
+static void answer(uint32_t action) { add(BPF_RET | BPF_K, action, 0, 0); }
+
+static void load(size_t offset) { add(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset, 0, 0); }
+
+/* Of an argument, the lower half: the kernel takes no more of those that are looked at here. */
+static void load_argument(int index) {
+    load(offsetof(struct seccomp_data, args) + sizeof(uint64_t) * (size_t)index);
+}
+
+static void deny(int number, int error) {
+    add(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 1);
+    answer(SECCOMP_RET_ERRNO | (uint32_t)error);
+}
+
+/* A call whose argument must have none of some bits. Ends with an answer, for this call only. */
+static void deny_bits(int number, int index, uint32_t bits, int error) {
+    add(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 4);
+    load_argument(index);
+    add(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1);
+    answer(SECCOMP_RET_ERRNO | (uint32_t)error);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+static void check_ioctl(void) {
+    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 5);
+    load_argument(1);
+    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, CONSOLE_SELECTION, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+/* 0xffffffff only asks. */
+static void check_personality(void) {
+    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_personality, 0, 5);
+    load_argument(0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, 0xffffffff, 2, 0);
+    add(BPF_JMP | BPF_JSET | BPF_K, ~PERSONALITIES, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+static void check_socket(void) {
+    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 9);
+    load_argument(0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 6, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 5, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 4, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_NETLINK, 0, 2);
+    load_argument(2);
+    add(BPF_JMP | BPF_JEQ | BPF_K, 0 /* NETLINK_ROUTE */, 1, 0);
+    answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+void filter_build(void) {
+    length = 0;
+    load(offsetof(struct seccomp_data, arch));
+    /* Programs for another architecture have other numbers for the same calls. */
+    add(BPF_JMP | BPF_JEQ | BPF_K, NATIVE, 1, 0);
+    answer(SECCOMP_RET_KILL_PROCESS);
+    load(offsetof(struct seccomp_data, nr));
+#if defined(__x86_64__)
+    add(BPF_JMP | BPF_JGE | BPF_K, X32, 1, 0);
+#endif
+    add(BPF_JMP | BPF_JGT | BPF_K, NEWEST, 0, 1);
+    answer(SECCOMP_RET_ERRNO | ENOSYS);
+    for (size_t i = 0; i < sizeof DENIED / sizeof *DENIED; i++)
+        deny(DENIED[i].number, DENIED[i].error);
+    deny_bits(SYS_clone, 0, NEW_NAMESPACES, EPERM);
+    deny_bits(SYS_unshare, 0, NEW_NAMESPACES | NEW_TIME, EPERM);
+    check_ioctl();
+    check_personality();
+    check_socket();
+    answer(SECCOMP_RET_ALLOW);
+}
+
+void filter_install(void) {
+    struct sock_fprog filter = {length, program};
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) < 0)
+        die("installing the system call filter");
+}

@@ -1,0 +1,159 @@
+"""Sandboxes by our own launcher."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cas.digest import DigestFunction
+from executor.errors import SandboxUnavailable
+from executor.grants import Mount
+from executor.launcher.binary import find_launcher
+from executor.launcher.plan import DEVICES, Plan
+from executor.launcher.profile import program_digest, system_calls
+from executor.launcher.sandbox import Sandbox
+from executor.launcher.server import LauncherServer
+from executor.launching import BUILD_ROOT, Confinement
+from executor.local import ExecutorOptions, Job, Process
+from executor.spec import Work
+from executor.toolchain import Toolchain, read_toolchain
+
+NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
+_TRIAL_TIMEOUT_S = 20.0
+
+
+def trial_job(root: str) -> Job:
+    """Answers a job that succeeds on any host, in the directory `root`."""
+    empty = DigestFunction.SHA256.empty
+    work = Work("trial", DigestFunction.SHA256, empty, ("/bin/sh", "-c", "exit 0"))
+    return Job(work, root, False, (), (), None)
+
+
+def try_launcher() -> int:
+    """Runs a sandbox as actions get it by default; answers the version of Landlock, 0 for none.
+
+    Blocks for some 20 ms. Raises SandboxUnavailable.
+    """
+    with tempfile.TemporaryDirectory(prefix="armitage-trial-") as place:
+        options = ExecutorOptions(scratch=Path(place))
+        toolchain = read_toolchain(options, Path(place).resolve())
+        launcher = OwnLauncher(find_launcher(), toolchain, options)
+        try:
+            launcher.try_out(trial_job(place), Confinement({}, options.uid, options.gid))
+            return launcher.landlock
+        finally:
+            launcher.close()
+
+
+class OwnLauncher:
+    """An executor.launching.Launcher."""
+
+    name = "armitage"
+
+    def __init__(self, program: Path, toolchain: Toolchain, options: ExecutorOptions) -> None:
+        """Starts it. Blocks for some 10 ms. Raises SandboxUnavailable, saying what failed."""
+        self._program = program
+        self._toolchain = toolchain
+        self._options = options
+        self._plan = Plan(toolchain, options)
+        self._server = LauncherServer(program, self._plan.template())
+
+    @property
+    def landlock(self) -> int:
+        """The version of Landlock that it applies; 0 for none."""
+        return self._server.landlock
+
+    def try_out(self, job: Job, confinement: Confinement) -> None:
+        """Runs a job that succeeds anywhere. Blocks. Raises SandboxUnavailable."""
+        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            control = self._server.ask(self._plan.action(job, confinement), (null, null), None)
+        finally:
+            os.close(null)
+        with control:
+            control.settimeout(_TRIAL_TIMEOUT_S)
+            try:
+                while message := control.recv(2048):
+                    if message[:1] == b"E":
+                        raise SandboxUnavailable(message[1:].decode(errors="replace"))
+                    if message[:1] == b"X" and not any(message[1:5]):
+                        return
+            except OSError as error:
+                raise SandboxUnavailable(f"a trial sandbox: {error}") from error
+        raise SandboxUnavailable("a trial sandbox ended without success")
+
+    def launch(
+        self,
+        job: Job,
+        confinement: Confinement,
+        outputs: tuple[int, int],
+        made: Sequence[str],
+    ) -> Process:
+        """Starts a command; see executor.launching.Launcher."""
+        document = self._plan.action(job, confinement)
+        directory = job.group.directory if job.group else None
+        group = None if directory is None else os.open(directory, os.O_PATH | os.O_CLOEXEC)
+        try:
+            return Sandbox(
+                self._server,
+                document,
+                job.work.arguments,
+                outputs=outputs,
+                group=group,
+                is_metered=job.group is not None,
+                serve=job.grants.session.serve if job.grants.session else None,
+                made=made,
+            )
+        finally:
+            if group is not None:
+                os.close(group)
+
+    def facts(self) -> Mapping[str, str]:
+        """Answers what it applies to every action; see executor.launching.Launcher."""
+        landlock = self._server.landlock
+        return {
+            "launcher": self.name,
+            "namespaces": " ".join(NAMESPACES),
+            "nested-namespaces": "no",
+            "seccomp": "yes",
+            "landlock": f"version {landlock}" if landlock else "no",
+        }
+
+    def profile(self, job: Job) -> Mapping[str, object]:
+        """Answers all that it applies to one action; see executor.launching.Launcher."""
+        return {
+            "program": program_digest(self._program),
+            "seccomp": dict(system_calls()),
+            "landlock": self._server.landlock,
+            "capabilities": [],
+            "view": self._view(job),
+        }
+
+    def _view(self, job: Job) -> Mapping[str, object]:
+        private = {
+            "bytes": self._options.tmp_bytes,
+            "files": self._options.tmp_files,
+            "tmpfs": ["/dev/shm", "/tmp"],  # noqa: S108 (the sandbox's own)
+        }
+        common = {"devices": list(DEVICES), "masked": list(self._plan.masked), "private": private}
+        if job.is_root:
+            return common | {"/": "inputs"}
+        toolchain = self._toolchain
+        return common | {
+            BUILD_ROOT: "inputs",
+            "shown": list(toolchain.shown),
+            "links": [list(link) for link in toolchain.links],
+            "files": [list(file) for file in toolchain.files],
+            "granted": [_granted(mount) for mount in job.grants.mounts],
+        }
+
+    def close(self) -> None:
+        """Ends it."""
+        self._server.close()
+
+
+def _granted(mount: Mount) -> list[str]:
+    kind = "device" if mount.is_device else "rw" if mount.is_writable else "ro"
+    return [mount.target, kind]

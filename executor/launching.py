@@ -1,0 +1,50 @@
+"""What makes sandboxes: a protocol, and what goes into each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from executor.local import Job, Process
+
+BUILD_ROOT = "/build"
+"""Where an action sees its input root, unless that is the filesystem root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What applies to an action whatever it sees."""
+
+    rlimits: Mapping[int, int]
+    """For each of its processes (setrlimit(2)); its control group is in the job."""
+    uid: int
+    gid: int
+
+
+class Launcher(Protocol):
+    """Makes sandboxes that all have the same toolchain."""
+
+    name: str
+
+    def launch(
+        self,
+        job: Job,
+        confinement: Confinement,
+        outputs: tuple[int, int],
+        made: Sequence[str],
+    ) -> Process:
+        """Starts a command, held back until it is released, with stdout and stderr.
+
+        `made` are directories to remove at the end, if they are empty. Raises InvalidInput,
+        SandboxUnavailable, WorkerFailure, OSError.
+        """
+
+    def facts(self) -> Mapping[str, str]:
+        """Answers what it applies to every action, as short facts."""
+
+    def profile(self, job: Job) -> Mapping[str, object]:
+        """Answers all that it applies to one action, the same for all with the same grants."""
+
+    def close(self) -> None:
+        """Frees everything. No sandbox may be left."""
