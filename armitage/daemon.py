@@ -57,6 +57,7 @@ from armitage.reapi.chunking import ChunkingService
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.content import ContentService
 from armitage.reapi.execution import ExecutionService
+from armitage.reapi.explaining import Explainer
 from armitage.reapi.gate import code_of, status_of
 from armitage.reapi.gpus import GpuService
 from armitage.reapi.input_files import inputs_of
@@ -81,6 +82,7 @@ from armitage.trust.options import TrustOptions
 from armitage.version import version
 from armitage.web.access import Auditors
 from armitage.web.audit_api import AuditApi
+from armitage.web.explain_api import ExplainApi
 from armitage.web.log_tiles import LogTiles
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import Part, WebServer
@@ -668,10 +670,15 @@ class Daemon:
             return []
         auditors, log = Auditors(self._config.auditors), auditor.archive.log.store
         public = self._config.record.public
-        return [
+        parts: list[Part] = [
             AuditApi(auditor, auditors, inputs_of(base.store, DirectoryCodec())),
             LogTiles(log, lambda: log.signed_checkpoint, auditors, public=public),
         ]
+        if self._office is not None and base.gate is not None:
+            archive = auditor.archive
+            explainer = Explainer(self._office, archive, base.cache, base.instances, base.gate)
+            parts.append(ExplainApi(explainer, auditors))
+        return parts
 
 
 def _at_once(base: _Base) -> AtOnce | None:

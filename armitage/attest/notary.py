@@ -191,6 +191,11 @@ class Notary:
         if done is not None:
             await asyncio.shield(done)
 
+    async def settle_all(self) -> None:
+        """Waits for all that is under way now."""
+        for key in list(self._under_way):
+            await self.settle(key)
+
     async def _attest(
         self,
         run: Run,

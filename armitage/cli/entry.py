@@ -19,6 +19,7 @@ from armitage.cli import (
     config,
     conformance,
     doctor,
+    explain,
     gpu,
     key,
     ops,
@@ -33,7 +34,7 @@ from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
 COMMANDS = (
-    *(serve, config, run, cas, ac, ops, status, gpu, upkeep, bucket),
+    *(serve, config, run, explain, cas, ac, ops, status, gpu, upkeep, bucket),
     *(witness, audit, proofs, key, doctor, conformance),
 )
 

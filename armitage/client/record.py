@@ -61,6 +61,11 @@ class HttpRecord:
         """What two builds fetched, compared."""
         return await self._json(f"/api/audit/diff?a={quote(a)}&b={quote(b)}")
 
+    async def explain(self, action: str, instance: str) -> Any:
+        """What became of an action (armitage.reapi.explaining)."""
+        asked = f"action={quote(action, safe='')}&instance={quote(instance, safe='')}"
+        return await self._json(f"/api/explain?{asked}")
+
     # See armitage.audit.source.Source.
 
     async def key(self) -> PublicKey:

@@ -1,0 +1,178 @@
+"""A whole daemon that judges, attests, caches and explains; its actions say what they used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import disk_config, memory_config, running_daemon
+from support.telling import let_actions_tell
+
+from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage.cli.entry import main
+from armitage.client.blobs import upload
+from armitage.client.channel import CallFailed, Channel
+from armitage.client.execution import execute
+from armitage.client.record import open_http_record
+from armitage.client.remote import Remote, connect
+from armitage.client.runs import Run, pack
+from armitage.clock import SystemClock
+from armitage.config import Config
+from armitage.reapi import rpcs
+from armitage.reapi.digests import wire_digest
+from armitage.transport.port import Code
+from armitage.trust.options import TrustOptions
+from cas.digest import Digest
+
+BUILD = ("/bin/sh", "-c", "mkdir -p d; echo made > d/inner; echo made > out; echo said")
+
+
+@pytest.fixture(autouse=True)
+def telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_actions_tell(monkeypatch)
+
+
+@dataclass
+class Build:
+    """A client of one daemon."""
+
+    remote: Remote
+    http: str
+
+    async def run(self, used: str = "", coeffects: str = "", name: str = "") -> tuple[Digest, Any]:
+        """Executes, and answers the action and the ExecuteResponse."""
+        packed = pack(
+            Run(
+                BUILD,
+                outputs=("out", "d"),
+                environment={"USED": used, "NAME": name},
+                platform=[("coeffects", coeffects)] if coeffects else [],
+            ),
+            self.remote.function,
+        )
+        await upload(self.remote, packed.blobs)
+        monotonic = SystemClock().monotonic
+        updates = execute(self.remote, packed.action, monotonic=monotonic)
+        *_, last = [update async for update in updates]
+        return packed.action, last.response
+
+    async def is_hit(self, action: Digest) -> bool:
+        request = reapi.GetActionResultRequest(
+            action_digest=wire_digest(action), digest_function=self.remote.wire_function
+        )
+        try:
+            await self.remote.channel.call(rpcs.GET_ACTION_RESULT, request)
+        except CallFailed as error:
+            if error.code == Code.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def explain(self, action: Digest) -> Any:
+        async with open_http_record(self.http) as record:
+            return await record.explain(f"{action.hash}/{action.size_bytes}", "")
+
+
+@asynccontextmanager
+async def building(config: Config) -> AsyncIterator[Build]:
+    async with running_daemon(config) as daemon, Channel(daemon.addresses.grpc[0]) as channel:
+        yield Build(await connect(channel, ""), f"http://{daemon.addresses.http[0]}")
+
+
+def trusting(path: Path, policy: str) -> Config:
+    return replace(disk_config(path), trust=TrustOptions(policy=policy))
+
+
+async def test_honest_actions_are_cached_and_liars_are_refused(tmp_path: Path) -> None:
+    honest = [
+        ("", ""),
+        ("h.example:443", "network:*.example:443"),
+        ("auth=npm h.example:80", "auth:npm+network"),
+        ("/opt/tool", "filesystem:/opt"),
+    ]
+    liars = [
+        ("h.example:443", "", "add `network:h.example:443`"),
+        ("h.example:443", "network:other.example", "add `network:h.example:443`"),
+        ("auth=npm", "network", "add `auth:npm`"),
+        ("/etc/shadow", "filesystem:/opt", "add `filesystem:/etc/shadow:ro`"),
+    ]
+    async with building(trusting(tmp_path, "self")) as build:
+        for used, coeffects in honest:
+            action, response = await build.run(used, coeffects)
+            assert response.status.code == Code.OK
+            assert await build.is_hit(action)
+        for used, coeffects, words in liars:
+            action, response = await build.run(used, coeffects)
+            assert response.status.code == Code.FAILED_PRECONDITION
+            assert words in response.status.message
+            assert not await build.is_hit(action)
+        with pytest.raises(CallFailed) as refused:
+            await build.run("", "netwrok")
+        assert refused.value.code == Code.INVALID_ARGUMENT
+        assert "did you mean network" in str(refused.value)
+
+
+async def test_trust_outlives_the_daemon_and_its_index(tmp_path: Path) -> None:
+    async with building(disk_config(tmp_path)) as build:
+        attested, _ = await build.run()
+        told_nothing, _ = await build.run("nothing")
+        assert await build.is_hit(attested)
+        assert await build.is_hit(told_nothing)
+    (tmp_path / "record" / "attestations.sqlite").unlink()
+
+    async with building(trusting(tmp_path, "self and checker")) as build:
+        assert await build.is_hit(attested)
+        assert not await build.is_hit(told_nothing)
+        _, again = await build.run()
+        assert again.cached_result
+        told = await build.explain(told_nothing)
+    assert told["runs"] == []
+    assert told["cached"] == {
+        "is_served": False,
+        "policy": "self and checker",
+        "reasons": ["no attestation of this result is left by `checker`"],
+    }
+
+
+async def test_explain_shows_all_that_mends_an_action(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with building(disk_config(tmp_path)) as build:
+        action, refused = await build.run("h.example:443", "auth:npm")
+        told = await build.explain(action)
+        (denied,) = told["runs"]
+        code = await asyncio.to_thread(main, ["explain", action.hash[:12], "--server", build.http])
+        shown = capsys.readouterr().out.splitlines()
+        unknown = await asyncio.to_thread(main, ["explain", "0" * 64, "--server", build.http])
+        mended, response = await build.run("h.example:443", denied["sufficient"])
+        good = await asyncio.to_thread(main, ["explain", mended.hash, "--server", build.http])
+        approved = capsys.readouterr().out
+
+    assert refused.status.code == Code.FAILED_PRECONDITION
+    assert (denied["verdict"], denied["declared"]) == ("denied", "auth:npm")
+    assert denied["used"] == ["sandbox namespace", "network h.example 443"]
+    assert denied["sufficient"] == "network:h.example:443+sandbox:namespace"
+    assert told["cached"] is None
+    assert (code, unknown, good) == (1, 1, 0)
+    assert "would do    coeffects=network:h.example:443+sandbox:namespace" in shown
+    assert "cached      no" in shown
+    assert response.status.code == Code.OK
+    assert "approved" in approved
+    assert "cached      yes, served" in approved
+
+
+async def test_without_a_record_actions_run_and_no_policy_is_met() -> None:
+    async with building(memory_config()) as build:
+        action, response = await build.run("h.example:443")
+        assert response.status.code == Code.OK
+        assert await build.is_hit(action)
+    strict = replace(memory_config(), trust=TrustOptions(policy="self"))
+    async with building(strict) as build:
+        action, response = await build.run()
+        assert response.status.code == Code.OK
+        assert not await build.is_hit(action)
