@@ -473,7 +473,7 @@ class Daemon:
         )
         executor, self._execution = open_executors(
             stack,
-            Means(store, codec, self._clock.wall),
+            Means(store, codec, self._clock.wall, self._network),
             options,
             accept_unsandboxed=worker.accept_unsandboxed,
         )

@@ -16,7 +16,7 @@ from executor.coeffects import SandboxKind
 from executor.errors import SandboxUnavailable
 from executor.local import ExecutorOptions, LocalExecutor
 from executor.namespace import NamespaceExecutor
-from executor.ports import Executor, TreeCodec
+from executor.ports import Executor, Network, TreeCodec
 from executor.routing import Route, RoutingExecutor
 from executor.unsandboxed import UnsandboxedExecutor
 
@@ -42,6 +42,8 @@ class Means:
     codec: TreeCodec
     wall: Callable[[], float]
     """Answers seconds since the epoch."""
+    network: Network | None = None
+    """What gives actions a network that declare one; None where they are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def open_executors(
 def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed: bool) -> _Default:
     parts = (means.store, means.codec, options, means.wall)
     try:
-        namespace = NamespaceExecutor(*parts)
+        namespace = NamespaceExecutor(*parts, network=means.network)
         if namespace.fallback:
             _log.warning("bubblewrap makes sandboxes: %s", namespace.fallback)
         return _Default(namespace, (Route(SandboxKind.NAMESPACE, namespace),))
