@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from armitage.witness.network import WitnessNetwork, WitnessSession
     from armitage.witness.options import WitnessOptions
     from armitage.witness.policy import Grant, Rule
+    from armitage.witness.reach import Address
 
 
 def add(commands: options.Commands) -> None:
@@ -70,6 +71,14 @@ def add(commands: options.Commands) -> None:
         help="fetch nothing but what FILE names: pairs of a URL and the SHA-256 of its content",
     )
     parser.add_argument(
+        "--resolve",
+        metavar="HOST:ADDRESS",
+        action="append",
+        type=_known,
+        default=[],
+        help="the address of a host, in place of looking it up; repeatable",
+    )
+    parser.add_argument(
         "--offline",
         action="store_true",
         help="ask no origin: what CMD fetches must be on record in --data-dir already",
@@ -107,6 +116,17 @@ def _grant(text: str) -> Grant:
     return Grant(host, int(port) if colon else None)
 
 
+def _known(text: str) -> tuple[str, Address]:
+    from armitage.witness.policy import normal_host
+    from armitage.witness.reach import parse_address
+
+    host, _, place = text.partition(":")
+    name, address = normal_host(host), parse_address(place)
+    if not name or address is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:ADDRESS")
+    return name, address
+
+
 async def _run(args: argparse.Namespace) -> int:
     from armitage.cli.overrides import default_data_dir
     from armitage.clock import SystemClock
@@ -129,9 +149,11 @@ async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) 
     from armitage.witness.credentials import Credentials
     from armitage.witness.enclosure import Inside, enclose
     from armitage.witness.network import WitnessNetwork, open_means
+    from armitage.witness.origins import resolve_with
 
     first = archive.log.store.checkpoint.size
-    means = open_means(archive, _options(args), Credentials(), SystemClock())
+    resolve = resolve_with(dict(args.resolve))
+    means = open_means(archive, _options(args), Credentials(), SystemClock(), resolve)
     network = WitnessNetwork(archive, means, Credentials())
     with tempfile.TemporaryDirectory(prefix="armitage-witness-") as shown:
         session = await _session(args, network, shown)

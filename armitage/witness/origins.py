@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -105,6 +105,15 @@ async def resolve_by_system(host: str, port: int) -> list[Address]:
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [parse_address(str(place[0])) for *_, place in found]
     return [address for address in dict.fromkeys(addresses) if address is not None]
+
+
+def resolve_with(known: Mapping[str, Address]) -> Resolve:
+    """Answers what is known, and asks the host's resolver for all else."""
+
+    async def resolve(host: str, port: int) -> list[Address]:
+        return [known[host]] if host in known else await resolve_by_system(host, port)
+
+    return resolve
 
 
 def origin_tls(authorities: str | None = None) -> ssl.SSLContext:

@@ -109,12 +109,15 @@ def normal_host(host: str) -> str | None:
 
 
 def normal_path(target: str) -> str | None:
-    """The path of a request target as rules see it: without query and percent-encoding.
+    """The path of a request target as rules see it: without query, percent-encoding and `.`
+    segments.
 
-    None for one that servers may read in several ways (`.` and `..` segments, however written,
+    None for one that servers may read in several ways (`..` segments, `.` ones that are encoded,
     backslashes, control characters), so that none goes round a rule.
     """
-    path = unquote(target.partition("?")[0], errors="surrogateescape")
+    # apt asks for /./ in flat repositories; whoever does not drop it has no such file.
+    plain = "/".join(part for part in target.partition("?")[0].split("/") if part != ".")
+    path = unquote(plain, errors="surrogateescape")
     if not path.startswith("/") or any(ord(char) < 0x21 or char in "\\\x7f" for char in path):
         return None
     if any(unquote(segment) in {".", ".."} for segment in path.split("/")):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class World:
     port: int
     stall: threading.Event
     """Set when somebody asks for /stall, which is never answered."""
+    stop: Callable[[], None]
+    """Ends the origins."""
 
     @property
     def url(self) -> str:
@@ -118,9 +120,14 @@ def world(tmp_path: Path) -> Iterator[World]:
     thread = threading.Thread(target=asyncio.run, args=[listen()])
     thread.start()
     ready.wait()
-    yield World(files, tmp_path / "evidence", tmp_path / "origins.pem", origin.port, stall)
-    loops[0].call_soon_threadsafe(ended.set)
-    thread.join()
+
+    def stop() -> None:
+        if thread.is_alive():
+            loops[0].call_soon_threadsafe(ended.set)
+            thread.join()
+
+    yield World(files, tmp_path / "evidence", tmp_path / "origins.pem", origin.port, stall, stop)
+    stop()
 
 
 def test_curl(world: World) -> None:
