@@ -465,10 +465,13 @@ class Daemon:
                 enabled=False, sandboxed=False, reason="off (worker.enabled = false)"
             )
             return None
+        chosen, scratch = self._config.executor, self._scratch(stack)
+        programs = (self._config.data_dir or scratch.parent) / chosen.wasm.cache
         options = replace(
-            self._config.executor,
-            scratch=self._scratch(stack),
+            chosen,
+            scratch=scratch,
             private=() if self._config.data_dir is None else (self._config.data_dir,),
+            wasm=replace(chosen.wasm, cache=programs),
             max_timeout_s=self._config.execute.actions.max_timeout_s,
         )
         executor, self._execution = open_executors(

@@ -19,6 +19,7 @@ from executor.namespace import NamespaceExecutor
 from executor.ports import Executor, Network, TreeCodec
 from executor.routing import Route, RoutingExecutor
 from executor.unsandboxed import UnsandboxedExecutor
+from executor.wasm.executor import WasmExecutor
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,9 @@ def open_executors(
         return None, Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
     stack.push_async_callback(default.executor.close)
     lacking = {SandboxKind.NAMESPACE: default.lacking} if default.lacking else {}
-    routing = RoutingExecutor(default.routes, default.executor, lacking)
+    # First, as the cheapest, for actions that accept several kinds.
+    routes = [*_open_wasm(stack, means, options, lacking), *default.routes]
+    routing = RoutingExecutor(routes, default.executor, lacking)
     return routing, _describe(default, routing)
 
 
@@ -89,6 +92,24 @@ def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed:
             raise
         _log.warning("actions run WITHOUT a sandbox, as accepted: %s", error)
         return _Default(UnsandboxedExecutor(*parts), lacking=str(error))
+
+
+def _open_wasm(
+    stack: AsyncExitStack, means: Means, options: ExecutorOptions, lacking: dict[SandboxKind, str]
+) -> list[Route]:
+    if not options.wasm.enabled:
+        lacking[SandboxKind.WASM] = "executor.wasm.enabled = false"
+        return []
+    # Scratch space is for one executor alone.
+    own = options.scratch.with_name(f"{options.scratch.name}-wasm")
+    try:
+        wasm = WasmExecutor(means.store, means.codec, replace(options, scratch=own), means.wall)
+    except SandboxUnavailable as error:
+        lacking[SandboxKind.WASM] = str(error)
+        _log.warning("actions cannot run as WebAssembly: %s", error)
+        return []
+    stack.push_async_callback(wasm.close)
+    return [Route(SandboxKind.WASM, wasm, wasm.suits)]
 
 
 def _describe(default: _Default, routing: RoutingExecutor) -> Execution:

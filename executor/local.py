@@ -42,6 +42,7 @@ from executor.ports import NetworkUse, Progress, TreeCodec
 from executor.scratch import Scratch
 from executor.spec import EndedBy, Outcome, OutputRequest, ResourceUse, Timings, Work
 from executor.staging import FIXED_MTIME_S, InputTrees, Layout, TreeLimits
+from executor.wasm.options import WasmOptions
 
 _START_TIMEOUT_S = 30.0
 _WATCH_INTERVAL_S = 0.5
@@ -130,6 +131,7 @@ class ExecutorOptions:
     reserve_files: int = 10_000
     """Or fewer files than this can be made there."""
     trees: TreeLimits = field(default_factory=TreeLimits)
+    wasm: WasmOptions = field(default_factory=WasmOptions)
     threads: int = 4
     """For blocking work: laying out trees, hashing outputs, removing scratch space."""
 
@@ -162,6 +164,8 @@ class Ending:
     """What it used, where that is not for its control group to say."""
     signal: int | None = None
     """What killed it, where that is known."""
+    is_over_limit: bool = False
+    """Whether it was stopped at a limit that neither a signal nor the control group tells of."""
     is_lost: bool = False
     """Whether the whole sandbox was killed, and not by us: it is worth something only where the
     control group tells why.
@@ -555,7 +559,7 @@ def wants_input_root(policy: FilesystemRoot, work: Work) -> bool:
 def _ended_by(ending: Ending, usage: Usage) -> EndedBy:
     if usage.out_of_memory:
         return EndedBy.MEMORY
-    if ending.signal == signal.SIGXFSZ or usage.out_of_processes:
+    if ending.is_over_limit or ending.signal == signal.SIGXFSZ or usage.out_of_processes:
         return EndedBy.LIMIT
     return EndedBy.EXIT if ending.signal is None else EndedBy.SIGNAL
 

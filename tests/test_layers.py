@@ -18,6 +18,7 @@ OWN_FILE = {
     "chunking.py": {"pyfastcdc"},
     "nvml.py": {"pynvml"},
     "program.py": {"wasmtime"},
+    "determinism.py": {"wasmtime"},
     "s3.py": {"obstore"},
 }
 CORES = [

@@ -1,6 +1,7 @@
 """What every Executor promises, whatever it runs actions in."""
 
 import asyncio
+import functools
 import os
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -21,6 +22,7 @@ from support.executing import (
     launcher_missing,
     put_tree,
 )
+from support.wasi_programs import CACHE, compiler_missing, shell
 
 from armitage.clock import SystemClock
 from cas.digest import DigestFunction
@@ -39,6 +41,9 @@ from executor.spec import (
     Work,
 )
 from executor.unsandboxed import UnsandboxedExecutor
+from executor.wasm.executor import WasmExecutor
+from executor.wasm.nursery import Nursery
+from executor.wasm.options import WasmOptions
 
 MISSING_BUBBLEWRAP = bubblewrap_missing()
 MISSING_LAUNCHER = launcher_missing()
@@ -58,12 +63,78 @@ KINDS = [
         ],
     ),
     "unsandboxed",
+    pytest.param(
+        "wasm", marks=pytest.mark.skipif(bool(compiler_missing()), reason=compiler_missing())
+    ),
 ]
+NOT_OF_WASM = {
+    # Modes of files, and links to absolute paths.
+    "test_tree_is_made_exactly",
+    "test_modification_times_are_fixed",
+    "test_each_kind_is_told",
+    "test_absolute_link_into_the_root_leads_somewhere",
+    "test_output_through_a_link_to_outside_is_absent",
+    "test_equal_directories_have_equal_trees",
+    "test_tree_holds_every_directory_once_parents_first",
+    "test_unreadable_outputs_are_read",
+    "test_read_only_leftovers_are_removed",
+    # Inputs that are changed: they are for reading (see tests/executor/wasm).
+    "test_changed_inputs_reach_neither_store_nor_next_action",
+    "test_stale_output_in_the_inputs_counts_only_if_it_stays",
+    "test_actions_run_at_the_same_time",
+    # Processes, signals, search paths, scripts, limits of the kernel's own.
+    "test_death_by_signal_is_128_and_the_signal",
+    "test_bare_name_is_searched_in_the_given_path",
+    "test_name_with_slash_is_relative_to_the_working_directory",
+    "test_oversized_argument_is_invalid",
+    "test_descriptors_are_not_inherited",
+    "test_what_the_command_left_running_is_killed",
+    "test_timeout_kills_everything_and_keeps_what_was_printed",
+    "test_cancelling_kills_everything",
+    "test_file_size_is_bounded",
+    "test_core_files_are_not_written",
+    # Files of kinds and names that WASI does not make.
+    "test_special_file_is_refused_without_hanging",
+    "test_name_that_is_not_utf8_is_refused",
+    "test_link_target_that_is_not_utf8_is_refused",
+    "test_many_output_files_complete",
+    "test_deep_leftovers_are_removed",
+    "test_store_without_bulk_methods_serves_as_well",
+}
+"""What a WASI program cannot even try."""
+WASM_COMMANDS = ("sh", "true", "ls", "env", "echo")
+
+
+@functools.cache
+def nursery() -> Nursery:
+    """Forks the workers of all wasm executors here; it ends with this process."""
+    return Nursery()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a test each kind of executor that can run what it runs."""
+    can_wasm = metafunc.function.__name__ not in NOT_OF_WASM
+    kinds = KINDS if can_wasm else KINDS[:-1]
+    for name in ("bench", "fast_bench"):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, kinds, indirect=True)
 
 
 def options(scratch: Path, launcher: LauncherKind = LauncherKind.AUTO) -> ExecutorOptions:
+    wasm = WasmOptions()
+    if not compiler_missing():
+        # Sleeping takes its time.
+        wasm = WasmOptions(
+            deterministic=False,
+            cache=CACHE / "compiled",
+            toolchains=dict.fromkeys(WASM_COMMANDS, str(shell())),
+        )
     return ExecutorOptions(
-        scratch=scratch, output_limit_bytes=1 << 20, max_timeout_s=60, launcher=launcher
+        scratch=scratch,
+        output_limit_bytes=1 << 20,
+        max_timeout_s=60,
+        launcher=launcher,
+        wasm=wasm,
     )
 
 
@@ -71,6 +142,8 @@ def make(kind: str, store: BlobStore, scratch: Path) -> LocalExecutor:
     clock = SystemClock().wall
     if kind == "unsandboxed":
         return UnsandboxedExecutor(store, JsonCodec(), options(scratch), clock)
+    if kind == "wasm":
+        return WasmExecutor(store, JsonCodec(), options(scratch), clock, nursery())
     launcher = LauncherKind(kind)
     return NamespaceExecutor(store, JsonCodec(), options(scratch, launcher), clock)
 
@@ -78,22 +151,27 @@ def make(kind: str, store: BlobStore, scratch: Path) -> LocalExecutor:
 @asynccontextmanager
 async def open_bench(kind: str, scratch: Path) -> AsyncIterator[Bench]:
     store = MemoryStore()
+    if kind == "wasm":
+        nursery().start()
+    before = os.listdir("/proc/self/fd")
     executor = make(kind, store, scratch)
     bench = Bench(executor, store, scratch, None if kind == "unsandboxed" else BUILD_ROOT)
     descriptors = os.listdir("/proc/self/fd")
     yield bench
     assert bench.leftovers() == []
-    assert len(os.listdir("/proc/self/fd")) <= len(descriptors)
+    # Workers and compiled programs for wasm are kept for the next action.
+    assert kind == "wasm" or len(os.listdir("/proc/self/fd")) <= len(descriptors)
     await executor.close()
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_bench(request.param, tmp_path / "scratch") as bench:
         yield bench
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
 async def fast_bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench with scratch space in memory where the host has it, for masses of files."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
@@ -359,8 +437,8 @@ class TestCommand:
     async def test_sandbox_is_described(self, bench: Bench) -> None:
         outcome = await bench.run("true")
 
-        wanted = "namespaces" if bench.mounted_at else "none"
-        assert outcome.sandbox["sandbox"] == wanted
+        kinds = {NamespaceExecutor: "namespaces", WasmExecutor: "wasm", UnsandboxedExecutor: "none"}
+        assert outcome.sandbox["sandbox"] == kinds[type(bench.executor)]
         assert "limits" in outcome.sandbox
 
 

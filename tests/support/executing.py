@@ -95,6 +95,7 @@ class Seen:
     """A Progress that remembers what it heard."""
 
     started: int = 0
+    is_started: asyncio.Event = field(default_factory=asyncio.Event)
     out: bytearray = field(default_factory=bytearray)
     err: bytearray = field(default_factory=bytearray)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,6 +103,7 @@ class Seen:
 
     def executing(self) -> None:
         self.started += 1
+        self.is_started.set()
 
     def stdout(self, data: bytes) -> None:
         self.out += data
