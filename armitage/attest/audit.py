@@ -1,17 +1,34 @@
-"""The log's attestations and denials, verified beside its sessions (armitage.audit.verify)."""
+"""The log's attestations and denials, verified beside its sessions (armitage.witness.audit)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
-from armitage.attest.archived import Shelf, bundle_from
-from armitage.attest.entries import Kind, parse_denial_record, parse_digest, parse_entry
+from armitage.attest.bundle import bundle_of
+from armitage.attest.claim import parse_statements
+from armitage.attest.entries import (
+    Entry,
+    Kind,
+    parse_attestation_record,
+    parse_denial_record,
+    parse_digest,
+    parse_entry,
+    record_digest,
+)
 from armitage.attest.errors import MalformedAttestation
-from armitage.attest.verify import Known, verify_bundle
+from armitage.attest.verify import Known, Verification
+from armitage.log.receipt import Receipt
+from cas.digest import Digest
+
+Get = Callable[[Digest], Awaitable[bytes]]
+"""Answers a blob of the record. Raises BlobNotFound. What it answers is hashed again."""
+
+_NO_RECEIPT: Final = Receipt(0, (), b"")
 
 
 class AttestationEntries:
-    """The EntryAudit of attestations and denials.
+    """The EntryAudit of attestations and denials, for a log that is verified as a whole.
 
     An attestation is taken through every step (armitage.attest.verify). A denial must name an
     action and documents that are there, and the module that is here must not approve them.
@@ -19,25 +36,43 @@ class AttestationEntries:
 
     kinds = frozenset(kind.value for kind in Kind)
 
-    def __init__(self, shelf: Shelf, known: Known) -> None:
-        self._shelf = shelf
+    def __init__(self, get: Get, known: Known) -> None:
+        self._get = get
         self._known = known
 
-    async def verify(self, index: int, data: bytes) -> None:
+    async def verify(self, index: int, data: bytes) -> None:  # noqa: ARG002 (EntryAudit's)
         """See EntryAudit."""
         entry = parse_entry(data)
+        record = await self._blob(entry.record)
         if entry.kind is Kind.ATTESTATION:
-            verify_bundle(await bundle_from(self._shelf, index, data), self._known)
-            return
-        told = parse_denial_record(await self._shelf.get(entry.record))
-        if (told["action"], told["instance"]) != (str(entry.action), entry.instance):
-            raise MalformedAttestation("its record is of another action")
-        names = ("declaration", "evidence")
-        documents = [await self._shelf.get(parse_digest(told[name])) for name in names]
-        check = self._known.checkers.get(told["module"])
-        if check is not None and check(*documents).approved:
-            raise MalformedAttestation("its checker approves what it is said to have denied")
+            await self._verify_attestation(data, record)
+        else:
+            await self._verify_denial(entry, record)
 
     def faults(self) -> Iterable[str]:
         """See EntryAudit; each entry stands for itself."""
         return ()
+
+    async def _verify_attestation(self, data: bytes, record: bytes) -> None:
+        claim = parse_statements([each.payload for each in parse_attestation_record(record)])
+        named = (claim.declaration, claim.evidence, claim.outputs)
+        documents = [await self._blob(digest) for digest in named]
+        bundle = bundle_of(record, data, _NO_RECEIPT, documents)
+        for _ in Verification(bundle, self._known, in_log=True).steps():
+            pass
+
+    async def _verify_denial(self, entry: Entry, record: bytes) -> None:
+        told = parse_denial_record(record)
+        if (told["action"], told["instance"]) != (str(entry.action), entry.instance):
+            raise MalformedAttestation("its record is of another action")
+        names = ("declaration", "evidence")
+        documents = [await self._blob(parse_digest(told[name])) for name in names]
+        check = self._known.checkers.get(told["module"])
+        if check is not None and check(*documents).approved:
+            raise MalformedAttestation("its checker approves what it is said to have denied")
+
+    async def _blob(self, digest: Digest) -> bytes:
+        blob = await self._get(digest)
+        if record_digest(blob) != digest:
+            raise MalformedAttestation(f"what is kept as {digest} is something else")
+        return blob

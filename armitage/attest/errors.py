@@ -20,4 +20,9 @@ class NotAttestable(AttestationError):
 
 
 class NotVerified(AttestationError):
-    """One of the steps from the artefact to the checkpoint failed; the message names it."""
+    """One of the steps from an attestation to the checkpoint failed."""
+
+    def __init__(self, step: str, why: str) -> None:
+        super().__init__(f"{step}: {why}")
+        self.step = step
+        self.why = why

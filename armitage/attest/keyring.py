@@ -41,8 +41,8 @@ class AttestOptions:
     """How this daemon attests what it executed (docs/attestation.md)."""
 
     builder: str = ""
-    """The URI by which others know this builder; empty: urn:armitage:builder: and the host's
-    name. What gives other guarantees needs another.
+    """A URI that names this daemon (SLSA's `builder.id`, with the kind of sandbox behind it);
+    empty: one made of the name of its log.
     """
     agent: tuple[str, ...] = ()
     """A command that holds the key: it gets what is to be signed on stdin and answers the 64 bytes

@@ -85,9 +85,13 @@ def verify_bundle(bundle: Bundle, known: Known) -> Verified:
 class Verification:
     """One bundle on its way; for those who want to see each step."""
 
-    def __init__(self, bundle: Bundle, known: Known) -> None:
+    def __init__(self, bundle: Bundle, known: Known, *, in_log: bool = False) -> None:
+        """`in_log`: the entry was read from a log that is verified as a whole; there is no receipt
+        to verify then.
+        """
         self._bundle = bundle
         self._known = known
+        self._in_log = in_log
         self._key: KnownKey | None = None
         self._claim: Claim | None = None
 
@@ -103,10 +107,12 @@ class Verification:
             ("checker", self._checker),
             ("outputs", self._outputs),
         ):
+            if self._in_log and name == "receipt":
+                continue
             try:
                 yield Step(name, take())
             except (AttestationError, LogError) as error:
-                raise NotVerified(f"{name}: {error}") from error
+                raise NotVerified(name, str(error)) from error
 
     def result(self) -> Verified:
         """What was verified, once all steps were taken."""
@@ -189,9 +195,12 @@ class Verification:
         if not files and subjects == {"action": {action.function.value: action.hash}}:
             return "the action itself is the subject"
         for name in subjects.keys() - files.keys():
-            if not any(name.startswith(f"{path}/" if path else "") for path in directories):
+            tree = directories.get(name)
+            is_tree = tree is not None and subjects[name] == {tree.function.value: tree.hash}
+            inside = any(name.startswith(f"{path}/" if path else "") for path in directories)
+            if not is_tree and (tree is not None or not inside):
                 raise MalformedAttestation(f"the subject {name!r} is no output")
-        return f"{len(subjects)} files"
+        return f"{len(subjects)} subjects"
 
     def _document(self, digest: Digest) -> bytes:
         found = self._bundle.document(digest.hash)
@@ -200,15 +209,15 @@ class Verification:
         return found
 
 
-def parse_outputs(document: bytes) -> tuple[dict[str, Digest], list[str]]:
-    """Reads a list of outputs (armitage.attest.facts.Outputs): its files by path, and the paths of
-    its directories. Raises MalformedAttestation.
+def parse_outputs(document: bytes) -> tuple[dict[str, Digest], dict[str, Digest]]:
+    """Reads a list of outputs (armitage.attest.facts.Outputs): its files, and the Trees of its
+    directories, by path. Raises MalformedAttestation.
     """
     found: dict[str, Any] = parse_canonical(document)
     if found.get("v") != 1:
         raise MalformedAttestation("this is no list of outputs")
-    files = {
-        text_at(each, "path"): parse_digest(text_at(each, "digest"))
-        for each in list_at(found, "files")
-    }
-    return files, [text_at(each, "path") for each in list_at(found, "directories")]
+    files, directories = (
+        {text_at(each, "path"): parse_digest(text_at(each, field)) for each in list_at(found, kind)}
+        for kind, field in (("files", "digest"), ("directories", "tree"))
+    )
+    return files, directories

@@ -238,7 +238,7 @@ async def _verify(args: argparse.Namespace) -> Exit:
     async with open_source(args) as source:
         log = await source.key() if key is None else key
         known = await known_keys(source, log, args.attestation_keys, modules)
-        others = [AttestationEntries(source, known)]
+        others = [AttestationEntries(source.get, known)]
         with ProgressLine(shown=shown) as line:
             try:
                 async for findings in verify(source, key, others, bodies=not args.without_bodies):

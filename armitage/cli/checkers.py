@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from armitage.attest.verify import Check
 
 
-def add_modules(parser: argparse.ArgumentParser) -> None:
+def add_modules(parser: argparse._ActionsContainer) -> None:
     """Adds the flag."""
     parser.add_argument(
         "--module",

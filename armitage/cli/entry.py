@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from armitage.cli import (
     ac,
+    attest,
     audit,
     bucket,
     cas,
@@ -27,7 +28,9 @@ from armitage.cli import (
     run,
     serve,
     status,
+    trust,
     upkeep,
+    verify,
     witness,
 )
 from armitage.cli.exits import Exit
@@ -35,7 +38,7 @@ from armitage.cli.options import Parser
 
 COMMANDS = (
     *(serve, config, run, explain, cas, ac, ops, status, gpu, upkeep, bucket),
-    *(witness, audit, proofs, key, doctor, conformance),
+    *(witness, audit, verify, attest, trust, proofs, key, doctor, conformance),
 )
 
 

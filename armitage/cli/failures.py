@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from armitage.attest.errors import AttestationError
 from armitage.cli.exits import Exit, NotStarted
 from armitage.client import errors as client
 from armitage.client.channel import CallFailed
@@ -15,6 +16,7 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (client.UsageError, Exit.USAGE),
     (client.InTheWay, Exit.USAGE),
     (client.ClientError, Exit.REFUSED),
+    (AttestationError, Exit.REFUSED),
     (ConfigError, Exit.CONFIG),
     (NotStarted, Exit.NOT_STARTED),
 )

@@ -152,6 +152,17 @@ class Trust:
         certain = [r for r, _ in applying if platform is not None or not r.platform]
         return [*(p for _, p in applying), *([] if certain else [self._default])]
 
+    def describe(self, instance: str) -> list[tuple[str, str]]:
+        """Which actions of the instance each policy is for, in words, and its text."""
+        found = [
+            (_platform_text(rule.platform), str(policy))
+            for rule, policy in self._rules
+            if rule.applies(instance, None)
+        ]
+        if all(rule.platform for rule, _ in self._rules if rule.applies(instance, None)):
+            found.append(("others" if found else "all", str(self._default)))
+        return found
+
     def decide(
         self,
         asked: Asked,
@@ -169,6 +180,10 @@ class Trust:
             if not decision.holds:
                 return decision
         return Decision(holds=True, policy=" and ".join(f"({each})" for each in policies))
+
+
+def _platform_text(platform: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in platform.items()) or "all"
 
 
 def _key(key: TrustedKey) -> Key:

@@ -53,7 +53,7 @@ async def audit(archive: Archive) -> Findings:
     keys = [OwnKey(SIGNER.public, NOW_S)]
     known = known_own(keys, archive.log.store.key, {checker().module_sha256: checker().check})
     source = ArchiveSource(archive)
-    return [f async for f in verify(source, None, [AttestationEntries(source, known)])][-1]
+    return [f async for f in verify(source, None, [AttestationEntries(source.get, known)])][-1]
 
 
 async def test_attestations_denials_and_sessions_share_a_log(archive: Archive) -> None:

@@ -65,7 +65,7 @@ def test_each_step_is_told() -> None:
         "receipt": "entry 1 of 2 in log.example/armitage",
         "documents": "3 with the hashes that are signed",
         "checker": f"module {checker().module_sha256[:16]} approves",
-        "outputs": "1 files",
+        "outputs": "1 subjects",
     }
 
 
@@ -269,6 +269,14 @@ def test_files_of_an_output_directory_are_subjects_too() -> None:
 
     assert verify_bundle(bundle(made), known())
     assert "is no output" in refusal(bundle(replace(made, subjects=(("dd", named("a")),))))
+
+
+def test_a_tree_may_stand_for_its_directory() -> None:
+    made = facts(outputs=Outputs(0, directories=(("d", named("tree")),)))
+
+    assert verify_bundle(bundle(replace(made, subjects=(("d", named("tree")),))), known())
+    other = replace(made, subjects=(("d", named("another")),))
+    assert "the subject 'd' is no output" in refusal(bundle(other))
 
 
 def test_an_action_without_outputs_is_verified() -> None:

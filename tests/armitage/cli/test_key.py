@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from support.command_line import Cli
 
+from armitage.attest.keys import parse_public_key as parse_attestation_key
+from armitage.attest.keys import read_key as read_attestation_key
+from armitage.attest.sshsig import open_ssh_key
 from armitage.log.keys import read_key
 from armitage.log.note import KeyType, parse_public_key
 
@@ -98,3 +101,21 @@ def test_a_missing_file_is_named(armitage: Cli) -> None:
     done = armitage("key", "show", "nowhere")
 
     assert done.err == "armitage: nowhere: cannot be read: No such file or directory\n"
+
+
+def test_a_key_for_attestations_has_a_form_of_its_own(armitage: Cli, tmp_path: Path) -> None:
+    made = armitage("key", "new", "--attestation", "n", "k")
+
+    assert made.out == armitage("key", "show", "k").out
+    assert parse_attestation_key(made.out) == read_attestation_key(tmp_path / "k").public
+    assert armitage("key", "show", "--pem", "k").out == parse_attestation_key(made.out).pem()
+
+
+def test_one_key_is_not_of_two_kinds(armitage: Cli) -> None:
+    assert armitage("key", "new", "--attestation", "--witness", "n", "k").code == 2
+
+
+def test_a_key_for_commits_is_shown_as_signers_are_listed(armitage: Cli, tmp_path: Path) -> None:
+    public = open_ssh_key(tmp_path / "k").public
+
+    assert armitage("key", "show", "k").out == f"{public}\n"

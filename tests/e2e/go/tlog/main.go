@@ -1,6 +1,7 @@
 // Command tlog verifies a log with the code that Go's checksum database is verified with.
 //
 //	tlog DIRECTORY VKEY
+//	tlog -receipt FILE ENTRY VKEY
 //
 // The directory holds `checkpoint` and tiles by their C2SP tlog-tiles paths. Compares every entry with
 // the tree, and prints how many there are, of how many the inclusion was proven, and of how many earlier trees the
@@ -67,6 +68,10 @@ func entries(directory string, tree tlog.Tree) [][]byte {
 
 func main() {
 	log.SetFlags(0)
+	if os.Args[1] == "-receipt" {
+		verifyReceipt(os.Args[2], os.Args[3], os.Args[4])
+		return
+	}
 	directory, vkey := os.Args[1], os.Args[2]
 	signed, err := os.ReadFile(filepath.Join(directory, "checkpoint"))
 	if err != nil {
