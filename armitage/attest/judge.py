@@ -16,6 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
+from armitage.attest.together import Together, one_by_one
 from armitage.proofs.checker import Checker, NotInferred, Undecided, declaration_of
 from armitage.proofs.evidence import (
     Auth,
@@ -32,8 +33,8 @@ from executor.evidence import Evidence
 UNCONNECTED: Final = "unconnected"
 """The session of evidence of an action that had no network."""
 _MAX_REMEMBERED: Final = 1024
-_MAX_REMEMBERED_BYTES: Final = 4096
-"""Of two documents; larger ones seldom come twice."""
+_SMALL_BYTES: Final = 4096
+"""Of two documents; larger ones take long, and seldom come twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Judge:
     def __init__(self, checker: Checker, threads: Executor) -> None:
         self._checker = checker
         self._threads = threads
+        self._checking = Together(one_by_one(self._check), threads)
         self._remembered: OrderedDict[tuple[bytes, bytes], Verdict] = OrderedDict()
 
     @property
@@ -91,17 +93,21 @@ class Judge:
         return found.decode().splitlines()[1]
 
     async def _ask(self, declaration: bytes, evidence: bytes) -> Verdict:
-        loop = asyncio.get_running_loop()
-        verdict = await loop.run_in_executor(
-            self._threads, self._checker.check, declaration, evidence
-        )
+        if len(declaration) + len(evidence) > _SMALL_BYTES:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._threads, self._checker.check, declaration, evidence
+            )
+        verdict = await self._checking((declaration, evidence))
         # Only what was decided: a checker that ran out of something may do better next time.
-        decided = verdict.approved or not verdict.reasons[0].text.startswith("checker ")
-        if decided and len(declaration) + len(evidence) <= _MAX_REMEMBERED_BYTES:
+        if verdict.approved or not verdict.reasons[0].text.startswith("checker "):
             self._remembered[declaration, evidence] = verdict
             if len(self._remembered) > _MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
         return verdict
+
+    def _check(self, documents: tuple[bytes, bytes]) -> Verdict:
+        return self._checker.check(*documents)
 
 
 def evidence_of(used: Evidence) -> bytes:

@@ -28,6 +28,7 @@ from armitage.attest.facts import ActionFacts, Builder, Denial, Fetch, Outputs
 from armitage.attest.judge import Judge, Judgement
 from armitage.attest.ledger import Ledger
 from armitage.attest.service import Attestations, Kept
+from armitage.attest.together import Together
 from armitage.clock import Clock
 from armitage.errors import ArmitageError, PreconditionFailed
 from cas.digest import Digest, DigestFunction
@@ -114,6 +115,7 @@ class Notary:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._entering = Together(self._enter_all, desk.threads)
         self._group = asyncio.TaskGroup()
         self._room = asyncio.Semaphore(_MAX_UNDER_WAY)
         self._under_way: dict[Hashable, asyncio.Future[None]] = {}
@@ -168,7 +170,7 @@ class Notary:
         )
         try:
             kept = await self._desk.attestations.deny(denial)
-            await self._enter(kept)
+            await self._entering(kept)
         except (ArmitageError, OSError) as error:
             _log.error("the denial of action %s is not in the log: %s", run.action, error)
             return "which could not be logged"
@@ -247,12 +249,12 @@ class Notary:
             _log.info("action %s is not attested: %s", run.action, error)
             return
         self._attested += 1
-        await self._enter(kept)
+        await self._entering(kept)
         await self._copy(run, (judgement.declaration, judgement.evidence, run.outputs.document()))
 
-    async def _enter(self, kept: Kept) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._desk.threads, self._desk.ledger.add, [kept])
+    def _enter_all(self, kept: Sequence[Kept]) -> list[None]:
+        self._desk.ledger.add(kept)
+        return [None] * len(kept)
 
     async def _copy(self, run: Run, documents: Sequence[bytes]) -> None:
         """Lets clients fetch the documents. The record has them in any case."""

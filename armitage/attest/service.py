@@ -11,7 +11,6 @@ be kept or shared. Many callers at once share the store's and the log's syncs.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from armitage.attest.errors import BadSignature
 from armitage.attest.facts import ActionFacts, Denial
 from armitage.attest.keys import Signer
 from armitage.attest.statement import statements
+from armitage.attest.together import Together, one_by_one
 from armitage.errors import ConfigError, Unavailable
 from armitage.log.errors import LogError
 from cas.digest import Digest, DigestFunction
@@ -51,7 +51,7 @@ class Attestations:
         self._store = store
         self._append = append
         self._signer = signer
-        self._threads = threads
+        self._signing = Together(one_by_one(self._record), threads)
 
     async def attest(self, facts: ActionFacts) -> Kept:
         """Attests an execution. Cancelled, it may or may not be attested.
@@ -59,10 +59,9 @@ class Attestations:
         Raises NotAttestable (armitage.attest.statement.statements says when) and Unavailable when
         it cannot be signed or kept: then the result must not be kept or shared.
         """
-        loop = asyncio.get_running_loop()
         documents = [facts.declaration, facts.evidence, facts.outputs.document()]
         try:
-            record = await loop.run_in_executor(self._threads, self._record, facts)
+            record = await self._signing(facts)
         except (BadSignature, ConfigError) as error:
             raise Unavailable(f"the attestation cannot be signed: {error}") from error
         entry = entries.entry_of(Kind.ATTESTATION, facts.instance, facts.action, record)
