@@ -44,7 +44,6 @@ from executor.spec import EndedBy, Outcome, OutputRequest, ResourceUse, Timings,
 from executor.staging import FIXED_MTIME_S, InputTrees, Layout, TreeLimits
 from executor.wasm.options import WasmOptions
 
-_START_TIMEOUT_S = 30.0
 _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -232,6 +231,8 @@ class LocalExecutor(ABC):
     removed on construction. Limits that the host cannot enforce are named in `Outcome.sandbox`.
     """
 
+    start_timeout_s: float = 30.0
+    """How long a sandbox may take to come up."""
     mounted_at: str
     """Where commands see the input root when it is not the filesystem root."""
 
@@ -397,7 +398,7 @@ class LocalExecutor(ABC):
             for capture in captures:
                 capture.close_write_end()
         try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
+            async with asyncio.timeout(self.start_timeout_s):
                 await process.release()
             attempt.times.mark()
             started = loop.time()
@@ -406,7 +407,7 @@ class LocalExecutor(ABC):
             wall_s = loop.time() - started
         except TimeoutError:
             raise WorkerFailure(
-                f"starting {job.work.name}: no sandbox after {_START_TIMEOUT_S:g} s"
+                f"starting {job.work.name}: no sandbox after {self.start_timeout_s:g} s"
             ) from None
         finally:
             await process.kill()

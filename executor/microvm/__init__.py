@@ -1,0 +1,1 @@
+"""Actions in virtual machines of their own (docs/isospin.md)."""

@@ -1,0 +1,476 @@
+"""Actions in virtual machines of their own.
+
+How one action goes (see also executor.local, and init.sh for the guest's side):
+
+1. The staged input tree is made into an ext4 image, by a mke2fs that sees nothing else.
+2. QEMU starts, held back until it is in its control group; the guest boots from our initramfs.
+3. The guest mounts the image and the toolchain's, says `ready`, and runs the command. What the
+   command prints comes through ports of its own.
+4. The guest writes the outputs as an archive to a second, empty disk, and ends.
+5. Once QEMU is dead, the archive is unpacked over the staged tree, whence outputs are collected.
+
+What a guest says decides over its own action's result and nothing else. It has no network, no
+clock but its own, and no device but two disks, a read-only one and three ports to write to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cas.digest import DigestFunction
+from cas.store import BlobStore
+from executor.coeffects import SandboxKind
+from executor.concurrency import settle
+from executor.errors import SandboxUnavailable, WorkerFailure
+from executor.evidence import Evidence
+from executor.local import (
+    Ending,
+    ExecutorOptions,
+    Job,
+    LocalExecutor,
+    Process,
+    apply_limits,
+    start_failure,
+)
+from executor.microvm.job import GuestJob, pack_job
+from executor.microvm.machine import (
+    WORKSPACE,
+    Accel,
+    Disk,
+    MicrovmOptions,
+    boot_probe,
+    enclosure,
+    find_means,
+    guest_command,
+)
+from executor.microvm.unpack import Unpacker
+from executor.outputs import requests_of
+from executor.pidfd import PidWatch
+from executor.ports import TreeCodec
+from executor.spec import Work
+from executor.staging import Layout
+
+_log = logging.getLogger(__name__)
+
+BUILD_ROOT = "/build"
+_OVERHEAD_BYTES = 512 << 20
+"""Of QEMU itself, beside the guest's memory: translated code, disk images in the page cache."""
+_PROCESSES = 64
+"""QEMU's threads."""
+_GATE = 'read -r _; exec "$@" </dev/null'
+_CONSOLE_CHARS = 400
+
+
+class MicrovmExecutor(LocalExecutor):
+    """Runs each action in a virtual machine that is made for it and ends with it."""
+
+    start_timeout_s = 120.0
+
+    def __init__(
+        self,
+        store: BlobStore,
+        codec: TreeCodec,
+        options: ExecutorOptions,
+        clock: Callable[[], float],
+        machine: MicrovmOptions,
+    ) -> None:
+        """Finds what guests take; boots none yet. `options.scratch` must be this one's alone.
+
+        Raises SandboxUnavailable, saying what is missing and how to mend it.
+        """
+        self._machine = machine
+        self._means = find_means(machine, options.bubblewrap)
+        memory_bytes = machine.memory_bytes + _OVERHEAD_BYTES
+        options = replace(options, memory_bytes=memory_bytes, processes=_PROCESSES, cpus=None)
+        super().__init__(store, codec, options, clock)
+        self._accel: Accel | None = None
+        self._choosing = asyncio.Lock()
+        self._hashes: Mapping[str, str] = {}
+        """SHA-256 of the files that guests are made of."""
+
+    @staticmethod
+    def suits(work: Work) -> bool:
+        """Tells whether a guest can give an action all that it declares."""
+        return not _ungrantable(work)
+
+    async def accel(self) -> Accel:
+        """Answers what guests run on; the first time, by booting one.
+
+        Raises SandboxUnavailable.
+        """
+        async with self._choosing:
+            if self._accel is None:
+                self._hashes = await self._threads(self._hash_files)
+                self._accel = await self._threads(self._choose_accel)
+            return self._accel
+
+    def _choose_accel(self) -> Accel:
+        wanted = self._machine.accel
+        probe = functools.partial(boot_probe, self._means, self._machine)
+        if wanted is not Accel.TCG:
+            _, complaint = probe(Accel.KVM, self._scratch.directory, self._machine.probe_s)
+            if not complaint:
+                return Accel.KVM
+            if wanted is Accel.KVM:
+                raise SandboxUnavailable(f"microvm.accel is kvm, but: {complaint}")
+            _log.warning("microVMs run without KVM, and so slowly: %s", complaint)
+        return Accel.TCG
+
+    def _mount_point(self, scratch: Path) -> str:  # noqa: ARG002 (the same for all)
+        return BUILD_ROOT
+
+    async def _equip(self, job: Job, layout: Layout) -> Job:
+        del layout
+        complaint = _ungrantable(job.work)
+        if complaint:
+            raise SandboxUnavailable(f"sandbox:microvm {complaint}")
+        await self.accel()
+        await self._threads(self._make_disks, job, _workspace(job))
+        return job
+
+    def _make_disks(self, job: Job, workspace: Path) -> None:
+        workspace.mkdir(mode=0o700)
+        with (workspace / "initrd").open("wb") as initrd:
+            initrd.write(self._means.initramfs.data)
+            initrd.write(pack_job(self._guest_job(job)))
+        for name in ("input.img", "outputs.img"):
+            with (workspace / name).open("wb") as image:
+                os.truncate(image.fileno(), self._machine.disk_bytes)
+        # The tree is owned by us; in the enclosure, and so in the image, by the action's user.
+        user = (self._options.uid, self._options.gid)
+        owner = f"{user[0]}:{user[1]}"
+        command = [
+            *enclosure(self._means, str(workspace), user=user),
+            *("--ro-bind", job.root, "/input"),
+            *("--", self._means.mke2fs, "-q", "-F", "-t", "ext4", "-m", "0"),
+            # Nobody reads the image again after a crash.
+            *("-O", "^has_journal", "-E", f"lazy_itable_init=1,nodiscard,root_owner={owner}"),
+            *("-d", "/input", f"{WORKSPACE}/input.img"),
+        ]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env={}, check=False
+        )
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip()[-_CONSOLE_CHARS:]
+            raise WorkerFailure(
+                f"the input tree of {job.work.name} does not fit a disk of"
+                f" {self._machine.disk_bytes >> 20} MiB (microvm.disk_bytes), or: {words}"
+            )
+
+    def _guest_job(self, job: Job) -> GuestJob:
+        options = self._options
+        top = "" if job.is_root else BUILD_ROOT
+        cwd = "/".join((top, *job.cwd)) or "/"
+        environment = {"PWD": cwd} | dict(job.environment)
+        return GuestJob(
+            arguments=job.work.arguments,
+            environment=tuple(environment.items()),
+            cwd=cwd,
+            outputs=tuple(parts for parts, _ in requests_of(job.work)),
+            is_root=job.is_root,
+            mounted_at=BUILD_ROOT,
+            uid=options.uid,
+            gid=options.gid,
+            hostname=options.hostname,
+            etc=_etc_files(options),
+            tmp_bytes=options.tmp_bytes,
+            time_s=self._clock(),
+            open_files=options.open_files,
+        )
+
+    def _launch(self, job: Job, stdout_fd: int, stderr_fd: int) -> Process:
+        assert self._accel is not None
+        workspace = _workspace(job)
+        disks = [
+            Disk("input", f"{WORKSPACE}/input.img"),
+            Disk("outputs", f"{WORKSPACE}/outputs.img"),
+        ]
+        if self._means.toolchain_image is not None:
+            disks.append(Disk("toolchain", str(self._means.toolchain_image), read_only=True))
+        outputs = [parts for parts, _ in requests_of(job.work)]
+        mounted_at = "/" if job.is_root else BUILD_ROOT
+        unpacker = Unpacker(job.root, outputs, mounted_at)
+        return _Guest(
+            job,
+            functools.partial(
+                guest_command,
+                self._means,
+                self._machine,
+                self._accel,
+                str(workspace),
+                initrd=f"{WORKSPACE}/initrd",
+                disks=disks,
+            ),
+            streams=(stdout_fd, stderr_fd),
+            confine=functools.partial(self._threads, functools.partial(_confine, job)),
+            limits=self._rlimits(),
+            fetch=functools.partial(
+                self._threads,
+                unpacker.unpack,
+                workspace / "outputs.img",
+                workspace / "trash",
+            )
+            if outputs
+            else None,
+        )
+
+    async def _evidence(self, job: Job) -> Evidence | None:
+        profile = json.dumps(self._profile(is_root=job.is_root), sort_keys=True, indent=1).encode()
+        digest = DigestFunction.SHA256.digest(profile)
+        await self._store.put([digest], profile)
+        return Evidence(SandboxKind.MICROVM, profile=digest)
+
+    def _profile(self, *, is_root: bool) -> Mapping[str, object]:
+        """Answers all that decides what a guest can do and see."""
+        assert self._accel is not None
+        return {
+            "sandbox": "microvm",
+            "command": guest_command(
+                self._means,
+                self._machine,
+                self._accel,
+                "WORKSPACE",
+                initrd=f"{WORKSPACE}/initrd",
+                disks=[
+                    Disk("input", f"{WORKSPACE}/input.img"),
+                    Disk("outputs", f"{WORKSPACE}/outputs.img"),
+                    Disk("toolchain", "TOOLCHAIN", read_only=True),
+                ],
+            ),
+            "files": self._hashes,
+            "root": "inputs" if is_root else "toolchain",
+            "user": [self._options.uid, self._options.gid],
+            "network": "none",
+        }
+
+    def _hash_files(self) -> Mapping[str, str]:
+        files = {"kernel": self._means.kernel.image, "qemu": Path(self._means.qemu)}
+        if self._means.toolchain_image is not None:
+            files["toolchain"] = self._means.toolchain_image
+        found = {name: _hash_of(path) for name, path in files.items()}
+        return found | {"initramfs": self._means.initramfs.hash}
+
+    def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
+        """Answers the sandbox really applied to actions, as short facts."""
+        return {
+            "sandbox": "microvm",
+            "launcher": "qemu",
+            "accel": "not tried yet" if self._accel is None else self._accel.value,
+            "network": "none",
+            "root": "inputs" if is_root else "toolchain",
+            "limits": self._describe_limits(),
+        }
+
+
+def _ungrantable(work: Work) -> str:
+    """Answers what of an action's declaration no guest can be given; empty when all can."""
+    coeffects = work.coeffects
+    if coeffects.network or coeffects.auth:
+        return "has no network: drop the grant, or let the action run in sandbox:namespace"
+    if coeffects.filesystem:
+        return "shows no directory of the host: drop the grant, or use sandbox:namespace"
+    if coeffects.gpu is not None or work.devices is not None:
+        return "passes no GPU through: use sandbox:namespace"
+    return ""
+
+
+def _etc_files(options: ExecutorOptions) -> tuple[tuple[str, str], ...]:
+    """Answers the files that say who and where a command is."""
+    user = f"build:x:{options.uid}:{options.gid}:build:/tmp:/bin/sh\n" if options.uid else ""
+    group = f"build:x:{options.gid}:\n" if options.gid else ""
+    return (
+        ("passwd", f"root:x:0:0:root:/root:/bin/sh\n{user}"),
+        ("group", f"root:x:0:\n{group}"),
+        ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    )
+
+
+def _workspace(job: Job) -> Path:
+    """Where an action's disks lie: in its scratch space, beside the input root."""
+    return Path(job.root).parent / "guest"
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _confine(job: Job, pid: int, limits: Mapping[int, int]) -> None:
+    if job.group is not None:
+        job.group.join(pid)
+    apply_limits(pid, limits)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a guest has said on its control port."""
+
+    is_ready: bool = False
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    failure: str = ""
+    is_done: bool = False
+
+    def take(self, line: str) -> None:
+        """Takes one line. What makes no sense is a failure of the guest's."""
+        word, _, rest = line.partition(" ")
+        if line == "ready":
+            self.is_ready = True
+        elif line == "oom":
+            self.out_of_memory = True
+        elif line == "done":
+            self.is_done = True
+        elif word == "exit" and rest.isascii() and rest.isdigit() and int(rest) < 256:
+            self.exit_code = int(rest)
+        else:
+            self.failure = self.failure or rest[:_CONSOLE_CHARS] or "it made no sense"
+
+
+class _Guest:
+    """One running QEMU and the bubblewrap around it."""
+
+    def __init__(
+        self,
+        job: Job,
+        command: Callable[..., list[str]],
+        *,
+        streams: tuple[int, int],
+        confine: Callable[[int, Mapping[int, int]], Awaitable[None]],
+        limits: Mapping[int, int],
+        fetch: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        """Starts a shell that waits for release. `fetch` gets the outputs from the dead guest.
+
+        Raises InvalidInput, WorkerFailure.
+        """
+        self._job, self._confine, self._limits, self._fetch = job, confine, limits, fetch
+        self._loop = asyncio.get_running_loop()
+        self._heard = _Heard()
+        self._news: asyncio.Future[None] = self._loop.create_future()
+        """Done when the guest is ready, or will never be."""
+        self._silent: asyncio.Future[None] = self._loop.create_future()
+        """Done when QEMU is gone: it alone holds the other end."""
+        self._buffer = b""
+        self._console = b""
+        self._failure: Exception | None = None
+        self._is_killed = False
+        self._control, control = os.pipe()
+        console, console_end = os.pipe()
+        gate, self._gate = os.pipe()
+        names = ("stdout", "stderr", "control")
+        ports = dict(zip(names, (*streams, control), strict=True))
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _GATE, "armitage", *command(ports=tuple(ports.items()))],
+                env={},
+                cwd="/",
+                stdin=gate,
+                stdout=console_end,
+                stderr=console_end,
+                pass_fds=tuple(ports.values()),
+                start_new_session=True,
+            )
+        except OSError as error:
+            for fd in (self._control, console, self._gate):
+                os.close(fd)
+            raise start_failure(error, job.work.arguments) from error
+        finally:
+            for fd in (control, console_end, gate):
+                os.close(fd)
+        for fd in (self._control, console):
+            os.set_blocking(fd, False)
+        self._loop.add_reader(self._control, self._read_control)
+        self._loop.add_reader(console, self._read_console, console)
+        self._watch = PidWatch(os.pidfd_open(self._process.pid), is_child=True)
+        self.ended = self._watch.ended
+
+    def _read_control(self) -> None:
+        data = _read(self._control)
+        if data is None:
+            return
+        if not data:
+            self._loop.remove_reader(self._control)
+            os.close(self._control)
+            self._silent.set_result(None)
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._buffer = self._buffer[:_CONSOLE_CHARS]
+        for line in lines:
+            self._heard.take(line.decode(errors="replace"))
+        if (self._heard.is_ready or self._silent.done()) and not self._news.done():
+            self._news.set_result(None)
+
+    def _read_console(self, fd: int) -> None:
+        data = _read(fd)
+        if data is None:
+            return
+        if not data:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+        self._console = (self._console + data)[-_CONSOLE_CHARS:]
+
+    async def release(self) -> None:
+        """Puts the limits on, lets the guest boot, and waits until it starts the command."""
+        await self._confine(self._process.pid, self._limits)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._gate, b"\n")
+        self._close_gate()
+        # Not awaited itself: whoever gives up waiting must not cancel it.
+        await asyncio.wait([self._news])
+        if not self._heard.is_ready:
+            raise WorkerFailure(f"no guest came up for {self._job.work.name}: {self._why()}")
+
+    def _close_gate(self) -> None:
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+
+    async def kill(self) -> None:
+        """Kills QEMU if it still runs, and gets what a guest that ended by itself has left."""
+        self._is_killed = not self.ended.done()
+        try:
+            if self._is_killed and self._job.group is not None:
+                await asyncio.to_thread(self._job.group.kill)
+        finally:
+            self._watch.kill()
+            try:
+                await settle(self.ended, self._silent)
+            finally:
+                self._close_gate()
+                self._process.wait()
+        if self._heard.is_done and not self._is_killed and self._fetch is not None:
+            try:
+                await self._fetch()
+            except Exception as error:  # noqa: BLE001 (ending, which comes next, raises it)
+                self._failure = error
+
+    def ending(self, printed: str) -> Ending:
+        """Says how the command ended. Raises WorkerFailure when no guest has said so."""
+        del printed
+        if self._failure is not None:
+            raise self._failure
+        heard = self._heard
+        if heard.failure or heard.exit_code is None or not heard.is_done:
+            raise WorkerFailure(f"the guest of {self._job.work.name} failed: {self._why()}")
+        return Ending(heard.exit_code, "the guest ran out of memory" if heard.out_of_memory else "")
+
+    def _why(self) -> str:
+        console = self._console.decode(errors="replace").strip()
+        return self._heard.failure or console or "it ended without a word"
+
+
+def _read(fd: int) -> bytes | None:
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return None

@@ -1,0 +1,183 @@
+#!/bin/sh
+# The first process of a guest. Runs one action and leaves its outputs on a disk.
+#
+# It has:
+#   /job/settings   variables (see executor/microvm/job.py)
+#   /job/run        what to run, for the shell of the action's root
+#   /job/etc        files of the action's /etc, unless its root is the input root
+#   /job/outputs    paths of outputs below the input root, each ended by a NUL
+#   disks           input (ext4, the input root), outputs (empty), toolchain (squashfs; may be absent)
+#   ports           stdout, stderr, control
+#
+# On the control port it says, a line each: `ready` before the command starts, `exit CODE` when it has ended, `oom` when memory ran
+# out, `failed WORDS` when something of its own did, and `done` when all is on disk.
+#
+# Nothing that it says is believed for more than this one action's result: whoever breaks into the guest can say anything here.
+export PATH=/bin
+
+# Where there is no port to say it on, the kernel's console has to do.
+give_up() {
+  echo "armitage: $1"
+  poweroff -f
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+
+read -r cmdline </proc/cmdline
+for module in $(cat /modules/order); do
+  set --
+  if [ "$module" = virtio_mmio ]; then
+    # Where the devices are; the kernel hands this only to what is built in.
+    for word in $cmdline; do
+      case $word in virtio_mmio.device=*) set -- "$@" "${word#virtio_mmio.}" ;; esac
+    done
+  fi
+  insmod "/modules/$module.ko" "$@" || give_up "cannot load $module"
+done
+
+case " $cmdline " in *" armitage.probe "*)
+  echo "armitage guest is up"
+  poweroff -f
+  ;;
+esac
+
+# port NAME: sets $found to its device node, which appears a moment after its driver.
+port() {
+  tries=1000
+  while [ "$tries" -gt 0 ]; do
+    for at in /sys/class/virtio-ports/*; do
+      read -r name 2>/dev/null <"$at/name" || continue
+      if [ "$name" = "$1" ]; then
+        found=/dev/${at##*/}
+        return
+      fi
+    done
+    usleep 10000
+    tries=$((tries - 1))
+  done
+  give_up "there is no port $1"
+}
+
+# disk SERIAL: sets $found to its device node, empty when there is none.
+disk() {
+  found=
+  for at in /sys/block/vd*; do
+    serial=
+    read -r serial 2>/dev/null <"$at/serial"
+    if [ "$serial" = "$1" ]; then found=/dev/${at##*/}; fi
+  done
+}
+
+port control
+exec 9>"$found"
+
+end() {
+  sync
+  echo "$*" >&9
+  poweroff -f
+}
+
+must() { "$@" 2>/tmp/error || end "failed $1: $(head -c 200 /tmp/error | tr '\n' ' ')"; }
+
+# show FROM TO: makes something of the toolchain visible; what is below /etc one by one, since some of that is of our making.
+show() {
+  if [ -L "$1" ]; then
+    must cp -d "$1" "$2"
+  elif [ "$1" = /ro/etc ]; then
+    must mkdir -p "$2"
+    for below in /ro/etc/*; do
+      if [ ! -e "/job/etc/${below##*/}" ]; then show "$below" "$2/${below##*/}"; fi
+    done
+  elif [ -d "$1" ]; then
+    must mkdir -p "$2"
+    must mount -o bind "$1" "$2"
+  elif [ -f "$1" ]; then
+    must touch "$2"
+    must mount -o bind "$1" "$2"
+  fi
+}
+
+. /job/settings
+hostname "$HOST_NAME"
+date -s "@$TIME_S" >/dev/null
+disk input
+input=$found
+if [ "$IS_ROOT" = 1 ]; then
+  must mount -t ext4 -o nosuid,nodev "$input" /new
+  home=/new
+else
+  must mount -t tmpfs -o mode=755,nosuid,nodev tmpfs /new
+  disk toolchain
+  if [ -n "$found" ]; then
+    must mount -t squashfs -o ro,nosuid,nodev "$found" /ro
+    for at in /ro/*; do show "$at" "/new/${at##*/}"; done
+  fi
+  mkdir -p /new/etc
+  cp /job/etc/* /new/etc
+  home=/new$MOUNTED_AT
+  must mkdir -p "$home"
+  must mount -t ext4 -o nosuid,nodev "$input" "$home"
+fi
+rm -rf "$home/lost+found"
+
+made=
+for place in proc dev tmp; do
+  if [ ! -d "/new/$place" ]; then
+    must mkdir "/new/$place"
+    made="$made /new/$place"
+  fi
+done
+must mount -t proc -o nosuid,nodev,noexec proc /new/proc
+must mount -t tmpfs -o "mode=1777,nosuid,nodev,size=$TMP_BYTES" tmpfs /new/tmp
+must mount -t tmpfs -o mode=755,nosuid tmpfs /new/dev
+mkdir /new/dev/shm /new/dev/armitage
+must mount -t tmpfs -o "mode=1777,nosuid,nodev,size=$TMP_BYTES" tmpfs /new/dev/shm
+mknod -m 666 /new/dev/null c 1 3
+mknod -m 666 /new/dev/zero c 1 5
+mknod -m 666 /new/dev/full c 1 7
+mknod -m 666 /new/dev/random c 1 8
+mknod -m 666 /new/dev/urandom c 1 9
+ln -s /proc/self/fd /new/dev/fd
+ln -s /proc/self/fd/0 /new/dev/stdin
+ln -s /proc/self/fd/1 /new/dev/stdout
+ln -s /proc/self/fd/2 /new/dev/stderr
+# The command is started by a shell in its own root, which may hold none.
+must cp /bin/busybox /job/run /new/dev/armitage
+must mount -o remount,ro,nosuid /new/dev
+if [ "$IS_ROOT" != 1 ]; then must mount -o remount,ro,nosuid,nodev /new; fi
+
+port stdout
+stdout=$found
+port stderr
+stderr=$found
+echo ready >&9
+chroot /new /dev/armitage/busybox sh /dev/armitage/run </dev/null >"$stdout" 2>"$stderr" 9>&- &
+wait $!
+code=$?
+# Everything else that the action has started.
+kill -9 -1
+wait
+if dmesg | grep -q 'Out of memory: Killed'; then echo oom >&9; fi
+echo "exit $code" >&9
+
+umount -l /new/dev/shm
+umount -l /new/dev
+umount -l /new/tmp
+umount -l /new/proc
+# Not the action's work, so not among its outputs.
+if [ "$IS_ROOT" = 1 ] && [ -n "$made" ]; then rmdir $made; fi
+
+if [ -s /job/outputs ]; then
+  disk outputs
+  cd "$home" || end failed "the input root is gone"
+  large='for at; do [ -e "$at" ] && find "$at" -xdev -type f -size +4194303k; done; :'
+  if [ -n "$(xargs -0 sh -c "$large" sh </job/outputs)" ]; then
+    end "failed outputs: a file has 4 GiB or more"
+  fi
+  list='for at; do { [ -e "$at" ] || [ -L "$at" ]; } && find "$at" -xdev -print0; done; :'
+  xargs -0 sh -c "$list" sh </job/outputs >/tmp/list
+  cpio -0 -o -H newc </tmp/list >"$found" 2>/tmp/error || end "failed outputs: $(head -c 200 /tmp/error | tr '\n' ' ')"
+fi
+end done
