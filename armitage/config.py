@@ -43,6 +43,7 @@ from cas.pack_store import PackOptions
 from cas.upkeep import UpkeepOptions
 from executor.isospin.leasing import GpuOptions
 from executor.local import ExecutorOptions
+from executor.microvm.machine import MicrovmOptions
 
 
 class StorageKind(StrEnum):
@@ -138,6 +139,7 @@ class Config:
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     gpu: GpuOptions = field(default_factory=GpuOptions)
+    microvm: MicrovmOptions = field(default_factory=MicrovmOptions)
     record: RecordOptions = field(default_factory=RecordOptions)
     attest: AttestOptions = field(default_factory=AttestOptions)
     trust: TrustOptions = field(default_factory=TrustOptions)

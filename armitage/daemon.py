@@ -478,6 +478,7 @@ class Daemon:
             stack,
             Means(store, codec, self._clock.wall, self._network),
             options,
+            self._config.microvm,
             accept_unsandboxed=worker.accept_unsandboxed,
         )
         return executor

@@ -15,6 +15,8 @@ from cas.store import BlobStore
 from executor.coeffects import SandboxKind
 from executor.errors import SandboxUnavailable
 from executor.local import ExecutorOptions, LocalExecutor
+from executor.microvm.executor import MicrovmExecutor
+from executor.microvm.machine import MicrovmOptions
 from executor.namespace import NamespaceExecutor
 from executor.ports import Executor, Network, TreeCodec
 from executor.routing import Route, RoutingExecutor
@@ -58,7 +60,12 @@ class _Default:
 
 
 def open_executors(
-    stack: AsyncExitStack, means: Means, options: ExecutorOptions, *, accept_unsandboxed: bool
+    stack: AsyncExitStack,
+    means: Means,
+    options: ExecutorOptions,
+    machine: MicrovmOptions,
+    *,
+    accept_unsandboxed: bool,
 ) -> tuple[Executor | None, Execution]:
     """Opens all that this host can do; None where actions are not executed, and why.
 
@@ -76,6 +83,7 @@ def open_executors(
     lacking = {SandboxKind.NAMESPACE: default.lacking} if default.lacking else {}
     # First, as the cheapest, for actions that accept several kinds.
     routes = [*_open_wasm(stack, means, options, lacking), *default.routes]
+    routes += _open_microvm(stack, means, options, machine, lacking)
     routing = RoutingExecutor(routes, default.executor, lacking)
     return routing, _describe(default, routing)
 
@@ -110,6 +118,26 @@ def _open_wasm(
         return []
     stack.push_async_callback(wasm.close)
     return [Route(SandboxKind.WASM, wasm, wasm.suits)]
+
+
+def _open_microvm(
+    stack: AsyncExitStack,
+    means: Means,
+    options: ExecutorOptions,
+    machine: MicrovmOptions,
+    lacking: dict[SandboxKind, str],
+) -> list[Route]:
+    if not machine.enabled:
+        lacking[SandboxKind.MICROVM] = "microvm.enabled = false"
+        return []
+    own = replace(options, scratch=options.scratch.with_name(f"{options.scratch.name}-microvm"))
+    try:
+        microvm = MicrovmExecutor(means.store, means.codec, own, means.wall, machine)
+    except SandboxUnavailable as error:
+        lacking[SandboxKind.MICROVM] = str(error)
+        return []
+    stack.push_async_callback(microvm.close)
+    return [Route(SandboxKind.MICROVM, microvm, microvm.suits)]
 
 
 def _describe(default: _Default, routing: RoutingExecutor) -> Execution:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from armitage.cli import options
 from armitage.cli.exits import Exit
 from armitage.cli.output import emit
+
+if TYPE_CHECKING:
+    from executor.microvm.machine import MicrovmOptions
 
 
 def add(commands: options.Commands) -> None:
@@ -18,15 +23,27 @@ def add(commands: options.Commands) -> None:
         _doctor,
         "say what this host can do for actions, and what to install",
         "Tries what sandboxed actions need on this host, and says what to change where it fails."
+        " Boots a guest, where there is what it takes, which is a matter of seconds."
         " Exit code 1 when actions cannot be sandboxed.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="settings (docs/armitage.example.toml)"
     )
     parser.add_argument("--bubblewrap", metavar="FILE", help="bwrap to try (default: the system's)")
 
 
+def _microvm(args: argparse.Namespace) -> MicrovmOptions:
+    from armitage.config import load
+
+    return load(args.config).microvm
+
+
 def _doctor(args: argparse.Namespace) -> Exit:
-    from executor.probe import probe
+    from executor.microvm.probe import probe_microvm
+    from executor.probe import Report, probe
 
     report = probe(args.bubblewrap)
+    report = Report((*report.findings, probe_microvm(_microvm(args), args.bubblewrap)))
     value = {
         "can_sandbox": report.can_sandbox,
         "remedies": list(report.remedies),

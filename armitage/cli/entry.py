@@ -23,6 +23,7 @@ from armitage.cli import (
     explain,
     gpu,
     key,
+    microvm,
     ops,
     proofs,
     run,
@@ -37,7 +38,7 @@ from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
 COMMANDS = (
-    *(serve, config, run, explain, cas, ac, ops, status, gpu, upkeep, bucket),
+    *(serve, config, run, explain, cas, ac, ops, status, gpu, microvm, upkeep, bucket),
     *(witness, audit, verify, attest, trust, proofs, key, doctor, conformance),
 )
 

@@ -8,6 +8,7 @@ from armitage.client import errors as client
 from armitage.client.channel import CallFailed
 from armitage.errors import ConfigError
 from armitage.transport.port import Code
+from executor.errors import SandboxUnavailable
 
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (client.BlobMissing, Exit.NO),
@@ -17,6 +18,7 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (client.InTheWay, Exit.USAGE),
     (client.ClientError, Exit.REFUSED),
     (AttestationError, Exit.REFUSED),
+    (SandboxUnavailable, Exit.NO),
     (ConfigError, Exit.CONFIG),
     (NotStarted, Exit.NOT_STARTED),
 )

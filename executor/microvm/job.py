@@ -78,7 +78,8 @@ def _run(job: GuestJob) -> bytes:
     )
     lines = [
         f"cd {shlex.quote(job.cwd)} || exit 126",
-        f"ulimit -n {job.open_files} -c 0",
+        f"ulimit -n {job.open_files}",
+        "ulimit -c 0",
         "umask 022",
         f"PATH={shlex.quote(path)}",
         f"program={shlex.quote(program)}",

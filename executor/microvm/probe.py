@@ -1,0 +1,34 @@
+"""Whether actions can have virtual machines on this host: tried by booting one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from executor.errors import SandboxUnavailable
+from executor.microvm.machine import Accel, MicrovmOptions, boot_probe, find_means
+from executor.probe import Finding
+
+_TCG_S = 120.0
+
+
+def probe_microvm(options: MicrovmOptions, bubblewrap: str | None = None) -> Finding:
+    """Boots a guest with KVM and, when none comes up in time, with TCG. Blocks for that long."""
+    if not options.enabled:
+        return Finding("microVM", False, "switched off (microvm.enabled = false)")
+    try:
+        means = find_means(options, bubblewrap)
+    except SandboxUnavailable as error:
+        detail, _, remedy = str(error).partition(": ")
+        return Finding("microVM", False, detail, remedy)
+    complaints: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="armitage-probe-") as workspace:
+        for accel, limit_s in ((Accel.KVM, options.probe_s), (Accel.TCG, _TCG_S)):
+            if options.accel not in (Accel.AUTO, accel):
+                continue
+            took_s, complaint = boot_probe(means, options, accel, Path(workspace), limit_s)
+            if not complaint:
+                detail = "; ".join((f"a guest boots with {accel} in {took_s:.1f} s", *complaints))
+                return Finding("microVM", True, detail)
+            complaints.append(f"with {accel}: {complaint}")
+    return Finding("microVM", False, "; ".join(complaints), "see microvm in the configuration")

@@ -1,0 +1,152 @@
+"""Actions in guests, really booted; what every executor promises is in tests/contracts.
+
+Without KVM a guest takes some seconds to boot, so each test sees as much as it can of one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.executing import SHA256, Bench, Exe, JsonCodec, Link, Seen, Tree, get_tree, put_tree
+from support.microvm import machine_options, make_toolchain, microvm_missing
+
+from armitage.clock import SystemClock
+from cas.memory import MemoryStore
+from executor.coeffects import Coeffects, FilesystemGrant, GpuGrant, NetworkGrant, SandboxKind
+from executor.errors import SandboxUnavailable, TimedOut
+from executor.local import ExecutorOptions
+from executor.microvm.executor import BUILD_ROOT, MicrovmExecutor
+from executor.spec import Work
+
+MISSING = microvm_missing()
+BUSYBOX = b"" if MISSING else Path("/bin/busybox").read_bytes()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.sandbox,
+    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+]
+
+
+@pytest.fixture(scope="module")
+def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toolchain(tmp_path_factory.mktemp("toolchain"))
+
+
+@pytest.fixture
+async def bench(toolchain: Path, tmp_path: Path) -> AsyncIterator[Bench]:
+    store = MemoryStore()
+    executor = MicrovmExecutor(
+        store,
+        JsonCodec(),
+        ExecutorOptions(scratch=tmp_path / "scratch", max_timeout_s=60),
+        SystemClock().wall,
+        machine_options(toolchain),
+    )
+    bench = Bench(executor, store, tmp_path / "scratch", BUILD_ROOT)
+    yield bench
+    assert bench.leftovers() == []
+    await executor.close()
+
+
+SCRIPT = """
+set -e
+test "$(id -u):$(id -g)" = 1000:1000
+test "$PWD" = /build/sub
+test "$(cat ../in/a)" = hello
+test "$VARIABLE" = "it's"
+test "$(date +%Y)" -gt 2020
+! touch /bin/x /x 2>/dev/null
+! ls /sys 2>/dev/null
+test "$(grep -c : /proc/net/dev)" = 1
+grep NoNewPrivs /proc/self/status | grep -q 1
+echo spoilt >> ../in/a
+mkdir -p out/d
+echo made > out/d/f
+ln out/d/f out/hard
+ln -s d/f out/soft
+chmod +x out/hard
+sleep 1000 &
+echo printed; echo complained >&2
+exit 7
+"""
+
+
+async def test_action_runs_and_leaves_exactly_its_outputs(bench: Bench) -> None:
+    progress = Seen()
+    tree: Tree = {"in": {"a": b"hello"}, "sub": {"s": Exe(SCRIPT.encode()), "l": Link("s")}}
+
+    outcome = await bench.run(
+        *("sh", "./l"),
+        tree=tree,
+        working_directory="sub",
+        environment={"VARIABLE": "it's"},
+        outputs=["out", "../in/a", "absent"],
+        progress=progress,
+    )
+
+    assert (outcome.exit_code, await bench.errors(outcome)) == (7, "complained\n")
+    assert bytes(progress.out) == b"printed\n"
+    assert progress.started == 1
+    (made,) = outcome.directories
+    assert await get_tree(bench.store, made.root) == {
+        "d": {"f": Exe(b"made\n")},
+        "hard": Exe(b"made\n"),
+        "soft": Link("d/f"),
+    }
+    (changed,) = outcome.files
+    assert await bench.store.get(changed.digest) == b"hellospoilt\n"
+    assert outcome.evidence is not None
+    assert outcome.evidence.sandbox is SandboxKind.MICROVM
+    assert outcome.evidence.profile is not None
+    profile = json.loads(await bench.store.get(outcome.evidence.profile))
+    assert set(profile["files"]) == {"kernel", "initramfs", "qemu", "toolchain"}
+    assert profile["network"] == "none"
+    assert outcome.resources.wall_s < outcome.timings.worker_completed
+
+
+async def test_input_root_can_be_the_whole_system_and_a_timeout_kills_the_guest(
+    bench: Bench,
+) -> None:
+    tree: Tree = {"bin": {"busybox": Exe(BUSYBOX), "sh": Link("busybox")}, "marker": b""}
+    script = "/bin/busybox ls /; echo; while :; do :; done"
+
+    with pytest.raises(TimedOut) as raised:
+        await bench.run(
+            "sh",
+            "-c",
+            script,
+            tree=tree,
+            outputs=["marker"],
+            platform={"chroot-input-root": "true"},
+            timeout_s=3,
+        )
+
+    printed = (await bench.store.get(raised.value.stdout)).decode().split()
+    assert printed == ["bin", "dev", "marker", "proc", "tmp"]
+
+
+@pytest.mark.parametrize(
+    "coeffects",
+    [
+        Coeffects(network=(NetworkGrant(),)),
+        Coeffects(auth=("npm",)),
+        Coeffects(filesystem=(FilesystemGrant("/opt"),)),
+        Coeffects(gpu=GpuGrant()),
+    ],
+)
+async def test_what_a_guest_cannot_be_given_is_refused(bench: Bench, coeffects: Coeffects) -> None:
+    work = Work(
+        name="w",
+        digest_function=SHA256,
+        input_root=await put_tree(bench.store, {}),
+        arguments=("true",),
+        coeffects=coeffects,
+    )
+
+    with pytest.raises(SandboxUnavailable, match=r"sandbox:microvm .*sandbox:namespace"):
+        await bench.executor.execute(work, Seen())
+
+    assert not MicrovmExecutor.suits(work)

@@ -1,0 +1,56 @@
+"""What tests of microVMs need: a kernel, a toolchain that is small, and why they cannot be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from executor.microvm.image import make_image
+from executor.microvm.machine import Accel, MicrovmOptions
+
+ROOT = Path(__file__).parents[2]
+KERNEL = ROOT / ".cache" / "e2e" / "kernel"
+
+
+def microvm_missing() -> str:
+    """Why this host cannot boot guests; empty when it can."""
+    for program, package in (
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("mksquashfs", "squashfs-tools"),
+        ("mke2fs", "e2fsprogs"),
+        ("busybox", "busybox-static"),
+    ):
+        if shutil.which(program) is None:
+            return f"{program} is not installed: apt-get install {package}"
+    if not list(KERNEL.glob("boot/vmlinuz-*")):
+        return "there is no kernel for guests: run tests/e2e/prepare"
+    return ""
+
+
+def make_toolchain(directory: Path) -> Path:
+    """An image with nothing but busybox and its applets."""
+    tree = directory / "toolchain" / "bin"
+    tree.mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, tree / "busybox")
+    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    for applet in set(listed.stdout.split()) - {"busybox"}:
+        os.symlink("busybox", tree / applet)
+    image = directory / "toolchain.squashfs"
+    make_image(["/bin"], image, tree.parent)
+    return image
+
+
+def machine_options(toolchain_image: Path | None) -> MicrovmOptions:
+    """Small guests without KVM, which not every host of the tests has."""
+    return MicrovmOptions(
+        kernel=next(KERNEL.glob("boot/vmlinuz-*")),
+        modules=next(KERNEL.glob("lib/modules/*")),
+        toolchain_image=toolchain_image,
+        accel=Accel.TCG,
+        memory_bytes=512 << 20,
+        disk_bytes=1 << 30,
+    )
