@@ -26,6 +26,7 @@ from armitage.cli import (
     microvm,
     ops,
     proofs,
+    proxy,
     run,
     serve,
     status,
@@ -39,7 +40,7 @@ from armitage.cli.options import Parser
 
 COMMANDS = (
     *(serve, config, run, explain, cas, ac, ops, status, gpu, microvm, upkeep, bucket),
-    *(witness, audit, verify, attest, trust, proofs, key, doctor, conformance),
+    *(witness, proxy, audit, verify, attest, trust, proofs, key, doctor, conformance),
 )
 
 

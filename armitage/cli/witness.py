@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armitage.cli import options
 from armitage.cli.exits import Exit, NotStarted
+from armitage.cli.network_flags import add_network_flags, witness_options, word_of
 from armitage.cli.output import note, table
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
     from armitage.witness.archive import Archive
     from armitage.witness.network import WitnessNetwork, WitnessSession
-    from armitage.witness.options import WitnessOptions
-    from armitage.witness.policy import Grant, Rule
-    from armitage.witness.reach import Address
 
 
 def add(commands: options.Commands) -> None:
@@ -40,23 +36,7 @@ def add(commands: options.Commands) -> None:
     )
     parser.usage_exit = Exit.RUN_FAILED
     parser.set_defaults(failure_exit=Exit.RUN_FAILED)
-    parser.add_argument(
-        "--allow",
-        metavar="HOST[:PORT]",
-        action="append",
-        type=_grant,
-        default=[],
-        help="what CMD may fetch from; `*.` in front stands for one label; repeatable (default:"
-        " everything public)",
-    )
-    parser.add_argument(
-        "--allow-network",
-        metavar="CIDR",
-        action="append",
-        default=[],
-        help="a network that is not public and may be fetched from, such as that of an internal"
-        " mirror; repeatable",
-    )
+    add_network_flags(parser)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
         "--transparent",
@@ -70,61 +50,8 @@ def add(commands: options.Commands) -> None:
         type=Path,
         help="fetch nothing but what FILE names: pairs of a URL and the SHA-256 of its content",
     )
-    parser.add_argument(
-        "--resolve",
-        metavar="HOST:ADDRESS",
-        action="append",
-        type=_known,
-        default=[],
-        help="the address of a host, in place of looking it up; repeatable",
-    )
-    parser.add_argument(
-        "--offline",
-        action="store_true",
-        help="ask no origin: what CMD fetches must be on record in --data-dir already",
-    )
-    parser.add_argument(
-        "--authorities",
-        metavar="FILE",
-        help="PEM file of the authorities that origins are checked with (default: the system's)",
-    )
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        type=Path,
-        help="where evidence is kept (default: witness below armitage's data directory)",
-    )
-    parser.add_argument(
-        "--origin",
-        metavar="NAME",
-        default=f"armitage.witness/{socket.gethostname()}",
-        help="name of the log that is signed, when it is made (default: armitage.witness/ and the"
-        " host's name)",
-    )
     parser.add_argument("--quiet", action="store_true", help="print no summary")
     parser.add_argument("command", metavar="CMD", nargs="+", help="command, after --")
-
-
-def _grant(text: str) -> Grant:
-    from armitage.witness.policy import Grant, normal_host
-
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        host, port = text, ""
-    if normal_host(host.removeprefix("*.")) is None or not (port.isdecimal() or not colon):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST or HOST:PORT")
-    return Grant(host, int(port) if colon else None)
-
-
-def _known(text: str) -> tuple[str, Address]:
-    from armitage.witness.policy import normal_host
-    from armitage.witness.reach import parse_address
-
-    host, _, place = text.partition(":")
-    name, address = normal_host(host), parse_address(place)
-    if not name or address is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:ADDRESS")
-    return name, address
 
 
 async def _run(args: argparse.Namespace) -> int:
@@ -153,7 +80,7 @@ async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) 
 
     first = archive.log.store.checkpoint.size
     resolve = resolve_with(dict(args.resolve))
-    means = open_means(archive, _options(args), Credentials(), SystemClock(), resolve)
+    means = open_means(archive, witness_options(args), Credentials(), SystemClock(), resolve)
     network = WitnessNetwork(archive, means, Credentials())
     with tempfile.TemporaryDirectory(prefix="armitage-witness-") as shown:
         session = await _session(args, network, shown)
@@ -173,15 +100,6 @@ async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) 
     return 128 - code if code < 0 else code
 
 
-def _options(args: argparse.Namespace) -> WitnessOptions:
-    from armitage.witness.options import WitnessOptions
-
-    authorities = Path(args.authorities) if args.authorities else None
-    return WitnessOptions(
-        offline=args.offline, authorities=authorities, rules=tuple(_rules(args.allow_network))
-    )
-
-
 async def _session(
     args: argparse.Namespace, network: WitnessNetwork, directory: str
 ) -> WitnessSession:
@@ -195,9 +113,9 @@ async def _session(
         pins, mode = read_pins(await asyncio.to_thread(args.pins.read_text)), NetworkMode.PINNED
     elif args.transparent:
         mode = NetworkMode.TRANSPARENT
-    declared = "+".join(map(_word, grants))
+    declared = "+".join(map(word_of, grants))
     terms = Terms(grants=grants, pins=pins)
-    return await network.begin(terms, Subject(identity=_user()), declared, mode, directory)
+    return await network.begin(terms, Subject(identity=user_name()), declared, mode, directory)
 
 
 def _lay_out(shown: Mapping[str, bytes], directory: str) -> str:
@@ -212,29 +130,8 @@ def _lay_out(shown: Mapping[str, bytes], directory: str) -> str:
     return resolv_conf
 
 
-def _rules(networks: list[str]) -> list[Rule]:
-    """Reading from networks that are not public; what else may be sent is the policy's default."""
-    from armitage.client.errors import UsageError
-    from armitage.witness.policy import GIT_FETCH, READING, Rule, Verdict
-
-    if not networks:
-        return []
-    try:
-        reading = Rule(
-            Verdict.ALLOW, "allow-network", methods=tuple(READING), networks=tuple(networks)
-        )
-    except ValueError as error:
-        raise UsageError(f"--allow-network: {error}") from None
-    return [reading, replace(GIT_FETCH, networks=tuple(networks))]
-
-
-def _word(grant: Grant) -> str:
-    return ":".join(
-        ["network", *filter(None, [grant.host]), *([str(grant.port)] * bool(grant.port))]
-    )
-
-
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this."""
     import pwd
 
     try:

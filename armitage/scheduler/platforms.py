@@ -25,6 +25,7 @@ EXECUTOR_OBEYS = frozenset(
         "gpu-driver",
         "gpu-tensorrt",
         "network-mode",
+        "network-pins",
         "unixGID",
         "unixUID",
     }

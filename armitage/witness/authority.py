@@ -31,8 +31,9 @@ _CURVE = ec.SECP256R1
 class SessionAuthority:
     """Makes a server certificate for each host that the session connects to."""
 
-    def __init__(self, session: str, now_s: float) -> None:
+    def __init__(self, session: str, now_s: float, lifetime: timedelta = LIFETIME) -> None:
         """`now_s` is in seconds since 1970."""
+        self._lifetime = lifetime
         self._now = datetime.fromtimestamp(now_s, UTC)
         self._key = ec.generate_private_key(_CURVE())
         self._leaf_key = ec.generate_private_key(_CURVE())
@@ -88,7 +89,7 @@ class SessionAuthority:
             .issuer_name(self._name)
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._now - _SKEW)
-            .not_valid_after(self._now + LIFETIME)
+            .not_valid_after(self._now + self._lifetime)
         )
 
     def _sign_own(self) -> x509.Certificate:

@@ -128,6 +128,15 @@ class WitnessNetwork:
             raise WorkerFailure(str(error)) from error
         return Exchanges(session, terms, self._means)
 
+    async def proxy(
+        self, terms: Terms, subject: Subject, declared: str, authority: SessionAuthority
+    ) -> Proxy:
+        """Begins a session whose clients trust an authority that others share. Raises
+        WorkerFailure.
+        """
+        exchanges = await self.exchanges(terms, subject, declared, NetworkMode.WITNESSED)
+        return Proxy(exchanges, authority)
+
     async def catch_up(self) -> None:
         """Has the index of what is on record learn of what was logged since."""
         recall = self._means.recall

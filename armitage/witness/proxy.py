@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 Find = Callable[[h11.Request], Target]
 
 
+def _anybody(_: h11.Request) -> bool:
+    return True
+
+
 class Proxy:
     """Serves the connections of one session."""
 
@@ -48,6 +52,18 @@ class Proxy:
         callback of asyncio.start_server.
         """
         await self._run(reader, writer, self._serve_asking)
+
+    async def serve_from(
+        self, side: Side, request: h11.Request, admit: Callable[[h11.Request], bool]
+    ) -> None:
+        """Serves a connection whose first request was read already; the requests after it that are
+        not admitted end it.
+        """
+
+        async def serve(_: Side) -> None:
+            await self._serve_asking(side, request, admit)
+
+        await self._run_on(side, serve)
 
     async def serve_caught(
         self,
@@ -97,10 +113,13 @@ class Proxy:
         writer: asyncio.StreamWriter,
         serve: Callable[[Side], Awaitable[None]],
     ) -> None:
+        side = Side(h11.SERVER, reader, writer, self.exchanges.means.limits.idle_s)
+        await self._run_on(side, serve)
+
+    async def _run_on(self, side: Side, serve: Callable[[Side], Awaitable[None]]) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
-        side = Side(h11.SERVER, reader, writer, self.exchanges.means.limits.idle_s)
         try:
             await serve(side)
         except (OSError, TimeoutError, h11.ProtocolError):
@@ -116,21 +135,30 @@ class Proxy:
             self._serving.discard(task)
             side.close()
 
-    async def _serve_asking(self, side: Side) -> None:
-        request = await self._next(side, None)
+    async def _serve_asking(
+        self, side: Side, request: object = None, admit: Callable[[h11.Request], bool] = _anybody
+    ) -> None:
+        if request is None:
+            request = await self._next(side, None)
         if isinstance(request, h11.Request) and request.method == b"CONNECT":
             tunnel = await self._open_tunnel(side, request)
             if tunnel is not None:
                 first = await self._next(side, tunnel)
                 await self._requests(side, first, _through_tunnel(*tunnel), tunnel)
         else:
-            await self._requests(side, request, _by_url)
+            await self._requests(side, request, _by_url, admit=admit)
 
     async def _requests(
-        self, side: Side, request: object, find: Find, tunnel: tuple[str, int] | None = None
+        self,
+        side: Side,
+        request: object,
+        find: Find,
+        tunnel: tuple[str, int] | None = None,
+        *,
+        admit: Callable[[h11.Request], bool] = _anybody,
     ) -> None:
         """Performs one exchange after the other."""
-        while isinstance(request, h11.Request):
+        while isinstance(request, h11.Request) and admit(request):
             facts = self.exchanges.begin(request, tunnel)
             await self.exchanges.perform(side, facts, partial(find, request))
             if side.http.our_state is not h11.DONE or side.http.their_state is not h11.DONE:

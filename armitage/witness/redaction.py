@@ -88,7 +88,9 @@ class Redaction:
     def private_tag(self, headers: Headers) -> str:
         """A keyed hash of the headers that make an answer one person's; empty where none does."""
         private = sorted(
-            (name.lower(), value) for name, value in headers if is_secret_name(name.lower())
+            (name.lower(), value)
+            for name, value in headers
+            if is_secret_name(name.lower()) and name.lower() != "proxy-authorization"
         )
         return self.tag(repr(private)) if private else ""
 

@@ -282,3 +282,34 @@ def test_java_can_read_the_authority(tmp_path: Path) -> None:
         _, said = world.run(script)
 
     assert "trustedCertEntry" in said
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_a_standing_proxy_knows_its_users(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("ann:s3cr3t-of-ann\n")
+    (tmp_path / "users").chmod(0o600)
+    data = tmp_path / "evidence"
+    with world_of(tmp_path, curl) as world:
+        command = [
+            *(*ARMITAGE, "proxy", "--json", "--users", str(tmp_path / "users")),
+            *("--listen", "127.0.0.1:0", "--data-dir", str(data)),
+            *("--authorities", str(world.site.authorities), "--allow-network", "127.0.0.0/8"),
+            *("--resolve", f"{HOST}:127.0.0.1"),
+        ]
+        proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert proxy.stdout is not None
+        with proxy.stdout:
+            told = json.loads(proxy.stdout.readline())
+        fetch = ["curl", "-sS", "--cacert", told["authority"], f"{world.site.url}/a"]
+        found = {
+            user: subprocess.run(
+                [*fetch, "-x", f"http://{user}@{told['address']}"], capture_output=True, check=False
+            )
+            for user in ("ann:s3cr3t-of-ann", "ann:wrong")
+        }
+        proxy.terminate()
+        assert proxy.wait(20) == 0
+
+    assert found["ann:s3cr3t-of-ann"].stdout == (world.site.files / "a").read_bytes()
+    assert b"407" in found["ann:wrong"].stderr
+    assert world.faults() == []
