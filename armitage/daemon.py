@@ -23,8 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from armitage.attest.holdings import OwnHoldings
+from armitage.attest.export import REPOSITORY, Exporter
+from armitage.attest.git import GitStore
+from armitage.attest.holdings import Attested, OwnHoldings
 from armitage.attest.opening import Builders, Office, open_office, shared_checker
+from armitage.attest.pulled import PulledHoldings
 from armitage.audit.auditor import Auditor, Following, open_auditor
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
@@ -48,6 +51,7 @@ from armitage.observability.figures import (
     open_registry,
 )
 from armitage.observability.traces import open_tracing
+from armitage.proofs.modules import load_checkers
 from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.asset import AssetService
 from armitage.reapi.at_once import AtOnce
@@ -281,7 +285,7 @@ class Daemon:
             max_invocations=config.invocations.max_invocations,
         )
         completeness = Completeness(store, limits=config.limits)
-        gate = await self._open_gate(store)
+        gate = await self._open_gate(stack, store)
         base = _Base(store, cache, instances, invocations, completeness, gate)
         logs = LogStreams(instances, self._clock.monotonic, limits=config.logstream)
         streams = ByteStreamService(
@@ -311,6 +315,7 @@ class Daemon:
             _HOUSEKEEPING_S, [invocations.expire, logs.expire, assets.expire], [streams.expire]
         )
         await stack.enter_async_context(chores)
+        await self._carry_attestations(stack)
         await self._listen(stack, base, methods)
 
     def _effective(self, instance: Instance) -> Instance:
@@ -429,7 +434,7 @@ class Daemon:
         await stack.enter_async_context(Following(auditor))
         return auditor
 
-    async def _open_gate(self, store: Store) -> TrustGate | None:
+    async def _open_gate(self, stack: AsyncExitStack, store: Store) -> TrustGate | None:
         """Who says what of the cache may be served; None where all of it, and nobody need know
         why.
         """
@@ -437,7 +442,8 @@ class Daemon:
         if office is None and config.trust == TrustOptions():
             return None
         checker = await asyncio.to_thread(shared_checker)
-        module, checks = checker.module_sha256, {checker.module_sha256: checker.check}
+        checkers = await asyncio.to_thread(load_checkers, checker, config.trust.modules)
+        module, checks = checker.module_sha256, {name: c.check for name, c in checkers.items()}
         if archive is None or office is None:
             _log.warning("without a record, which data_dir takes, this daemon attests nothing")
             judges = open_trust(config.trust, (), None, checks, module)
@@ -445,7 +451,26 @@ class Daemon:
         log = archive.log.store.key
         judges = open_trust(config.trust, office.own.keys, log, checks, module)
         own = OwnHoldings(archive, office.ledger, judges.known, office.threads)
-        return TrustGate(judges.trust, [own], store, self._clock)
+        sources: list[Attested] = [own]
+        if config.trust.keys:  # Otherwise nobody else's can count.
+            repository = self._repository(archive)
+            pulled = PulledHoldings(repository, judges.known, office.threads, self._clock)
+            stack.callback(pulled.close)
+            sources.append(pulled)
+        return TrustGate(judges.trust, sources, store, self._clock)
+
+    async def _carry_attestations(self, stack: AsyncExitStack) -> None:
+        """Into git, while the daemon runs."""
+        archive = self._archive
+        if archive is not None and self._config.attest.git:
+            repository = self._repository(archive)
+            exporter = Exporter(archive, repository, archive.directory, self._clock)
+            await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [exporter.carry]))
+
+    def _repository(self, archive: Archive) -> GitStore:
+        """Where attestations of ours and of others are kept in git; it need not be there."""
+        path = {name: os.environ[name] for name in ("PATH",) if name in os.environ}
+        return GitStore(archive.directory / REPOSITORY, path)
 
     def _fetcher(self, store: Store, codec: DirectoryCodec) -> AssetFetcher | None:
         """What fetches for clients; None where they may have nothing fetched."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,27 +14,40 @@ from armitage.attest.canonical import canonical, number_at, parse_canonical, tex
 from armitage.attest.entries import Kind, parse_entry
 from armitage.attest.errors import AttestationError, MalformedAttestation
 from armitage.attest.git import GitStore
-from armitage.attest.sshsig import SshSigner
+from armitage.attest.sshsig import open_ssh_key
 from armitage.clock import Clock
+from armitage.errors import ConfigError
+from armitage.log.errors import LogError
 from armitage.private_file import replace_file
 from armitage.witness.archive import Archive
+from cas.errors import CasError
 
-_POSITION: Final = "exported"
+_log = logging.getLogger(__name__)
+
+KEY: Final = "git.key"
+REPOSITORY: Final = "git"
+"""Both in the record's directory."""
+_POSITION: Final = "git.exported"
 _BATCH: Final = 256
 
 
 class Exporter:
     """Remembers up to where the log is carried over; what is carried twice changes nothing."""
 
-    def __init__(
-        self, archive: Archive, store: GitStore, signer: SshSigner, directory: Path, clock: Clock
-    ) -> None:
-        """`directory` is the repository's."""
+    def __init__(self, archive: Archive, store: GitStore, record: Path, clock: Clock) -> None:
+        """`record` is the directory that has the key for commits, which is made with the first."""
         self._archive = archive
         self._store = store
-        self._signer = signer
-        self._position = directory / _POSITION
+        self._key = record / KEY
+        self._position = record / _POSITION
         self._clock = clock
+
+    async def carry(self) -> None:
+        """The same as a chore: what goes wrong is logged, and tried again the next time."""
+        try:
+            await self.run()
+        except (AttestationError, ConfigError, LogError, CasError, OSError) as error:
+            _log.warning("attestations are not carried into git: %s", error)
 
     async def run(self) -> int:
         """Carries over what is new, and answers how many attestations that is. Cancelled, some of
@@ -57,10 +72,13 @@ class Exporter:
             if entry.kind is Kind.ATTESTATION:
                 bundle = await bundle_at(self._archive, index)
                 by_instance.setdefault(entry.instance, []).append(bundle)
-        now_s = self._clock.wall()
         for instance, bundles in by_instance.items():
-            await asyncio.to_thread(self._store.add, instance, bundles, self._signer, now_s)
+            await asyncio.to_thread(self._add, instance, bundles)
         return sum(map(len, by_instance.values()))
+
+    def _add(self, instance: str, bundles: Sequence[Bundle]) -> None:
+        self._store.make()
+        self._store.add(instance, bundles, open_ssh_key(self._key), self._clock.wall())
 
     def _read(self) -> int:
         try:

@@ -49,7 +49,7 @@ _SETTINGS: Final = (
     ),
     *("-c", "protocol.ext.allow=never", "-c", "fetch.fsckObjects=true"),
 )
-_MAX_BUNDLE_BYTES: Final = 4 << 20
+MAX_BUNDLE_BYTES: Final = 4 << 20
 _MAX_FOUND: Final = 256
 _TRIES: Final = 5
 _TIMEOUT_S: Final = 600.0
@@ -89,21 +89,28 @@ class GitStore:
     def open(cls, directory: Path, environment: Mapping[str, str]) -> Self:
         """Opens a repository, making it where there is none. Raises GitFailed."""
         made = cls(directory, environment)
-        if not (directory / "HEAD").exists():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made.git("init", "--quiet", "--bare", "--template=")
-            made.git("config", "receive.denyNonFastForwards", "true")
-            made.git("config", "receive.denyDeletes", "true")
+        made.make()
         return made
+
+    def exists(self) -> bool:
+        """Whether the repository is there."""
+        return (self._directory / "HEAD").exists()
+
+    def make(self) -> None:
+        """Makes the repository where there is none. Raises GitFailed."""
+        if not self.exists():
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.git("init", "--quiet", "--bare", "--template=")
+            self.git("config", "receive.denyNonFastForwards", "true")
+            self.git("config", "receive.denyDeletes", "true")
 
     def git(self, *arguments: str, data: bytes = b"", fails: bool = False) -> bytes:
         """Runs git and answers what it prints. Raises GitFailed; with `fails`, a status of 1 is an
         empty answer.
         """
-        command = ["git", *_SETTINGS, "--git-dir", str(self._directory), *arguments]
         try:
             done = subprocess.run(
-                command,
+                self._command(arguments),
                 input=data,
                 capture_output=True,
                 check=False,
@@ -120,6 +127,19 @@ class GitStore:
             said = done.stderr.decode(errors="replace").strip()[-500:]
             raise GitFailed(f"git {arguments[0]}: {said}")
         return b"" if done.returncode else done.stdout
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Starts a git that reads stdin and writes stdout. Raises OSError."""
+        return subprocess.Popen(
+            self._command(arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self._environment,
+        )
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        return ["git", *_SETTINGS, "--git-dir", str(self._directory), *arguments]
 
     def tip(self, ref: str) -> str | None:
         """The commit of a ref."""
@@ -324,7 +344,7 @@ def _blobs(listed: bytes) -> Iterator[tuple[str, str]]:
     for line in listed.split(b"\0")[:-1]:
         head, _, name = line.partition(b"\t")
         _, kind, blob, size = head.split()
-        if kind == b"blob" and name.endswith(SUFFIX.encode()) and int(size) <= _MAX_BUNDLE_BYTES:
+        if kind == b"blob" and name.endswith(SUFFIX.encode()) and int(size) <= MAX_BUNDLE_BYTES:
             yield name.decode(errors="replace"), blob.decode()
 
 

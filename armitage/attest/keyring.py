@@ -50,6 +50,10 @@ class AttestOptions:
     """
     agent_public: str = ""
     """The public key of what the command holds, as base64 of its SubjectPublicKeyInfo."""
+    git: bool = True
+    """Whether new attestations are also carried into a git repository, data_dir/record/git, twice a
+    minute (`armitage attest`).
+    """
 
     def __post_init__(self) -> None:
         if bool(self.agent) is not bool(self.agent_public):

@@ -69,6 +69,7 @@ def add(commands: options.Commands) -> None:
 
 
 def _open(args: argparse.Namespace) -> tuple[GitStore, SshSigner]:
+    from armitage.attest.export import KEY, REPOSITORY
     from armitage.attest.git import GitStore
     from armitage.attest.sshsig import open_ssh_key
     from armitage.client.errors import UsageError
@@ -76,7 +77,7 @@ def _open(args: argparse.Namespace) -> tuple[GitStore, SshSigner]:
     record = record_directory(args)
     if not (record / "log.key").exists():
         raise UsageError(f"{record}: no daemon keeps a record there; name its --data-dir")
-    return GitStore.open(record / "git", git_environment()), open_ssh_key(record / "git.key")
+    return GitStore.open(record / REPOSITORY, git_environment()), open_ssh_key(record / KEY)
 
 
 async def _commit(args: argparse.Namespace) -> Exit:
@@ -86,10 +87,10 @@ async def _commit(args: argparse.Namespace) -> Exit:
     from armitage.witness.archive import open_archive
     from cas.errors import StoreUnavailable
 
-    (store, signer), record, clock = _open(args), record_directory(args), SystemClock()
+    (store, _), record, clock = _open(args), record_directory(args), SystemClock()
     try:
         async with open_archive(record, "", clock) as archive:
-            done = await Exporter(archive, store, signer, record / "git", clock).run()
+            done = await Exporter(archive, store, record, clock).run()
     except (LogError, StoreUnavailable) as error:
         raise NotStarted(str(error)) from error
     emit(args, {"carried": done}, [f"carried {done} attestations over"])
@@ -108,11 +109,12 @@ def _push(args: argparse.Namespace) -> Exit:
 def _pull(args: argparse.Namespace) -> Exit:
     from armitage.attest.bundle import parse_bundle
     from armitage.attest.errors import AttestationError
+    from armitage.attest.export import REPOSITORY
     from armitage.attest.git import GitStore
     from armitage.attest.verify import verify_bundle
 
     known = open_judges(args).known
-    store = GitStore.open(record_directory(args) / "git", git_environment())
+    store = GitStore.open(record_directory(args) / REPOSITORY, git_environment())
     verified, failed = [], []
     for _, before, now in store.fetch(args.remote):
         for found in store.since(before, now):

@@ -25,16 +25,8 @@ def add_modules(parser: argparse._ActionsContainer) -> None:
 
 
 def checkers(modules: Iterable[Path]) -> dict[str, Check]:
-    """By the SHA-256 of their modules. Raises UsageError."""
-    import wasmtime
-
-    from armitage.client.errors import UsageError
+    """By the SHA-256 of their modules. Raises ConfigError."""
     from armitage.proofs import Checker
+    from armitage.proofs.modules import load_checkers
 
-    found = [Checker()]
-    for path in modules:
-        try:
-            found.append(Checker(path.read_bytes()))
-        except (wasmtime.WasmtimeError, KeyError) as error:
-            raise UsageError(f"{path}: is no checker's module: {error}") from None
-    return {checker.module_sha256: checker.check for checker in found}
+    return {digest: each.check for digest, each in load_checkers(Checker(), modules).items()}

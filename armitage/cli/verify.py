@@ -153,9 +153,9 @@ def _bundles(args: argparse.Namespace, artefact: Artefact) -> Iterator[tuple[str
         yield str(beside), beside.read_bytes()
     if args.offline or args.bundle:
         return
+    from armitage.attest.export import REPOSITORY
     from armitage.attest.git import GitStore
 
-    directory = record_directory(args) / "git"
-    if directory.exists():
-        found = GitStore(directory, git_environment()).find(artefact.digests.values())
-        yield from ((each.name, each.data) for each in found)
+    store = GitStore(record_directory(args) / REPOSITORY, git_environment())
+    if store.exists():
+        yield from ((each.name, each.data) for each in store.find(artefact.digests.values()))

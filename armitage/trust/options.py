@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from armitage.attest.keys import parse_public_key
@@ -91,6 +92,8 @@ class TrustOptions:
     """Ids of keys (hex SHA-256) that count no more, whoever lists them; also of this daemon's
     own.
     """
+    modules: tuple[Path, ...] = ()
+    """Checkers beside this version's own, for attestations whose verdict is by them."""
 
     def __post_init__(self) -> None:
         parse_policy(self.policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,9 @@ from support.daemon import disk_config, memory_config, running_daemon
 from support.telling import let_actions_tell
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from armitage.attest.git import OWN, GitStore
+from armitage.attest.keyring import AttestOptions, read_ring
+from armitage.attest.keys import parse_public_key
 from armitage.cli.entry import main
 from armitage.client.blobs import upload
 from armitage.client.channel import CallFailed, Channel
@@ -23,10 +27,12 @@ from armitage.client.remote import Remote, connect
 from armitage.client.runs import Run, pack
 from armitage.clock import SystemClock
 from armitage.config import Config
+from armitage.log.keys import read_key
 from armitage.reapi import rpcs
 from armitage.reapi.digests import wire_digest
+from armitage.settings import plain, to_toml
 from armitage.transport.port import Code
-from armitage.trust.options import TrustOptions
+from armitage.trust.options import TrustedKey, TrustOptions
 from cas.digest import Digest
 
 BUILD = ("/bin/sh", "-c", "mkdir -p d; echo made > d/inner; echo made > out; echo said")
@@ -176,3 +182,73 @@ async def test_without_a_record_actions_run_and_no_policy_is_met() -> None:
         action, response = await build.run()
         assert response.status.code == Code.OK
         assert not await build.is_hit(action)
+
+
+@dataclass
+class Peer:
+    """A daemon as others know it: where its data is, and the keys that it gave them."""
+
+    path: Path
+
+    def trusted(self) -> TrustedKey:
+        record = self.path / "record"
+        public = read_ring(record)[-1].public
+        return TrustedKey("peer", str(public), str(read_key(record / "log.key").public))
+
+    def carry(self) -> None:
+        assert main(["attest", "commit", "--data-dir", str(self.path)]) == 0
+
+
+@pytest.mark.slow
+async def test_two_daemons_vouch_for_a_result_under_a_policy_of_two(tmp_path: Path) -> None:
+    peer, here = Peer(tmp_path / "peer"), tmp_path / "here"
+    async with building(disk_config(peer.path)) as build:
+        action, _ = await build.run()
+        await build.run(name="other")
+    await asyncio.to_thread(peer.carry)
+    both = TrustOptions("threshold(2, self, key:peer) and reproduced(2)", keys=(peer.trusted(),))
+    config = replace(disk_config(here), trust=both)
+
+    async with building(config) as build:
+        assert (await build.run())[0] == action
+        assert not await build.is_hit(action)
+        told = await build.explain(action)
+        assert told["cached"]["reasons"][0].startswith("attested by 1 of 2 distinct keys")
+    settings = here / "config.toml"
+    settings.write_text(f"[trust]\n{to_toml(plain(both), 'trust')}")
+    pull = ["attest", "pull", str(peer.path / "record/git"), "--data-dir", str(here)]
+    pull += ["--config", str(settings)]
+    assert await asyncio.to_thread(main, pull) == 0
+
+    async with building(config) as build:
+        assert await build.is_hit(action)
+        assert (await build.run())[1].cached_result
+        alone, _ = await build.run(name="alone")
+        assert not await build.is_hit(alone)
+    stolen = replace(both, revoked=(parse_public_key(peer.trusted().public).key_id,))
+    async with building(replace(config, trust=stolen)) as build:
+        assert not await build.is_hit(action)
+
+
+async def test_new_attestations_are_carried_into_git_while_the_daemon_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("armitage.daemon._HOUSEKEEPING_S", 0.01)
+    store = GitStore(tmp_path / "record" / "git", {"PATH": os.environ["PATH"]})
+
+    async with building(disk_config(tmp_path)) as build, asyncio.timeout(60):
+        action, _ = await build.run()
+        while not (store.exists() and store.refs(OWN)):
+            await asyncio.sleep(0.01)
+
+    assert len(list(store.find([action.hash]))) == 1
+
+
+async def test_without_git_nothing_is_carried_and_the_daemon_serves(tmp_path: Path) -> None:
+    config = replace(disk_config(tmp_path), attest=AttestOptions(git=False))
+
+    async with building(config) as build:
+        action, _ = await build.run()
+        assert await build.is_hit(action)
+
+    assert not (tmp_path / "record" / "git").exists()

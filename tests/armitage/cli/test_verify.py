@@ -116,7 +116,6 @@ def test_a_policy_may_demand_more(armitage: Cli, artefact: Path) -> None:
         (("sha1:" + "0" * 39, *WHO), "is no file here, and no digest"),
         (("0" * 64, "--offline", *WHO), "there is no attestation of it at hand"),
         (("a", *WHO, "--bundle", "none"), "none: No such file or directory"),
-        (("a", *WHO, "--module", "a"), "a: is no checker's module"),
     ],
 )
 def test_what_cannot_be_asked_is_told(
@@ -126,6 +125,13 @@ def test_what_cannot_be_asked_is_told(
 
     assert done.code == 2
     assert message in done.err
+
+
+def test_what_is_no_checker_is_told(armitage: Cli, artefact: Path) -> None:
+    done = armitage("verify", "a", *WHO, "--module", "a")
+
+    assert done.code == 3
+    assert "a: is no checker's module" in done.err
 
 
 def test_trust_check_asks_about_one_result(armitage: Cli, artefact: Path) -> None:
