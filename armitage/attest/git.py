@@ -20,6 +20,7 @@ Everything blocks. git is run with no configuration of the user's or the system'
 from __future__ import annotations
 
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,12 +98,23 @@ class GitStore:
         return (self._directory / "HEAD").exists()
 
     def make(self) -> None:
-        """Makes the repository where there is none. Raises GitFailed."""
-        if not self.exists():
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.git("init", "--quiet", "--bare", "--template=")
-            self.git("config", "receive.denyNonFastForwards", "true")
-            self.git("config", "receive.denyDeletes", "true")
+        """Makes the repository where there is none: apart, so that no half of one is ever there.
+        Raises GitFailed, OSError.
+        """
+        if self.exists():
+            return
+        apart = self._directory.with_name(f"{self._directory.name}.{secrets.token_hex(8)}")
+        apart.mkdir(mode=0o700, parents=True)
+        try:
+            made = GitStore(apart, self._environment)
+            made.git("init", "--quiet", "--bare", "--template=")
+            made.git("config", "receive.denyNonFastForwards", "true")
+            made.git("config", "receive.denyDeletes", "true")
+            apart.rename(self._directory)
+        except BaseException:
+            shutil.rmtree(apart)
+            if not self.exists():  # Otherwise another was quicker.
+                raise
 
     def git(self, *arguments: str, data: bytes = b"", fails: bool = False) -> bytes:
         """Runs git and answers what it prints. Raises GitFailed; with `fails`, a status of 1 is an

@@ -15,7 +15,8 @@ from support.daemon import disk_config, memory_config, running_daemon
 from support.telling import let_actions_tell
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from armitage.attest.git import OWN, GitStore
+from armitage.attest.export import Exporter
+from armitage.attest.git import GitStore
 from armitage.attest.keyring import AttestOptions, read_ring
 from armitage.attest.keys import parse_public_key
 from armitage.cli.entry import main
@@ -234,13 +235,20 @@ async def test_new_attestations_are_carried_into_git_while_the_daemon_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("armitage.daemon._HOUSEKEEPING_S", 0.01)
-    store = GitStore(tmp_path / "record" / "git", {"PATH": os.environ["PATH"]})
+    carried, run = asyncio.Event(), Exporter.run
 
-    async with building(disk_config(tmp_path)) as build, asyncio.timeout(60):
+    async def noticed(exporter: Exporter) -> int:
+        done = await run(exporter)
+        if done:
+            carried.set()
+        return done
+
+    monkeypatch.setattr(Exporter, "run", noticed)
+    async with building(disk_config(tmp_path)) as build:
         action, _ = await build.run()
-        while not (store.exists() and store.refs(OWN)):
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(carried.wait(), 60)
 
+    store = GitStore(tmp_path / "record" / "git", {"PATH": os.environ["PATH"]})
     assert len(list(store.find([action.hash]))) == 1
 
 

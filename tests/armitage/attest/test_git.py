@@ -182,6 +182,19 @@ def test_a_remote_is_no_command(tmp_path: Path) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_repository_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> bytes:
+        raise GitFailed("disk full")
+
+    monkeypatch.setattr(GitStore, "git", fails)
+    with pytest.raises(GitFailed, match="disk full"):
+        repository(tmp_path / "git")
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_git_the_remedy_is_told(tmp_path: Path) -> None:
     with pytest.raises(GitFailed, match="apt-get install git"):
         GitStore.open(tmp_path / "git", {"PATH": str(tmp_path)})
