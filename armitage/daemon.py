@@ -29,6 +29,7 @@ from armitage.attest.holdings import Attested, OwnHoldings
 from armitage.attest.opening import Builders, Office, open_office, shared_checker
 from armitage.attest.pulled import PulledHoldings
 from armitage.audit.auditor import Auditor, Following, open_auditor
+from armitage.audit.fetches import SessionFetches
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
@@ -272,8 +273,8 @@ class Daemon:
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
         self._network = await self._open_network(stack)
-        self._office = await self._open_office(stack, store)
         self._auditor = await self._open_auditor(stack, self._archive)
+        self._office = await self._open_office(stack, store)
         executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
@@ -412,12 +413,13 @@ class Daemon:
 
     async def _open_office(self, stack: AsyncExitStack, store: Store) -> Office | None:
         """Who judges and attests; None where there is no record to keep it in."""
-        archive, data_dir = self._archive, self._config.data_dir
-        if archive is None or data_dir is None:
+        archive, auditor, data_dir = self._archive, self._auditor, self._config.data_dir
+        if archive is None or auditor is None or data_dir is None:
             return None
         directory = data_dir / "record"
         builders = Builders(self._config.attest, socket.gethostname())
-        office = open_office(archive, directory, store, builders, self._clock)
+        fetches = SessionFetches(auditor)
+        office = open_office(archive, directory, store, builders, self._clock, fetches=fetches)
         try:
             return await stack.enter_async_context(office)
         except (LogError, OSError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +27,7 @@ from armitage.proofs.evidence import (
     Sandbox,
     encode_evidence,
 )
-from armitage.proofs.verdict import Verdict
+from armitage.proofs.verdict import Reason, Verdict
 from executor.evidence import Evidence
 
 UNCONNECTED: Final = "unconnected"
@@ -45,11 +45,11 @@ class Judgement:
     evidence: bytes
     verdict: Verdict
 
-    def explain(self) -> tuple[str, ...]:
+    def explain(self, urls: Mapping[tuple[str, int], str] | None = None) -> tuple[str, ...]:
         """Why it was not approved, in sentences for the one who wrote the action; the last is the
-        remedy, where there is one.
+        remedy, where there is one. `urls` are what was fetched from hosts and ports.
         """
-        reasons = [reason.explain() for reason in self.verdict.reasons]
+        reasons = [_sentence(reason, urls or {}) for reason in self.verdict.reasons]
         needed = dict.fromkeys(reason.needs for reason in self.verdict.reasons if reason.needs)
         if not needed:
             return tuple(reasons)
@@ -59,6 +59,14 @@ class Judgement:
             " takes from outside as an input"
         )
         return (*reasons, remedy)
+
+
+def _sentence(reason: Reason, urls: Mapping[tuple[str, int], str]) -> str:
+    match reason.text.split(" "):
+        case ["uncovered", "network", host, port, *_] if url := urls.get((host, int(port))):
+            needs = reason.needs
+            return f"it fetched {url}, which the action does not declare; `{needs}` would cover it"
+    return reason.explain()
 
 
 class Judge:

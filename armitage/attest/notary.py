@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from types import TracebackType
@@ -152,7 +152,7 @@ class Notary:
             self._approved += 1
             return judgement
         self._denied += 1
-        reasons = judgement.explain()
+        reasons = judgement.explain(await self._urls(run))
         where = await self._deny(run, judgement, reasons)
         raise PreconditionFailed(f"the result is refused: {'; '.join(reasons)} ({where})")
 
@@ -186,6 +186,15 @@ class Notary:
         done = asyncio.get_running_loop().create_future()
         self._under_way[key] = done
         self._group.create_task(self._attest(run, judgement, key, done, keep))
+
+    async def _urls(self, run: Run) -> Mapping[tuple[str, int], str]:
+        """What was fetched first from each host, for the reasons; nothing where that is unknown."""
+        try:
+            fetches = await self._fetches(run)
+        except Exception:  # noqa: BLE001 (it is refused in any case; words are a courtesy)
+            _log.debug("the fetches of action %s cannot be told", run.action, exc_info=True)
+            return {}
+        return {(each.host, each.port): each.url for each in reversed(fetches)}
 
     async def settle(self, key: Hashable) -> None:
         """Waits until the result of that key, if it is being attested, is kept or given up."""
@@ -221,8 +230,23 @@ class Notary:
 
     async def _make(self, run: Run, judgement: Judgement) -> None:
         desk = self._desk
+        try:
+            facts = self._facts(run, judgement, await self._fetches(run))
+            kept = await desk.attestations.attest(facts)
+        except NotAttestable as error:
+            self._unattested += 1
+            _log.info("action %s is not attested: %s", run.action, error)
+            return
+        self._attested += 1
+        await self._entering(kept)
+        await self._copy(run, (judgement.declaration, judgement.evidence, run.outputs.document()))
+
+    async def _fetches(self, run: Run) -> Sequence[Fetch]:
         session = run.used.network_session
-        facts = ActionFacts(
+        return await self._desk.fetches(session) if session else ()
+
+    def _facts(self, run: Run, judgement: Judgement, fetches: Sequence[Fetch]) -> ActionFacts:
+        return ActionFacts(
             instance=run.instance,
             action=run.action,
             command=run.command,
@@ -236,21 +260,12 @@ class Notary:
             evidence=judgement.evidence,
             verdict=judgement.verdict,
             used=run.used,
-            builder=desk.builder(run.used),
+            builder=self._desk.builder(run.used),
             started_s=run.started_s,
             finished_s=run.finished_s,
-            fetches=await desk.fetches(session) if session else (),
+            fetches=fetches,
             platform=run.platform,
         )
-        try:
-            kept = await desk.attestations.attest(facts)
-        except NotAttestable as error:
-            self._unattested += 1
-            _log.info("action %s is not attested: %s", run.action, error)
-            return
-        self._attested += 1
-        await self._entering(kept)
-        await self._copy(run, (judgement.declaration, judgement.evidence, run.outputs.document()))
 
     def _enter_all(self, kept: Sequence[Kept]) -> list[None]:
         self._desk.ledger.add(kept)

@@ -16,7 +16,7 @@ from armitage.attest.facts import Builder
 from armitage.attest.judge import Judge
 from armitage.attest.keyring import AttestOptions, Own, open_own
 from armitage.attest.ledger import Ledger
-from armitage.attest.notary import Desk, Notary
+from armitage.attest.notary import Desk, Fetches, Notary, no_fetches
 from armitage.attest.service import Attestations
 from armitage.clock import Clock
 from armitage.proofs import Checker
@@ -42,7 +42,13 @@ class Office:
 
 @asynccontextmanager
 async def open_office(
-    archive: Archive, directory: Path, store: BatchStore, builders: Builders, clock: Clock
+    archive: Archive,
+    directory: Path,
+    store: BatchStore,
+    builders: Builders,
+    clock: Clock,
+    *,
+    fetches: Fetches = no_fetches,
 ) -> AsyncIterator[Office]:
     """Opens the keys, the checker and the index in the record's directory. `store` is the daemon's
     own.
@@ -55,7 +61,7 @@ async def open_office(
         ledger = await asyncio.to_thread(Ledger, directory / _LEDGER, archive.log.store)
         try:
             attestations = Attestations(archive.store, archive.log.append, own.signer, threads)
-            desk = Desk(judge, attestations, ledger, store, clock, threads, builders)
+            desk = Desk(judge, attestations, ledger, store, clock, threads, builders, fetches)
             async with Notary(desk) as notary:
                 yield Office(notary, ledger, judge, own, threads)
         finally:

@@ -198,7 +198,11 @@ class ExecutionJob:
         services.invocations.hold(request.call, verdict.closure)
         if outcome.exit_code == 0:
             await self._keep(result, judged)
-        return Answer(result=result, held_for=services.invocations.holder(request.call))
+        return Answer(
+            result=result,
+            held_for=services.invocations.holder(request.call),
+            message=outcome.message,
+        )
 
     async def _judge(self, outcome: Outcome, attempt: Attempt) -> tuple[Run, Judgement] | None:
         """Has the checker decide; None where there is no evidence, or nobody to ask. Raises

@@ -85,6 +85,8 @@ class Answer:
     """A serialised google.rpc.Status other than OK, or nothing."""
     held_for: str | None = None
     """The invocation whose holder keeps what the result refers to."""
+    message: str = ""
+    """What the machinery has to add, for a person to read."""
 
     @classmethod
     def of_error(cls, error: BaseException, result: bytes = b"") -> Answer:
@@ -94,7 +96,7 @@ class Answer:
     @property
     def size_bytes(self) -> int:
         """The weight in memory."""
-        return len(self.result) + len(self.status)
+        return len(self.result) + len(self.status) + len(self.message)
 
 
 class OperationMessages:
@@ -170,6 +172,8 @@ def _response(answer: Answer, result: bytes) -> bytes:
         parts.append(_CACHED)
     if answer.status:
         parts.append(length_delimited(3, answer.status))
+    if answer.message:
+        parts.append(length_delimited(5, answer.message.encode("utf-8", "replace")))
     return b"".join(parts)
 
 

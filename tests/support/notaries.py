@@ -16,7 +16,7 @@ from armitage.attest.holdings import OwnHoldings
 from armitage.attest.judge import Judge
 from armitage.attest.keyring import OwnKey
 from armitage.attest.ledger import Ledger
-from armitage.attest.notary import Desk, Notary, Run
+from armitage.attest.notary import Desk, Fetches, Notary, Run, no_fetches
 from armitage.attest.service import Attestations
 from armitage.log.note import KeyType, Signer
 from armitage.log.service import Log
@@ -70,7 +70,9 @@ async def open_log(path: Path) -> AsyncIterator[LogStore]:
 
 
 @asynccontextmanager
-async def registry(path: Path, store: MemoryStore | None = None) -> AsyncIterator[Registry]:
+async def registry(
+    path: Path, store: MemoryStore | None = None, fetches: Fetches = no_fetches
+) -> AsyncIterator[Registry]:
     clock = FakeClock()
     record = MemoryStore(MemoryOptions(), clock.monotonic)
     store = store or MemoryStore(MemoryOptions(), clock.monotonic)
@@ -82,7 +84,9 @@ async def registry(path: Path, store: MemoryStore | None = None) -> AsyncIterato
             # A store of another kind, which the parts in question cannot tell.
             archive = Archive(path, record, service, path, threads, b"")  # type: ignore[arg-type]
             attestations = Attestations(record, service.append, SIGNER, threads)
-            desk = Desk(judge, attestations, ledger, store, clock, threads, lambda _: BUILDER)
+            desk = Desk(
+                judge, attestations, ledger, store, clock, threads, lambda _: BUILDER, fetches
+            )
             async with Notary(desk) as notary:
                 yield Registry(notary, ledger, judge, record, store, log, archive, threads)
             ledger.close()

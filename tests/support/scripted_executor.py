@@ -34,6 +34,7 @@ class Run:
     directories: list[OutputDirectory] = field(default_factory=list)
     symlinks: list[OutputSymlink] = field(default_factory=list)
     evidence: Evidence | None = None
+    message: str = ""
 
     def print(self, text: str) -> None:
         self.printed += text.encode()
@@ -113,6 +114,7 @@ class ScriptedExecutor:
             symlinks=tuple(run.symlinks),
             sandbox={"kind": "scripted"},
             evidence=run.evidence,
+            message=run.message,
         )
 
 

@@ -17,6 +17,7 @@ from armitage.attest.entries import (
     parse_attestation_record,
     parse_denial_record,
 )
+from armitage.attest.facts import Fetch
 from armitage.attest.judge import Judge
 from armitage.attest.ledger import Ledger
 from armitage.attest.notary import Desk, Notary
@@ -76,6 +77,59 @@ async def test_undeclared_use_is_denied_in_the_log_and_in_words(tmp_path: Path) 
     assert "add `network:x.org:443`" in str(refused.value)
     assert "entry 0 of the log" in str(refused.value)
     assert record["reasons"] == ["uncovered network x.org 443 needs network:x.org:443"]
+
+
+async def _one_fetch(_: str) -> Sequence[Fetch]:
+    return [Fetch("https://x.org/a?b=1", "GET", 200, "x.org", 443, "ab" * 32, 5, log_index=7)]
+
+
+async def _lost_fetches(_: str) -> Sequence[Fetch]:
+    raise OSError("disk on fire")
+
+
+FETCHED = Evidence(
+    SandboxKind.NAMESPACE, network_session="s", reached=(Reached("x.org", 443), Reached("y.org", 1))
+)
+
+
+async def test_denial_names_what_was_fetched(tmp_path: Path) -> None:
+    async with registry(tmp_path, fetches=_one_fetch) as made:
+        with pytest.raises(PreconditionFailed) as refused:
+            await made.notary.judge(run_of("pure", FETCHED))
+
+    assert "it fetched https://x.org/a?b=1, which the action does not declare" in str(refused.value)
+    assert "it connected to y.org port 1, which" in str(refused.value)
+    assert "the action declares `pure`; add `network:x.org:443+network:y.org:1`" in str(
+        refused.value
+    )
+
+
+async def test_denial_goes_without_words_that_are_lost(tmp_path: Path) -> None:
+    async with registry(tmp_path, fetches=_lost_fetches) as made:
+        with pytest.raises(PreconditionFailed, match=r"it connected to x\.org port 443"):
+            await made.notary.judge(run_of("pure", FETCHED))
+
+
+async def test_what_was_fetched_is_attested(tmp_path: Path) -> None:
+    run = run_of("network", FETCHED)
+    async with registry(tmp_path, fetches=_one_fetch) as made:
+        await made.notary.attest(run, await made.notary.judge(run), KEY, nothing)
+        await made.notary.settle(KEY)
+        (kept,) = made.ledger.find(run.action, Kind.ATTESTATION)
+        provenance, *_ = parse_attestation_record(await made.record.get(kept.entry.record))
+
+    assert b'"uri":"https://x.org/a?b=1"' in provenance.payload
+    assert b'"logIndex":7' in provenance.payload
+
+
+async def test_without_the_fetches_nothing_is_attested(tmp_path: Path) -> None:
+    run = run_of("network", FETCHED)
+    async with registry(tmp_path, fetches=_lost_fetches) as made:
+        await made.notary.attest(run, await made.notary.judge(run), KEY, nothing)
+        await made.notary.settle(KEY)
+
+        assert made.notary.stats().unattested == 1
+        assert made.log.checkpoint.size == 0
 
 
 async def test_denial_that_cannot_be_logged_is_a_denial_all_the_same(tmp_path: Path) -> None:

@@ -90,6 +90,18 @@ async def test_result_has_worker_and_rising_times(world: World) -> None:
     assert metadata.auxiliary_metadata[0].type_url.endswith("google.protobuf.Struct")
 
 
+async def test_what_the_machinery_adds_is_told(world: World) -> None:
+    async def fetch(run: Run) -> int:
+        run.message = "evil.example was refused: it is not declared"
+        return 7
+
+    world.executor.scripts["fetch"] = fetch
+
+    response = await world.execute(await world.action("fetch"))
+
+    assert response.message == "evil.example was refused: it is not declared"
+
+
 async def test_second_execute_is_answered_from_cache_with_original_times(world: World) -> None:
     action = await world.action("echo")
     first = await world.execute(action)

@@ -1,0 +1,59 @@
+"""What the actions of sessions fetched, for their attestations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from armitage.attest.errors import NotAttestable
+from armitage.attest.facts import Fetch
+from armitage.audit.auditor import Auditor
+from armitage.audit.query import Query
+from armitage.witness.evidence import parse_entry, parse_record
+
+_MOST: Final = 4096
+"""More would not fit an attestation."""
+
+
+class SessionFetches:
+    """Reads sessions back from the record."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
+
+    async def __call__(self, session: str, /) -> Sequence[Fetch]:
+        """Answers the exchanges of a closed session that were answered, in order. Raises
+        NotAttestable when there are too many, and what reading the record raises.
+        """
+        auditor = self._auditor
+        await auditor.catch_up()
+        query = Query(
+            session=session, kind="exchange", outcome="fetched", after=-1, limit=_MOST + 1
+        )
+        rows = await auditor.rows(query)
+        if len(rows) > _MOST:
+            raise NotAttestable(f"session {session} has over {_MOST} exchanges")
+        return [_fetch(row.index, await self._record(row.index)) for row in rows]
+
+    async def _record(self, index: int) -> dict[str, Any]:
+        archive = self._auditor.archive
+        entry = parse_entry(await asyncio.to_thread(archive.log.store.entry, index))
+        return parse_record(await archive.record(entry))
+
+
+def _fetch(index: int, record: dict[str, Any]) -> Fetch:
+    body, peer = record["response"]["body"] or {}, record["peer"]
+    hashed = str(body.get("sha256", "")).removeprefix("sha256:") if body.get("complete") else ""
+    return Fetch(
+        url=record["url"],
+        method=record["method"],
+        status=record["response"]["status"],
+        host=peer["host"],
+        port=peer["port"],
+        sha256=hashed,
+        size_bytes=body.get("size_bytes", 0),
+        log_index=index,
+        address=peer["address"],
+        content_encoding=body.get("content_encoding", ""),
+    )

@@ -1,0 +1,112 @@
+"""A whole daemon with its real sandbox, witness, checker, attestations and policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import disk_config, running_daemon
+from support.witnessed import Origin, answering
+
+from armitage.attest.archived import bundle_at
+from armitage.attest.entries import Kind, parse_attestation_record
+from armitage.client.blobs import upload
+from armitage.client.channel import Channel
+from armitage.client.execution import execute
+from armitage.client.remote import Remote, connect
+from armitage.client.runs import Run, pack
+from armitage.clock import SystemClock
+from armitage.config import Config
+from armitage.daemon import Daemon
+from armitage.transport.port import Code
+from armitage.trust.options import TrustOptions
+from armitage.witness.policy import Rule, Verdict
+from cas.digest import Digest
+
+LOOPBACK = Rule(Verdict.ALLOW, "loopback", methods=("GET",), networks=("127.0.0.0/8",))
+
+
+async def run(remote: Remote, script: str, coeffects: str) -> tuple[Digest, Any]:
+    """Executes a script that may leave `out`, and answers the action and the ExecuteResponse."""
+    platform = [("coeffects", coeffects)] if coeffects else []
+    packed = pack(
+        Run(("/bin/sh", "-c", script), outputs=("out",), platform=platform), remote.function
+    )
+    await upload(remote, packed.blobs)
+    *_, last = [
+        update async for update in execute(remote, packed.action, monotonic=SystemClock().monotonic)
+    ]
+    return packed.action, last.response
+
+
+async def provenance_of(daemon: Daemon, action: Digest) -> Any:
+    """What was attested of an action last."""
+    office, archive = daemon._office, daemon._archive
+    assert office is not None
+    assert archive is not None
+    await office.notary.settle_all()
+    newest, *_ = office.ledger.find(action, Kind.ATTESTATION)
+    bundle = await bundle_at(archive, newest.index)
+    statement, *_ = parse_attestation_record(bundle.record)
+    return json.loads(statement.payload)["predicate"]
+
+
+def config_for(path: Path) -> Config:
+    config = disk_config(path / "data")
+    return replace(
+        config,
+        trust=TrustOptions(policy="self and checker"),
+        witness=replace(config.witness, rules=(LOOPBACK,)),
+        executor=replace(config.executor, filesystem_allow=(str(path / "tools"),)),
+    )
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)")
+async def test_declared_uses_are_attested_and_trusted_and_others_do_not_happen(
+    tmp_path: Path,
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "tool").write_text("tool\n")
+    origin = Origin(answering(b"wheel"))
+    async with (
+        origin.listening(),
+        running_daemon(config_for(tmp_path)) as daemon,
+        Channel(daemon.addresses.grpc[0]) as channel,
+    ):
+        if not daemon.execution.sandboxed or "bubblewrap" in daemon.execution.reason:
+            pytest.skip(f"needs armitage's own launcher; this host: {daemon.execution.reason}")
+        remote = await connect(channel, "")
+        url = f"http://localhost:{origin.port}/a.whl"
+        honest = [
+            ("echo made > out", "pure"),
+            (f"curl -sSf {url} > out", f"network:localhost:{origin.port}"),
+            (f"cat {tools}/tool > out", f"filesystem:{tools}"),
+        ]
+        actions = []
+        for script, coeffects in honest:
+            action, first = await run(remote, script, coeffects)
+            assert (first.status.code, first.result.exit_code) == (Code.OK, 0), first
+            _, second = await run(remote, script, coeffects)
+            assert second.cached_result, script
+            actions.append(action)
+
+        _, pure = await run(remote, f"curl -sSf {url} > out", "pure")
+        _, elsewhere = await run(remote, f"curl -sSf {url} > out", "network:other.example")
+        _, outside = await run(remote, f"cat {tools}/tool > out", "pure")
+        fetched = await provenance_of(daemon, actions[1])
+        read = await provenance_of(daemon, actions[2])
+
+    assert [pure.result.exit_code > 0, outside.result.exit_code > 0] == [True, True]
+    assert elsewhere.result.exit_code > 0
+    assert f"add network:localhost:{origin.port} to its coeffects" in elsewhere.message
+    assert [
+        each["uri"] for each in fetched["buildDefinition"]["resolvedDependencies"] if "uri" in each
+    ] == [url]
+    assert fetched["runDetails"]["builder"]["id"].endswith("/namespace")
+    assert "profile" in read["buildDefinition"]["internalParameters"]["sandbox"]
+    assert len(origin.heads) == 1
