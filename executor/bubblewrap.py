@@ -121,7 +121,8 @@ class Bubblewrap:
     def _private(self) -> list[str]:
         size = ("--perms", "1777", "--size", str(self._options.tmp_bytes))
         return [
-            *("--proc", "/proc"),
+            # Its files of settings may be written by the host's root, whom no mode keeps off.
+            *("--proc", "/proc", "--remount-ro", "/proc"),
             *("--dev", "/dev", *size, "--tmpfs", "/dev/shm"),  # noqa: S108
             *(*size, "--tmpfs", "/tmp"),  # noqa: S108 (the sandbox's own)
         ]

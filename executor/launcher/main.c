@@ -51,10 +51,10 @@ static bool receive(struct request *request) {
     } while (size < 0 && errno == EINTR);
     if (size <= 0) return false;
     request->count = 0;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-        request->count = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(request->fds, CMSG_DATA(c), sizeof(int) * (size_t)request->count);
+    struct cmsghdr *control = CMSG_FIRSTHDR(&header);
+    if (control && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_RIGHTS) {
+        request->count = (int)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(request->fds, CMSG_DATA(control), sizeof(int) * (size_t)request->count);
     }
     return true;
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from support.executing import Bench, JsonCodec, bubblewrap_missing, launcher_missing
+from support.executing import Bench, JsonCodec, Seen, bubblewrap_missing, launcher_missing
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
@@ -292,17 +292,10 @@ class TestNetwork:
 
     async def test_sockets_are_closed_to_the_host(self, own: ExecutorOptions) -> None:
         async with open_bench(own, OneSession(Session(ports=(3199,)))) as bench:
-            running = asyncio.get_running_loop().create_future()
-
-            class Loud:
-                def executing(self) -> None: ...
-                def stderr(self, data: bytes) -> None: ...
-                def stdout(self, data: bytes) -> None:
-                    running.set_result(None)
-
+            seen = Seen()
             async with asyncio.TaskGroup() as group:
-                group.create_task(bench.sh("echo; sleep 0.2", coeffects=NETWORK, progress=Loud()))
-                await running
+                group.create_task(bench.sh("echo; sleep 0.2", coeffects=NETWORK, progress=seen))
+                await seen.heard.wait()
                 with socket.socket() as probe:
                     assert probe.connect_ex(("127.0.0.1", 3199)) != 0
 

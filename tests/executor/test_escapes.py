@@ -1,0 +1,336 @@
+"""Ways out of a sandbox that have been used elsewhere: each is tried, and shown to be closed."""
+
+import asyncio
+import errno
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.executing import (
+    Bench,
+    Exe,
+    JsonCodec,
+    Seen,
+    bubblewrap_missing,
+    get_tree,
+    launcher_missing,
+)
+
+from armitage.clock import SystemClock
+from cas.memory import MemoryStore
+from executor.errors import InvalidOutput, WorkerFailure
+from executor.launcher.binary import BINARY
+from executor.launcher.profile import system_calls
+from executor.local import ExecutorOptions, LauncherKind
+from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.spec import EndedBy
+
+MISSING = {
+    LauncherKind.ARMITAGE: launcher_missing(),
+    LauncherKind.BUBBLEWRAP: bubblewrap_missing(),
+}
+PROBE = Path(__file__).parent / "launcher" / "probe.c"
+pytestmark = pytest.mark.sandbox
+
+
+@asynccontextmanager
+async def open_bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
+    store = MemoryStore()
+    executor = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall)
+    try:
+        yield Bench(executor, store, options.scratch, BUILD_ROOT)
+    finally:
+        await executor.close()
+
+
+def options_for(kind: LauncherKind, scratch: Path) -> ExecutorOptions:
+    if MISSING[kind]:
+        pytest.skip(MISSING[kind])
+    return ExecutorOptions(scratch=scratch, launcher=kind)
+
+
+@pytest.fixture(params=list(MISSING), ids=lambda kind: kind.value)
+async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """With our own launcher, and with bubblewrap, which keeps this as well."""
+    async with open_bench(options_for(request.param, tmp_path / "scratch")) as bench:
+        yield bench
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> ExecutorOptions:
+    return options_for(LauncherKind.ARMITAGE, tmp_path / "scratch")
+
+
+@pytest.fixture
+async def bench(own: ExecutorOptions) -> AsyncIterator[Bench]:
+    async with open_bench(own) as bench:
+        yield bench
+
+
+def compiled(source: Path, target: Path, *flags: str) -> bytes:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    command = [compiler, "-static", "-O1", *flags, "-I", str(BINARY.parent), "-o", str(target)]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no static program: {done.stderr[-200:]}")
+    return target.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[int, int]]:
+    """What the probe met in a sandbox and should have met, by what it tried."""
+    place = tmp_path_factory.mktemp("probe")
+    options = options_for(LauncherKind.ARMITAGE, place / "scratch")
+    program = compiled(PROBE, place / "probe")
+
+    async def run() -> str:
+        async with open_bench(options) as bench:
+            return await bench.says("./probe", tree={"probe": Exe(program)})
+
+    lines = asyncio.run(run()).splitlines()
+    return {name: (int(met), int(wanted)) for name, met, wanted in map(str.split, lines)}
+
+
+def test_every_call_of_the_list_is_denied_as_it_says(
+    found: Mapping[str, tuple[int, int]],
+) -> None:
+    wrong = {
+        name: [errno.errorcode.get(number, str(number)) for number in pair]
+        for name, pair in found.items()
+        if pair[0] != pair[1]
+    }
+
+    assert wrong == {}
+    if platform.machine() == "x86_64":
+        limited = {"clone", "ioctl", "personality", "socket", "unshare"}
+        assert set(system_calls()) - limited <= set(found)
+
+
+@pytest.mark.parametrize("name", ["io_uring_setup", "keyctl", "syslog", "bpf", "userfaultfd"])
+def test_parts_of_the_kernel_that_builds_do_not_need_are_closed(
+    found: Mapping[str, tuple[int, int]], name: str
+) -> None:
+    assert found[name][0] in {errno.EPERM, errno.ENOSYS}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86_64 has a second numbering")
+async def test_calls_of_another_architecture_kill(bench: Bench, tmp_path: Path) -> None:
+    """`int 0x80` takes 32-bit numbers, of which the filter's list knows nothing."""
+    source = tmp_path / "p.c"
+    source.write_text('int main(void) { __asm__("int $0x80" :: "a"(20)); return 0; }')
+    program = compiled(source, tmp_path / "p")
+
+    outcome = await bench.sh("exec ./p", tree={"p": Exe(program)})
+
+    assert outcome.ended_by is EndedBy.SIGNAL
+    assert "SIGSYS" in outcome.message
+
+
+class TestProc:
+    @pytest.mark.parametrize("name", ["root", "cwd", "exe", "fd/0", "ns/mnt"])
+    async def test_first_process_leads_nowhere(self, bench: Bench, name: str) -> None:
+        """/proc/1/exe is the launcher on the host, and /proc/1/root was once a way out."""
+        code = f"import os; os.open('/proc/1/{name}', os.O_RDONLY)"
+
+        outcome = await bench.run("python3", "-c", code)
+
+        assert "PermissionError" in await bench.errors(outcome)
+
+    @pytest.mark.parametrize("name", ["environ", "mem", "maps", "auxv"])
+    async def test_first_process_keeps_its_memory(self, bench: Bench, name: str) -> None:
+        outcome = await bench.sh(f"cat /proc/1/{name}")
+
+        assert outcome.stdout.size_bytes == 0
+        assert outcome.exit_code != 0
+
+    @pytest.mark.parametrize(
+        "path", ["sys/kernel/core_pattern", "sys/vm/overcommit_memory", "self/oom_score_adj"]
+    )
+    async def test_settings_of_the_kernel_cannot_be_written(self, either: Bench, path: str) -> None:
+        """Appending nothing changes nothing, even where it is let through."""
+        outcome = await either.sh(f": >> /proc/{path}")
+
+        assert outcome.exit_code != 0
+        assert "Read-only file system" in await either.errors(outcome)
+
+    @pytest.mark.parametrize("name", ["kcore", "keys", "kmsg", "timer_list", "vmallocinfo"])
+    async def test_what_tells_of_the_host_tells_nothing(self, bench: Bench, name: str) -> None:
+        outcome = await bench.sh(f"head -c 100 /proc/{name}")
+
+        assert outcome.stdout.size_bytes == 0
+
+    async def test_there_is_no_sys(self, either: Bench) -> None:
+        assert (await either.sh("ls /sys")).exit_code != 0
+
+
+class TestFilesystem:
+    async def test_mounting_in_new_namespaces_is_closed(self, either: Bench) -> None:
+        for script in ("unshare -Urm true", "unshare -m true", "mount --bind /usr /tmp"):
+            assert (await either.sh(script)).exit_code != 0, script
+
+    async def test_devices_of_its_own_making_are_of_no_use(self, either: Bench) -> None:
+        outcome = await either.sh("mknod null c 1 3 || mknod sda b 8 0")
+
+        assert outcome.exit_code != 0
+        assert (await either.errors(outcome)).count("mknod") == 2
+
+    async def test_output_swapped_for_a_link_is_not_followed(
+        self, either: Bench, tmp_path: Path
+    ) -> None:
+        (tmp_path / "secret").mkdir()
+        (tmp_path / "secret" / "f").write_text("secret")
+        script = f"""
+            mkdir real; echo mine > real/f
+            (while :; do ln -sfn {tmp_path}/secret out; rm -f out; mv real out; mv out real; done) &
+            i=0; while [ $i -lt 100 ]; do i=$((i+1)); done
+        """
+        for _ in range(3):
+            try:
+                outcome = await either.sh(script, outputs=["out", "out/f"])
+            except InvalidOutput:
+                continue
+            for file in outcome.files:
+                assert await either.store.get(file.digest) == b"mine\n"
+            for directory in outcome.directories:
+                assert (await get_tree(either.store, directory.root)).get("f") in {b"mine\n", None}
+
+    async def test_descriptors_of_the_daemon_are_not_inherited(self, either: Bench) -> None:
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            os.set_inheritable(fd, True)
+        try:
+            printed = await either.says("ls /proc/self/fd")
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+        assert set(printed.split()) == {"0", "1", "2", "3"}  # The last is the listing's own.
+
+    async def test_environment_of_the_daemon_does_not_leak(
+        self, either: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ARMITAGE_SECRET", "secret")
+
+        printed = await either.says(
+            "env; cat /proc/*/environ 2>/dev/null || true", environment={"A": "1"}
+        )
+
+        names = {line.partition("=")[0] for line in printed.replace("\0", "\n").split()}
+        assert names <= {"A", "PATH", "PWD", "OLDPWD", "_", "SHLVL"}
+
+    async def test_the_clock_cannot_be_set(self, either: Bench) -> None:
+        outcome = await either.sh("date -s 2001-01-01")
+
+        assert outcome.exit_code != 0
+
+    async def test_landlock_rules_what_mounts_already_do(self, bench: Bench) -> None:
+        facts = bench.executor.sandbox()  # type: ignore[attr-defined]
+        if facts["landlock"] == "no":
+            pytest.skip("no Landlock in this kernel")
+        script = "mkdir a b; echo > a/f; mv a/f b/f; ln b/f a/f; truncate -s 3 a/f; echo > /tmp/x"
+
+        assert (await bench.sh(script)).exit_code == 0
+        assert (await bench.sh("echo > /dev/new")).exit_code != 0
+
+
+class TestProcesses:
+    async def test_first_process_cannot_be_killed(self, bench: Bench) -> None:
+        assert await bench.says("kill -9 1; kill -9 -1; echo alive") == "alive\n"
+
+    async def test_abstract_sockets_of_another_action_are_unreachable(self, either: Bench) -> None:
+        listen = (
+            "import socket, time\ns = socket.socket(socket.AF_UNIX)\ns.bind('\\0armitage')\n"
+            "s.listen()\nprint(1, flush=True)\ntime.sleep(1)"
+        )
+        connect = "import socket; socket.socket(socket.AF_UNIX).connect('\\0armitage')"
+        seen = Seen()
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(either.run("python3", "-c", listen, progress=seen))
+            await seen.heard.wait()
+            outcome = await either.run("python3", "-c", connect)
+            task.cancel()
+
+        assert "ConnectionRefusedError" in await either.errors(outcome)
+
+    async def test_shared_memory_is_its_own(self, either: Bench) -> None:
+        name = f"armitage-{os.getpid()}"
+        code = f"open('/dev/shm/{name}', 'w').write('x')"
+
+        await either.run("python3", "-c", code)
+
+        assert not os.access(f"/dev/shm/{name}", os.F_OK)
+        assert (await either.says("ls /dev/shm")) == ""
+
+
+class TestBombs:
+    async def test_files_in_memory_are_counted(self, own: ExecutorOptions) -> None:
+        async with open_bench(replace(own, tmp_files=200)) as bench:
+            for place in ("/tmp", "/dev/shm"):
+                script = f"cd {place}; i=0; while : > $i; do i=$((i+1)); done; echo $i"
+                outcome = await bench.sh(script)
+
+                assert "No space left" in await bench.errors(outcome)
+
+    async def test_files_in_the_tree_end_the_action_before_the_disk_has_no_more(
+        self, own: ExecutorOptions
+    ) -> None:
+        async with open_bench(replace(own, reserve_files=1 << 60)) as bench:
+            if bench.executor._scratch.free_files() is None:  # type: ignore[attr-defined]
+                pytest.skip("this filesystem has no limit of files")
+            with pytest.raises(WorkerFailure, match="more files can be made"):
+                await bench.run("sleep", "30")
+            assert bench.leftovers() == []
+
+    async def test_a_file_at_its_limit_is_told_apart(self, own: ExecutorOptions) -> None:
+        async with open_bench(replace(own, file_bytes=1 << 16)) as bench:
+            outcome = await bench.run("dd", "if=/dev/zero", "of=f", "bs=64k", "count=2")
+
+            assert outcome.ended_by is EndedBy.LIMIT
+            assert "grew to the limit of 65536 bytes" in outcome.message
+
+    async def test_too_many_processes_are_told_apart(self, own: ExecutorOptions) -> None:
+        async with open_bench(replace(own, processes=8)) as bench:
+            if "pids" not in bench.executor._cgroups.controllers:  # type: ignore[attr-defined]
+                pytest.skip("no writable pids control group")
+            script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done"
+            outcome = await bench.sh(script)
+
+            assert outcome.ended_by is EndedBy.LIMIT
+            assert "limit of 8 processes" in outcome.message
+
+    async def test_memory_is_told_apart(self, own: ExecutorOptions) -> None:
+        async with open_bench(replace(own, memory_bytes=32 << 20)) as bench:
+            if "memory" not in bench.executor._cgroups.controllers:  # type: ignore[attr-defined]
+                pytest.skip("no writable memory control group")
+            outcome = await bench.run("python3", "-c", "x = bytearray(1 << 30)")
+
+            assert outcome.ended_by is EndedBy.MEMORY
+            assert outcome.exit_code == 137
+
+
+async def test_loopback_of_another_action_is_unreachable(either: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
+
+        outcome = await either.run("python3", "-c", code)
+
+    assert "ConnectionRefusedError" in await either.errors(outcome)
+
+
+async def test_signals_are_told_apart(bench: Bench) -> None:
+    outcome = await bench.sh("kill -SEGV $$")
+
+    assert (outcome.exit_code, outcome.ended_by) == (139, EndedBy.SIGNAL)
+    assert "SIGSEGV" in outcome.message
+    assert (await bench.sh("exit 139")).ended_by is EndedBy.EXIT
