@@ -1,0 +1,174 @@
+"""Sandboxed actions a second when the actions do nothing: our own launcher against bubblewrap.
+
+    python benchmarks/sandbox.py [--actions 400] [--concurrency 8] [--rounds 3]
+    python benchmarks/sandbox.py --soak 10000     what so many actions leave behind: nothing
+
+`launcher` is the launcher alone, asked again and again for one sandbox whose inputs are there and
+which has no control group; `executor` is a whole action: scratch space, an empty input tree, a
+control group, a sandbox, output in a store. Rounds of both launchers take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import print_table
+from support.executing import JsonCodec, Seen
+
+from armitage.clock import SystemClock
+from cas.digest import DigestFunction
+from cas.memory import MemoryStore
+from executor.launcher.own import trial_job
+from executor.launching import Confinement
+from executor.local import ExecutorOptions, LauncherKind
+from executor.namespace import NamespaceExecutor
+from executor.spec import Work
+
+KINDS = (LauncherKind.ARMITAGE, LauncherKind.BUBBLEWRAP)
+Action = Callable[[int], Awaitable[None]]
+
+
+def open_executor(kind: LauncherKind, scratch: Path) -> NamespaceExecutor:
+    options = ExecutorOptions(scratch=scratch, launcher=kind)
+    return NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
+
+
+def whole(executor: NamespaceExecutor) -> Action:
+    empty = DigestFunction.SHA256.empty
+
+    async def run(number: int) -> None:
+        work = Work(f"action-{number}", DigestFunction.SHA256, empty, ("/bin/true",))
+        outcome = await executor.execute(work, Seen())
+        assert outcome.exit_code == 0
+
+    return run
+
+
+def alone(executor: NamespaceExecutor, root: Path) -> Action:
+    root.mkdir(exist_ok=True)
+    job = trial_job(str(root))
+    confinement = Confinement({}, 1000, 1000)
+    launcher = executor._launcher  # noqa: SLF001 (what is measured)
+    null = os.open("/dev/null", os.O_WRONLY)
+
+    async def run(number: int) -> None:
+        del number
+        process = launcher.launch(job, confinement, (null, null), ())
+        await process.release()
+        await process.ended
+        await process.kill()
+        assert process.ending("").exit_code == 0
+
+    return run
+
+
+async def rate(action: Action, count: int, concurrency: int) -> float:
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await action(number)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(worker())
+    return count / (time.perf_counter() - started)
+
+
+async def compare(arguments: argparse.Namespace, place: Path) -> None:
+    executors = {kind: open_executor(kind, place / kind.value) for kind in KINDS}
+    shapes: dict[str, dict[LauncherKind, Action]] = {
+        "launcher": {kind: alone(one, place / "root") for kind, one in executors.items()},
+        "executor": {kind: whole(one) for kind, one in executors.items()},
+    }
+    rows = []
+    for name, actions in shapes.items():
+        for concurrency in (1, arguments.concurrency):
+            rates: dict[LauncherKind, list[float]] = {kind: [] for kind in KINDS}
+            for kind in KINDS:
+                await rate(actions[kind], 20, concurrency)
+            for _ in range(arguments.rounds):
+                for kind in KINDS:
+                    measured = await rate(actions[kind], arguments.actions, concurrency)
+                    rates[kind].append(measured)
+            ours, theirs = (statistics.median(rates[kind]) for kind in KINDS)
+            ratio = f"{ours / theirs:.2f}x"
+            rows.append([name, concurrency, f"{ours:.0f}", f"{theirs:.0f}", ratio])
+    for executor in executors.values():
+        await executor.close()
+    title = f"{arguments.actions} times /bin/true, the median of {arguments.rounds} rounds"
+    print_table(title, ["what", "at a time", "armitage", "bubblewrap", "ratio"], rows)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What could be left behind."""
+
+    mounts: int
+    descriptors: int
+    processes: int
+    groups: int
+    files: int
+
+
+def traces(executor: NamespaceExecutor, place: Path) -> Traces:
+    parents = set(executor._cgroups._parents.values())  # noqa: SLF001 (to count what is in them)
+    me = os.getpid()
+    return Traces(
+        mounts=len(Path("/proc/self/mounts").read_text().splitlines()),
+        descriptors=len(os.listdir("/proc/self/fd")),
+        processes=sum(parent_of(name) == me for name in os.listdir("/proc") if name.isdigit()),
+        groups=sum(one.is_dir() for parent in parents for one in parent.iterdir()),
+        files=sum(1 for _ in place.rglob("*")),
+    )
+
+
+def parent_of(pid: str) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+async def soak(count: int, concurrency: int, place: Path) -> int:
+    executor = open_executor(LauncherKind.ARMITAGE, place / "scratch")
+    action = whole(executor)
+    await rate(action, 50, concurrency)
+    before = traces(executor, place)
+    speed = await rate(action, count, concurrency)
+    after = traces(executor, place)
+    await executor.close()
+    rows = [[name, getattr(before, name), getattr(after, name)] for name in Traces.__annotations__]
+    print_table(f"{count} actions, {speed:.0f} a second", ["left", "before", "after"], rows)
+    return 0 if before == after else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--actions", type=int, default=400)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--soak", type=int, metavar="ACTIONS")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="armitage-bench-") as directory:
+        place = Path(directory)
+        if arguments.soak:
+            return asyncio.run(soak(arguments.soak, arguments.concurrency, place))
+        asyncio.run(compare(arguments, place))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""The launcher's process: started, asked wrongly, killed, replaced."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.executing import Bench, JsonCodec, Seen, bubblewrap_missing, launcher_missing
+
+import executor.namespace
+from armitage.clock import SystemClock
+from cas.memory import MemoryStore
+from executor.errors import SandboxUnavailable, WorkerFailure
+from executor.launcher.binary import BINARY, find_launcher
+from executor.launcher.document import Document, Op, u32
+from executor.launcher.own import OwnLauncher, trial_job
+from executor.launcher.plan import Plan
+from executor.launcher.server import LauncherServer
+from executor.launching import Confinement
+from executor.local import ExecutorOptions, LauncherKind
+from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.toolchain import Toolchain, read_toolchain
+
+MISSING = launcher_missing()
+pytestmark = [pytest.mark.sandbox, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+CONFINEMENT = Confinement({}, 1000, 1000)
+SOURCES = sorted(BINARY.parent.glob("*.c"))
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ExecutorOptions:
+    return ExecutorOptions(scratch=tmp_path / "scratch", launcher=LauncherKind.ARMITAGE)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def planned(place: Path) -> Plan:
+    options = ExecutorOptions(scratch=place)
+    return Plan(read_toolchain(options, place.resolve()), options)
+
+
+@pytest.fixture(scope="module")
+def server(planned: Plan) -> Iterator[LauncherServer]:
+    server = LauncherServer(BINARY, planned.template())
+    yield server
+    server.close()
+
+
+def ask(server: LauncherServer, document: bytes) -> list[bytes]:
+    """What a launcher has to say to a document, to the end."""
+    null = os.open("/dev/null", os.O_WRONLY)
+    try:
+        control = server.ask(document, (null, null), None)
+    finally:
+        os.close(null)
+    said = []
+    with control:
+        control.settimeout(10)
+        while message := control.recv(2048):
+            said.append(message)
+    return said
+
+
+def test_a_sandbox_is_told_of_from_start_to_end(
+    server: LauncherServer, planned: Plan, place: Path
+) -> None:
+    said = ask(server, planned.action(trial_job(str(place)), CONFINEMENT))
+
+    assert sorted(message[:1] for message in said) == [b"P", b"R", b"X"]
+
+
+def test_a_document_cut_anywhere_makes_no_sandbox_and_no_harm(
+    server: LauncherServer, planned: Plan, place: Path
+) -> None:
+    document = planned.action(trial_job(str(place)), CONFINEMENT)
+
+    for size in range(1, len(document), max(1, len(document) // 40)):
+        kinds = {message[:1] for message in ask(server, document[:size])}
+        assert b"E" in kinds or b"X" in kinds, size
+        assert kinds <= {b"P", b"E", b"R", b"X", b"N"}
+    assert b"X" in {message[:1] for message in ask(server, document)}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"\0",
+        b"\xff" * 64,
+        Op.BIND.to_bytes(4, "little") + (1 << 31).to_bytes(4, "little"),
+        Op.IDS.to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc",
+        Op.ARGUMENT.to_bytes(4, "little") + (2).to_bytes(4, "little") + b"no",
+    ],
+    ids=["empty", "short", "noise", "size", "field", "unended"],
+)
+def test_a_malformed_document_is_named_as_that(server: LauncherServer, document: bytes) -> None:
+    said = ask(server, document)
+
+    assert b"document" in said[-1]
+    assert said[-1][:1] == b"E"
+
+
+def test_mounts_are_never_made_through_a_link(server: LauncherServer, place: Path) -> None:
+    root = place / "linked"
+    root.mkdir()
+    (root / "etc").symlink_to("/build")
+    document = Document()
+    document.add(Op.ROOT_BIND, str(root))
+    document.add(Op.DIR, u32(0o755), "/etc/made")
+    document.add(Op.IDS, u32(1000, 1000, 1000, 1000))
+    document.add(Op.ARGUMENT, "/bin/true")
+
+    [complaint] = [one for one in ask(server, document.encode()) if one[:1] == b"E"]
+
+    assert b"/etc" in complaint
+    assert not os.path.lexists("/build/made")
+
+
+async def test_a_killed_launcher_fails_what_runs_and_is_replaced(options: ExecutorOptions) -> None:
+    executor = NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
+    bench = Bench(executor, executor._store, options.scratch, BUILD_ROOT)
+    launcher = executor._launcher
+    assert isinstance(launcher, OwnLauncher)
+    seen = Seen()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(failing(bench.sh("echo; sleep 60", progress=seen)))
+        await seen.heard.wait()
+        launcher._server.kill()
+    told = task.result()
+    after = await bench.says("echo fine")
+    await executor.close()
+
+    assert "killed from outside" in told
+    assert after == "fine\n"
+
+
+async def failing(action: object) -> str:
+    with pytest.raises(WorkerFailure) as raised:
+        await action  # type: ignore[misc]
+    return str(raised.value)
+
+
+async def test_many_actions_leave_nothing_behind(options: ExecutorOptions) -> None:
+    """benchmarks/sandbox.py --soak does this with thousands."""
+    store = MemoryStore()
+    executor = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall)
+    bench = Bench(executor, store, options.scratch, BUILD_ROOT)
+    await bench.run("true")
+    before = traces(executor)
+
+    for _ in range(3):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(bench.sh("sleep 9 & echo > f", outputs=["f"]))
+
+    assert traces(executor) == before
+    assert bench.leftovers() == []
+    await executor.close()
+
+
+def traces(executor: NamespaceExecutor) -> tuple[str, int, int, int]:
+    parents = set(executor._cgroups._parents.values())
+    return (
+        Path("/proc/self/mounts").read_text(),
+        len(os.listdir("/proc/self/fd")),
+        sum(children_of(os.getpid())),
+        sum(one.is_dir() for parent in parents for one in parent.iterdir()),
+    )
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [1 for _ in text.split()]
+
+
+class TestAbsence:
+    def test_missing_program_is_told_with_the_remedy(self, tmp_path: Path) -> None:
+        with pytest.raises(SandboxUnavailable, match=r"hatch_build\.py"):
+            find_launcher(tmp_path / "none")
+
+    def test_a_program_that_ends_at_once_is_not_taken_for_it(self) -> None:
+        with pytest.raises(SandboxUnavailable, match=r"/bin/true"):
+            LauncherServer(Path("/bin/true"), b"template")
+
+    def test_one_of_another_version_is_refused(self, tmp_path: Path) -> None:
+        program = tmp_path / "old"
+        program.write_text("#!/bin/sh\nprintf 'K\\377\\0' >&0; exec sleep 9\n")
+        program.chmod(0o755)
+
+        with pytest.raises(SandboxUnavailable, match="another version"):
+            LauncherServer(program, b"template")
+
+    def test_template_that_cannot_be_made_says_why(self, place: Path) -> None:
+        gone = Toolchain(shown=(f"{place}/gone",), links=(), files=())
+
+        with pytest.raises(SandboxUnavailable, match="gone: No such file"):
+            LauncherServer(BINARY, Plan(gone, ExecutorOptions()).template())
+
+    async def test_bubblewrap_takes_its_place_and_that_is_told(
+        self, options: ExecutorOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if missing := bubblewrap_missing():
+            pytest.skip(missing)
+        monkeypatch.setattr(executor.namespace, "find_launcher", lost)
+        chosen = replace(options, launcher=LauncherKind.AUTO)
+
+        made = NamespaceExecutor(MemoryStore(), JsonCodec(), chosen, SystemClock().wall)
+        await made.close()
+
+        assert made.fallback == "it is lost"
+        assert made.sandbox()["launcher"] == "bubblewrap"
+        assert made.sandbox()["seccomp"] == "no"
+
+    def test_nothing_takes_its_place_where_it_is_demanded(
+        self, options: ExecutorOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(executor.namespace, "find_launcher", lost)
+
+        with pytest.raises(SandboxUnavailable, match="it is lost"):
+            NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
+
+
+def lost() -> Path:
+    raise SandboxUnavailable("it is lost")
+
+
+class TestUnprivileged:
+    @pytest.fixture
+    def program(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """The launcher, run by a user without privileges."""
+        if os.geteuid() != 0 or shutil.which("setpriv") is None:
+            pytest.skip("takes root and setpriv to become somebody else")
+        with tempfile.TemporaryDirectory() as directory:
+            os.chmod(directory, 0o755)
+            shutil.copy(BINARY, f"{directory}/launcher")
+            program = Path(directory) / "as-nobody"
+            program.write_text(
+                "#!/bin/sh\nexec setpriv --reuid 65534 --regid 65534 --clear-groups"
+                f" --inh-caps=-all --bounding-set=-all {directory}/launcher\n"
+            )
+            program.chmod(0o755)
+            monkeypatch.setattr(os, "geteuid", lambda: 65534)
+            monkeypatch.setattr(os, "getegid", lambda: 65534)
+            yield program
+
+    def test_a_user_without_privileges_makes_the_same_sandbox(self, program: Path) -> None:
+        root = program.parent / "root"
+        root.mkdir()
+        os.chown(root, 65534, 65534)
+        options = ExecutorOptions(scratch=root)
+
+        launcher = OwnLauncher(program, read_toolchain(options, root), options)
+        try:
+            launcher.try_out(trial_job(str(root)), CONFINEMENT)
+        finally:
+            launcher.close()
+
+
+@pytest.mark.slow
+def test_sources_compile_without_a_warning() -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    flags = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-fsyntax-only")
+
+    done = subprocess.run([compiler, *flags, *SOURCES], capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
