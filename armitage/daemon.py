@@ -23,13 +23,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from armitage.attest.archived import known_own
+from armitage.attest.audit import AttestationEntries
 from armitage.attest.export import REPOSITORY, Exporter
 from armitage.attest.git import GitStore
 from armitage.attest.holdings import Attested, OwnHoldings
+from armitage.attest.keyring import read_ring
 from armitage.attest.opening import Builders, Office, open_office, shared_checker
 from armitage.attest.pulled import PulledHoldings
 from armitage.audit.auditor import Auditor, Following, open_auditor
 from armitage.audit.fetches import SessionFetches
+from armitage.audit.source import ArchiveSource
+from armitage.audit.verifier import Verifier
+from armitage.audit.verify import EntryAudit
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check
@@ -86,6 +92,7 @@ from armitage.trust.opening import open_trust
 from armitage.trust.options import TrustOptions
 from armitage.version import version
 from armitage.web.access import Auditors
+from armitage.web.audit.pages import AuditPages
 from armitage.web.audit_api import AuditApi
 from armitage.web.explain_api import ExplainApi
 from armitage.web.log_tiles import LogTiles
@@ -695,14 +702,26 @@ class Daemon:
             self._web_parts(base),
         )
 
+    def _own_entries(self) -> list[EntryAudit]:
+        """What knows the attestations in the record."""
+        office, archive = self._office, self._archive
+        assert office is not None
+        assert archive is not None
+        checkers = {office.judge.module_sha256: office.judge.check}
+        known = known_own(read_ring(archive.directory), archive.log.store.key, checkers)
+        return [AttestationEntries(ArchiveSource(archive).get, known)]
+
     def _web_parts(self, base: _Base) -> list[Part]:
         auditor = self._auditor
         if auditor is None:
             return []
         auditors, log = Auditors(self._config.auditors), auditor.archive.log.store
         public = self._config.record.public
+        inputs = inputs_of(base.store, DirectoryCodec())
+        verifier = Verifier(auditor.archive, self._own_entries, self._clock)
         parts: list[Part] = [
-            AuditApi(auditor, auditors, inputs_of(base.store, DirectoryCodec())),
+            AuditApi(auditor, auditors, verifier, inputs),
+            AuditPages(auditor, auditors, verifier, inputs),
             LogTiles(log, lambda: log.signed_checkpoint, auditors, public=public),
         ]
         if self._office is not None and base.gate is not None:

@@ -83,6 +83,10 @@ class Judge:
         """Of the checker's module."""
         return self._checker.module_sha256
 
+    def check(self, declaration: bytes, evidence: bytes) -> Verdict:
+        """Decides about two documents. Blocks."""
+        return self._checker.check(declaration, evidence)
+
     async def decide(self, declared: str, used: Evidence) -> Judgement:
         """Decides about one execution; `declared` is the property as it was written."""
         declaration, evidence = declaration_of(declared), evidence_of(used)

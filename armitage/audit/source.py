@@ -9,7 +9,6 @@ from typing import Protocol
 from armitage.attest.keyring import RING
 from armitage.audit.rows import Named
 from armitage.log.note import PublicKey
-from armitage.log.receipt import Receipt
 from armitage.log.tiles import Tile
 from armitage.witness.archive import Archive
 from cas.digest import Buffer, Digest, DigestFunction
@@ -40,9 +39,6 @@ class Source(Protocol):
 
     async def get(self, digest: Digest) -> bytes:
         """A small blob. Raises BlobNotFound, OSError."""
-
-    async def receipt(self, index: int) -> Receipt:
-        """An entry's. Raises LogError, OSError."""
 
     def read(self, named: Named) -> AsyncIterator[Buffer]:
         """A blob in pieces. Raises BlobNotFound, OSError."""
@@ -77,10 +73,6 @@ class ArchiveSource:
     async def get(self, digest: Digest) -> bytes:
         """See Source."""
         return await self._archive.store.get(digest)
-
-    async def receipt(self, index: int) -> Receipt:
-        """See Source."""
-        return self._archive.log.store.receipt(index)
 
     async def _record(self, named: Named) -> bytes | None:
         try:

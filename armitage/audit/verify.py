@@ -10,7 +10,7 @@ nothing that the source says of itself counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -81,7 +81,7 @@ async def verify(
     others: Sequence[EntryAudit] = (),
     *,
     bodies: bool = True,
-) -> AsyncIterator[Findings]:
+) -> AsyncGenerator[Findings, None]:
     """Verifies a record, and answers what was found so far every so often, at least at the end.
 
     `key` is the log's as the auditor knows it; without one, what the source says its key is.

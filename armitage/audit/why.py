@@ -135,7 +135,7 @@ class _Walk:
         return True
 
     def _join(self, start: str, node: Node, label: str) -> bool:
-        if not self._add(node):
+        if start not in self._ids or not self._add(node):
             return False
         edge = Edge(start, node.id, label)
         if edge not in self._edges:
@@ -154,7 +154,7 @@ class _Walk:
         if not (self._add(node) if start is None else self._join(start, node, "fetched by")):
             return
         if row.action:
-            self._join(node.id, _action(row.action, row), "made by")
+            self._join(node.id, _action(row.action, row), "asked for by")
         else:
             who = row.identity or "nobody named"
             session = Node(f"session:{row.session}", "session", f"session {row.session}", who)
@@ -166,10 +166,8 @@ class _Walk:
         start = f"artefact:{hashed}"
         fetched = await self._auditor.naming(hashed, _FETCHED, _MOST_OF_A_KIND)
         made = await self._auditor.naming(hashed, _MADE, _MOST_OF_A_KIND)
-        for row in fetched:
+        for row in fetched:  # It comes from its origin, and not from what fetched it.
             self.fetch(row, start)
-            if row.action:
-                self._pending.append(("action", row.action))
         for row in made:
             if self._join(start, _action(row.action, row), "made by"):
                 self._pending.append(("action", row.action))

@@ -17,7 +17,6 @@ from armitage.audit.query import Query
 from armitage.audit.rows import Named
 from armitage.client.errors import ClientError, NoAnswer, NotThere, UntrustworthyAnswer, UsageError
 from armitage.log.note import PublicKey, parse_public_key
-from armitage.log.receipt import Receipt, parse_receipt
 from armitage.log.tiles import Tile
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound
@@ -100,10 +99,6 @@ class HttpRecord:
         if digest.function.digest(found) != digest:
             raise BlobNotFound(digest)
         return found
-
-    async def receipt(self, index: int) -> Receipt:
-        """See Source."""
-        return parse_receipt((await self.entry(index))["receipt"].encode())
 
     async def read(self, named: Named) -> AsyncIterator[Buffer]:
         """See Source."""

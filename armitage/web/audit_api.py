@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import aclosing
 from dataclasses import replace
 
 from aiohttp import web
@@ -16,9 +17,10 @@ from armitage.audit.differences import compare
 from armitage.audit.plain import as_json
 from armitage.audit.query import parse_hash, parse_number, parse_query
 from armitage.audit.source import read_attestation_keys
+from armitage.audit.verifier import Verifier
 from armitage.audit.why import Inputs, why
-from armitage.errors import InvalidRequest, NotFound
-from armitage.web.access import Auditors
+from armitage.errors import Exhausted, InvalidRequest, NotFound
+from armitage.web.access import Auditors, refusal
 from cas.digest import Digest, DigestFunction
 from cas.errors import BlobNotFound
 
@@ -36,9 +38,18 @@ _SESSION_COLUMNS = ("session", "action", "invocation")
 class AuditApi:
     """Serves `/api/audit/`."""
 
-    def __init__(self, auditor: Auditor, auditors: Auditors, inputs: Inputs | None = None) -> None:
+    link = None
+
+    def __init__(
+        self,
+        auditor: Auditor,
+        auditors: Auditors,
+        verifier: Verifier,
+        inputs: Inputs | None = None,
+    ) -> None:
         """`inputs` reads input trees, for the way from an action to what it was made from."""
         self._auditor = auditor
+        self._verifier = verifier
         self._inputs = inputs
         self._auditors = auditors
         self._streams = 0
@@ -58,6 +69,7 @@ class AuditApi:
             "overview": self._overview,
             "blobs/{hash}/{size}": self._blob,
             "events": self._events,
+            "verify": self._verify,
         }
         for path, handler in routes.items():
             guarded = self._auditors.only(handler)
@@ -147,8 +159,8 @@ class AuditApi:
         if self._streams >= _MAX_STREAMS:
             raise web.HTTPServiceUnavailable(text=f"{_MAX_STREAMS} others listen already\n")
         self._streams += 1
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             await response.write(b": entries of the record as they are indexed\n\n")
             while not self._ending.is_set():
@@ -161,9 +173,35 @@ class AuditApi:
                 after = rows[-1].index if len(rows) == _NEWS_AT_ONCE else indexed - 1
                 if len(rows) < _NEWS_AT_ONCE:
                     await self._wait(response, indexed)
-            return response
+        except ConnectionError:
+            pass  # The listener has gone.
         finally:
             self._streams -= 1
+        return response
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        """Verifies the record here, and tells how far it is as server-sent events. This is work: no
+        page of somebody else may have an auditor's browser ask for it.
+        """
+        if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+            return refusal(request, 403, "not for pages of another site")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        async with aclosing(self._verifier.run()) as parts:
+            try:
+                async for found in parts:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    told = {"entries": found.entries, "size": found.checkpoint.size}
+                    await response.write(_event("progress", told))
+            except Exhausted as error:
+                return refusal(request, 409, str(error))
+            except ConnectionError:
+                return response  # Whoever asked has gone.
+            last = self._verifier.last
+            assert last is not None
+            faults = len(last.findings.faults) + last.findings.more_faults
+            await response.write(_event("done", {"faults": faults}))
+        return response
 
     async def _wait(self, response: web.StreamResponse, indexed: int) -> None:
         """Until there is news or the end; says that it is still there meanwhile."""
@@ -179,6 +217,10 @@ class AuditApi:
                 each.cancel()
         if not done:
             await response.write(b": still here\n\n")
+
+
+def _event(name: str, value: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()
 
 
 def _json(value: object) -> web.Response:

@@ -13,6 +13,8 @@ from armitage.web.access import Auditors
 class ExplainApi:
     """Serves `/api/explain`."""
 
+    link = None
+
     def __init__(self, explainer: Explainer, auditors: Auditors) -> None:
         self._explainer = explainer
         self._auditors = auditors

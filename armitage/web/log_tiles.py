@@ -22,6 +22,8 @@ class LogTiles:
     public.
     """
 
+    link = None
+
     def __init__(
         self,
         store: LogStore,

@@ -75,8 +75,12 @@ _ABBREVIATIONS = {
 }
 
 
-def render_page(status: Mapping[str, Plain], reasons: Sequence[str]) -> str:
-    """The whole page. `status` is what `/status` answers; `reasons` say why it is not ready."""
+def render_page(
+    status: Mapping[str, Plain], reasons: Sequence[str], links: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The whole page. `status` is what `/status` answers; `reasons` say why it is not ready;
+    `links` are the paths and names of other pages.
+    """
     cards = {name: value for name, value in status.items() if isinstance(value, (Mapping, list))}
     facts = {
         name: value
@@ -93,7 +97,8 @@ def render_page(status: Mapping[str, Plain], reasons: Sequence[str]) -> str:
         f"<title>Armitage</title><style>{_STYLE}</style></head>\n<body>"
         f'<header><h1>Armitage</h1><span class="version">{_text(status.get("version", ""))}</span>'
         f"{state}</header>\n<main>{_reasons(reasons)}{''.join(sections)}</main>\n"
-        '<footer><a href="/metrics">metrics</a> · <a href="/status">this page as JSON</a> · '
+        f'<footer>{_links(links)}<a href="/metrics">metrics</a> · '
+        '<a href="/status">this page as JSON</a> · '
         '<a href="/readyz">readiness</a> · <a href="/healthz">health</a></footer></body></html>\n'
     )
 
@@ -143,6 +148,10 @@ def duration_text(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _links(links: Sequence[tuple[str, str]]) -> str:
+    return "".join(f'<a href="{_text(path)}">{_text(name)}</a> · ' for path, name in links)
 
 
 def _text(value: object) -> str:

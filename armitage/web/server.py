@@ -38,6 +38,10 @@ _HEADERS = {
 class Part(Protocol):
     """Further things that the port serves."""
 
+    @property
+    def link(self) -> tuple[str, str] | None:
+        """The path and name of its first page, if it has pages."""
+
     def add_to(self, application: web.Application) -> None:
         """Adds routes, and what is to be done at the end."""
 
@@ -81,6 +85,7 @@ class WebServer:
         self._status = status
         self._checks = checks
         self._parts = parts
+        self._links = [part.link for part in parts if part.link is not None]
         self._runner: web.AppRunner | None = None
         self._names = {"localhost", *map(str.lower, options.hosts)}
 
@@ -180,7 +185,9 @@ class WebServer:
 
     async def _page(self, _: web.Request) -> web.Response:
         status, reasons = await self._state()
-        return web.Response(text=render_page(status, reasons), content_type="text/html")
+        return web.Response(
+            text=render_page(status, reasons, self._links), content_type="text/html"
+        )
 
     async def _json(self, _: web.Request) -> web.Response:
         status, _reasons = await self._state()

@@ -74,7 +74,7 @@ def test_each_way_to_the_record_answers_the_same(armitage: Cli, where: list[obje
     assert why.out.splitlines()[:3] == [
         f"artefact {WHEEL}",
         "  fetched by GET https://files.example/a.whl  (fetched (200))  [entry 2]",
-        f"    made by action {'ab' * 32}  (CN=ci)",
+        f"    asked for by action {'ab' * 32}  (CN=ci)",
     ]
     diff = armitage("audit", "diff", "monday", "tuesday", *where)
     assert diff.code == 1

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
-from prometheus_client.registry import CollectorRegistry
+from support.audited import Served, serving
 from support.certificates import Authority
-from support.records import Fetch, Record, hash_of, record
+from support.records import Fetch, hash_of, record
 
 from armitage.audit.auditor import Following
 from armitage.log.checkpoint import open_checkpoint
@@ -21,52 +18,6 @@ from armitage.log.note import parse_public_key
 from armitage.log.tiles import Tile, parse_path
 from armitage.log.verify import verified_entries
 from armitage.transport.tls import TlsFiles
-from armitage.web.access import LOOPBACK, Auditors
-from armitage.web.audit_api import AuditApi
-from armitage.web.log_tiles import LogTiles
-from armitage.web.server import Part, WebOptions, WebServer
-
-
-@dataclass
-class Served:
-    record: Record
-    url: str
-    http: aiohttp.ClientSession
-
-    async def get(self, path: str, status: int = 200) -> object:
-        answer = await self.http.get(self.url + path)
-        assert answer.status == status, await answer.text()
-        return await answer.json()
-
-    async def read(self, path: str, status: int = 200) -> bytes:
-        answer = await self.http.get(self.url + path)
-        assert answer.status == status
-        return await answer.read()
-
-
-@asynccontextmanager
-async def serving(
-    kept: Record,
-    auditors: Collection[str] = (LOOPBACK,),
-    *,
-    public: bool = False,
-    tls: TlsFiles | None = None,
-    client: ssl.SSLContext | None = None,
-) -> AsyncIterator[Served]:
-    allowed, log = Auditors(auditors), kept.archive.log.store
-    parts: list[Part] = [
-        AuditApi(kept.auditor, allowed),
-        LogTiles(log, lambda: log.signed_checkpoint, allowed, public=public),
-    ]
-    options = WebOptions(addresses=("127.0.0.1:0",), tls=tls)
-    server = WebServer(options, CollectorRegistry(), dict, [], parts)
-    [address] = await server.start()
-    connector = aiohttp.TCPConnector(ssl=client or True)
-    try:
-        async with aiohttp.ClientSession(connector=connector) as http:
-            yield Served(kept, f"{'https' if tls else 'http'}://{address}", http)
-    finally:
-        await server.stop()
 
 
 @pytest.fixture
@@ -182,9 +133,36 @@ async def test_news_goes_on_where_a_listener_left_off(served: Served) -> None:
     assert b"id: 2\n" in lines
 
 
+async def test_a_verification_tells_how_far_it_is_and_what_came_of_it(served: Served) -> None:
+    answer = await served.http.get(f"{served.url}/api/audit/verify")
+    events = (await answer.text()).split("\n\n")
+
+    assert events[0] == 'event: progress\ndata: {"entries": 4, "size": 4}'
+    assert events[-2] == 'event: done\ndata: {"faults": 0}'
+
+
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403)])
+async def test_pages_of_others_cannot_ask_for_a_verification(
+    served: Served, site: str, status: int
+) -> None:
+    headers = {"Sec-Fetch-Site": site}
+    answer = await served.http.get(f"{served.url}/api/audit/verify", headers=headers)
+
+    assert answer.status == status
+
+
+async def test_records_come_framed_for_those_who_verify(served: Served) -> None:
+    await served.record.archive.log.append(b"no evidence")
+    data = await served.read("/api/audit/records?first=3&count=9")
+
+    size = int.from_bytes(data[:4], "big")
+    assert json.loads(data[4 : 4 + size])["kind"] == "close"
+    assert data[4 + size :] == b"\xff" * 4
+
+
 async def test_strangers_are_refused_everything(tmp_path: Path) -> None:
     async with record(tmp_path) as kept, serving(kept, ["CN=auditor"]) as served:
-        for path in ("state", "entries", "entries/0", "overview", "events", "blobs/x/1"):
+        for path in ("state", "verify", "entries", "entries/0", "overview", "events", "blobs/x/1"):
             answer = await served.get(f"/api/audit/{path}", 403)
             assert answer == {"error": "'127.0.0.1' is not among the server's `auditors`"}
         await served.read("/log/checkpoint", 403)

@@ -1,0 +1,88 @@
+"""The checkpoint: what the log has promised, who saw it, and what the last verification found."""
+
+from __future__ import annotations
+
+from armitage.audit.auditor import State
+from armitage.audit.verifier import Verified
+from armitage.web.audit.layout import facts, moment, section
+from armitage.web.html import Html, link, tag, text
+from armitage.web.page import duration_text, size_text
+
+_SHOWN_FAULTS = 50
+
+
+def content(state: State, verified: Verified | None) -> Html:
+    """All below the title."""
+    behind = state.size - state.indexed
+    return text(
+        section(
+            "Published",
+            facts(
+                ("Log", state.origin),
+                ("Entries", f"{state.size:,}"),
+                ("Root", tag("code", state.root.hex())),
+                ("Public key", tag("code", state.key)),
+                ("Index", f"{behind:,} entries behind" if behind else "up to date"),
+            ),
+            tag("pre", state.checkpoint),
+            tag(
+                "p",
+                link("/log/checkpoint", "/log/checkpoint"),
+                " and the tiles below /log/tile/ are what any C2SP tlog-tiles tool verifies.",
+                class_="note",
+            ),
+        ),
+        section("Verification", *_verification(verified)),
+        section(
+            "By yourself",
+            tag("p", "This server's word proves nothing to whoever does not trust it. This does:"),
+            tag("pre", f"armitage audit verify --server URL --key '{state.key}'"),
+            tag(
+                "p",
+                "It fetches and hashes everything where it runs. Keep the key, and the last "
+                "checkpoint that you verified, where this server cannot change them.",
+                class_="note",
+            ),
+        ),
+    )
+
+
+def _verification(verified: Verified | None) -> list[Html]:
+    button = tag(
+        "button",
+        "Verify now",
+        type="button",
+        class_="first",
+        data_verify="/api/audit/verify",
+        hidden=True,
+    )
+    row = tag(
+        "p", button, tag("span", id="verify-state", class_="soft", role="status"), class_="row"
+    )
+    bar = tag("progress", id="verify-progress", aria_label="Progress", hidden=True)
+    return [_result(verified), row, bar]
+
+
+def _result(verified: Verified | None) -> Html:
+    if verified is None:
+        return tag("p", "Nobody had it verified since this server started.", class_="soft")
+    found = verified.findings
+    count = len(found.faults) + found.more_faults
+    state = (
+        tag("span", f"{count} faults", class_="badge bad")
+        if count
+        else tag("span", "all as it was signed", class_="badge good")
+    )
+    faults = [tag("li", fault) for fault in found.faults[:_SHOWN_FAULTS]]
+    more = count - len(faults)
+    return text(
+        facts(
+            ("Result", state),
+            ("When", text(moment(verified.at_s), f", in {duration_text(verified.took_s)}")),
+            ("Entries", f"{found.entries:,} of {found.checkpoint.size:,}"),
+            ("Fetches", f"{found.exchanges:,}"),
+            ("Bodies", f"{found.bodies:,} with {size_text(found.body_bytes)}"),
+            *((kind, f"{number:,}") for kind, number in sorted(found.counts.items())),
+        ),
+        tag("ul", *faults, tag("li", f"and {more} more") if more else None) if faults else None,
+    )
