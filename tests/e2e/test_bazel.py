@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -234,6 +235,24 @@ async def test_downloads_come_from_what_was_pushed_to_the_daemon(
 
     assert build.status == 0, build.log
     assert (client.external("notice") / "file" / "downloaded").read_bytes() == text
+
+
+@pytest.mark.skipif(
+    not bazel.WASM.exists(), reason="Brotli was not built for WASI: run tests/e2e/prepare"
+)
+def test_rule_runs_a_webassembly_program(client: Bazel, daemon: ServedDaemon) -> None:
+    package = bazel.lay_out_wasm(client.workspace)
+    (package / "text.txt").write_bytes(TEXT)
+    try:
+        build = client.build(*executor(daemon), "//wasm:unpacked")
+    finally:
+        shutil.rmtree(package)
+
+    assert build.status == 0, build.log
+    assert [(spawn.mnemonic, spawn.runner) for spawn in build.spawns] == [("WasmRun", REMOTE)] * 2
+    assert {spawn.arguments[0] for spawn in build.spawns} == {"wasm/brotli.wasm"}
+    assert client.output("wasm/text.out").read_bytes() == TEXT
+    assert client.output("wasm/text.br").stat().st_size < len(TEXT) / 10
 
 
 def including(workspace: Path, header: Path) -> set[str]:

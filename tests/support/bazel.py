@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 E2E = ROOT / "tests" / "e2e" / "bazel"
 SOURCES = ROOT / ".cache" / "e2e" / "sources"
+WASM = ROOT / ".cache" / "e2e" / "wasm" / "brotli.wasm"
 OVERRIDES = ("rules_cc", "rules_java", "remote_coverage_tools")
 REMOTE = "remote"
 CACHED = "remote cache hit"
@@ -32,6 +33,14 @@ def lay_out_workspace(directory: Path) -> Path:
     shutil.copytree(SOURCES / "brotli" / "c", directory / "brotli" / "c")
     shutil.copytree(SOURCES / "pyzstd" / "zstd" / "lib", directory / "zstd" / "lib")
     return directory
+
+
+def lay_out_wasm(workspace: Path) -> Path:
+    """Adds the package that runs Brotli's tool as a WebAssembly program; answers where it is."""
+    package = workspace / "wasm"
+    shutil.copytree(E2E / "wasm", package)
+    shutil.copy(WASM, package)
+    return package
 
 
 @dataclass(frozen=True)
