@@ -8,14 +8,14 @@ _PROPERTIES = {
     "OSFamily": "linux",
 }
 
-def _executor_config(executor: str) -> CommandExecutorConfig:
+def _executor_config(executor: str, properties: dict[str, str]) -> CommandExecutorConfig:
     return CommandExecutorConfig(
         local_enabled = executor != "remote",
         remote_enabled = executor != "cached",
         remote_cache_enabled = True,
         # Results of local runs are worth sharing only where actions are meant to run locally.
         allow_cache_uploads = executor == "cached",
-        remote_execution_properties = _PROPERTIES,
+        remote_execution_properties = _PROPERTIES | properties,
         remote_execution_use_case = "buck2-default",
         remote_output_paths = "output_paths",
     )
@@ -24,7 +24,7 @@ def _execution_platforms_impl(ctx: AnalysisContext) -> list[Provider]:
     platform = ExecutionPlatformInfo(
         label = ctx.label.raw_target(),
         configuration = ConfigurationInfo(constraints = {}, values = {}),
-        executor_config = _executor_config(ctx.attrs.executor),
+        executor_config = _executor_config(ctx.attrs.executor, ctx.attrs.properties),
     )
     return [
         DefaultInfo(),
@@ -35,6 +35,7 @@ execution_platforms = rule(
     impl = _execution_platforms_impl,
     attrs = {
         "executor": attrs.enum(_EXECUTORS),
+        "properties": attrs.dict(attrs.string(), attrs.string(), default = {}),
     },
-    doc = "The one execution platform of this project; `executor` says how it runs actions.",
+    doc = "The one execution platform of this project; `executor` says how it runs actions, `properties` what more they ask for.",
 )
