@@ -310,6 +310,7 @@ class Daemon:
             limits=config.limits,
             options=config.asset,
             origin=self._fetcher(store, codec),
+            gate=gate,
         )
         await assets.restore()
         methods = [

@@ -37,6 +37,7 @@ from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.limits import Limits
 from armitage.reapi.request_metadata import request_metadata
+from armitage.reapi.trusting import TrustGate
 from armitage.reapi.walk import files_of, walk
 from armitage.transport.port import Call, Code, Method, Unary
 from cas.action_cache import ActionCache
@@ -106,9 +107,11 @@ class AssetService:
         limits: Limits | None = None,
         options: AssetOptions | None = None,
         origin: AssetOrigin | None = None,
+        gate: TrustGate | None = None,
     ) -> None:
-        """`origin` is None where nothing is fetched."""
+        """`origin` is None where nothing is fetched; `gate` where every push is believed."""
         self._origin = origin
+        self._gate = gate
         self._cache = cache
         self._store = store
         self._instances = instances
@@ -180,7 +183,8 @@ class AssetService:
         qualifiers = _qualifiers(message.qualifiers)
         response.uri = message.uris[0]
         oldest = _seconds(message, "oldest_content_accepted")
-        for uri in message.uris:
+        believed = self._believes_pushes(instance, kind, qualifiers)
+        for uri in message.uris if believed else ():
             record = await self._record(instance, kind, uri, qualifiers)
             if record is None or (oldest is not None and record.pushed_at < oldest):
                 continue
@@ -203,7 +207,22 @@ class AssetService:
             f"no {kind} was pushed for {message.uris[0]} with these qualifiers, and this server"
             " does not fetch from origins"
         )
+        if not believed:
+            response.status.message += (
+                f". Under its trust policy it answers a push only for a blob whose {CHECKSUM} is"
+                " asked for: nobody attests what clients push"
+            )
         return None
+
+    def _believes_pushes(
+        self, instance: Instance, kind: str, qualifiers: Sequence[tuple[str, str]]
+    ) -> bool:
+        """Whether what was pushed may be answered: where no policy asks for attestations, and where
+        the content is proven by the checksum that the client names.
+        """
+        if self._gate is None or self._gate.is_open(instance.name):
+            return True
+        return kind == _BLOB and CHECKSUM in dict(qualifiers)
 
     async def _fetch_from(
         self,

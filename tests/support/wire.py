@@ -25,6 +25,7 @@ from armitage.reapi.invocations import Invocations
 from armitage.reapi.limits import Limits
 from armitage.reapi.logstream import LogLimits, LogStreams
 from armitage.reapi.rpcs import Rpc
+from armitage.reapi.trusting import TrustGate
 from armitage.transport.port import (
     Call,
     ClientStream,
@@ -35,6 +36,8 @@ from armitage.transport.port import (
     Unary,
     join,
 )
+from armitage.trust.opening import open_trust
+from armitage.trust.options import TrustOptions
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryActionCache, MemoryStore
 
@@ -99,6 +102,7 @@ class Services:
     store: MemoryStore = field(default_factory=MemoryStore)
     cache: MemoryActionCache = field(default_factory=MemoryActionCache)
     origin: AssetOrigin | None = None
+    policy: str = "any"
 
     def __post_init__(self) -> None:
         self.time = FakeTime()
@@ -132,6 +136,7 @@ class Services:
             clock=self.time,
             limits=self.limits,
             origin=self.origin,
+            gate=self._gate(),
         )
         methods: list[Method] = [
             *self.asset.methods(),
@@ -143,6 +148,13 @@ class Services:
             *self.logs.methods(),
         ]
         self.methods = {method.path: method for method in methods}
+
+    def _gate(self) -> TrustGate | None:
+        """Believes what the policy says, and knows no attestation."""
+        if self.policy == "any":
+            return None
+        judges = open_trust(TrustOptions(policy=self.policy), (), None, {}, "")
+        return TrustGate(judges.trust, [], self.store, self.time)
 
     async def call(
         self, rpc: Rpc[Req, Resp], request: Req, metadata: Metadata | None = None

@@ -281,3 +281,23 @@ async def test_content_that_was_lost_is_not_found() -> None:
     emptied = Services(cache=services.cache)
 
     assert (await fetch(emptied)).status.code == Code.NOT_FOUND
+
+
+async def test_push_is_no_evidence_under_a_policy_unless_its_content_is_proven() -> None:
+    services = Services(policy="self")
+    data = b"pushed"
+    blob, proof = await services.put(data), base64.b64encode(hashlib.sha256(data).digest()).decode()
+    sri = checksum(f"sha256-{proof}")
+    await push(services, blob)
+    await push(services, blob, qualifiers=sri)
+    root = await directory(services, blob)
+    await push_directory(services, root)
+
+    unproven = await fetch(services)
+    proven = await fetch(services, qualifiers=sri)
+    tree = await services.call(rpcs.FETCH_DIRECTORY, asset.FetchDirectoryRequest(uris=[URI]))
+
+    assert unproven.status.code == Code.NOT_FOUND
+    assert "nobody attests what clients push" in unproven.status.message
+    assert proven.blob_digest == wire(blob)
+    assert tree.status.code == Code.NOT_FOUND
