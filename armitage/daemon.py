@@ -19,9 +19,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
+
+import aiohttp
 
 from armitage.attest.archived import known_own
 from armitage.attest.audit import AttestationEntries
@@ -42,7 +45,9 @@ from armitage.config import Config, StorageKind, TransportKind, check
 from armitage.errors import ConfigError
 from armitage.executors import Execution, Means, open_executors
 from armitage.gpus import open_gpus
+from armitage.log.cosigning import Cosigner
 from armitage.log.errors import LogError
+from armitage.log.witnessed import Witnessed
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
     CACHE,
@@ -80,6 +85,13 @@ from armitage.reapi.operations import OperationsService
 from armitage.reapi.storage import StorageService
 from armitage.reapi.trees import DirectoryCodec
 from armitage.reapi.trusting import TrustGate
+from armitage.recording import (
+    CacheFigures,
+    ask_witnesses,
+    cache_lookups,
+    open_cosigner,
+    open_witnessed,
+)
 from armitage.remote import RemoteStats, open_remote, open_tiers
 from armitage.scheduler.service import Scheduler
 from armitage.scheduler.worker import EmbeddedWorker, WorkerOptions
@@ -98,6 +110,7 @@ from armitage.web.explain_api import ExplainApi
 from armitage.web.log_tiles import LogTiles
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import Part, WebServer
+from armitage.web.witness_api import WitnessApi
 from armitage.witness.archive import ADDRESS, Archive, open_archive
 from armitage.witness.assets import AssetFetcher
 from armitage.witness.credentials import Credentials, read_credentials
@@ -210,6 +223,8 @@ class Daemon:
         self._network: WitnessNetwork | None = None
         self._office: Office | None = None
         self._auditor: Auditor | None = None
+        self._witnessed: Witnessed | None = None
+        self._cosigner: Cosigner | None = None
         self._credentials = Credentials()
         self._addresses = Addresses(())
         self._execution = Execution(enabled=False, sandboxed=False, reason="not started")
@@ -442,6 +457,7 @@ class Daemon:
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the index in {directory}: {error}") from error
         await stack.enter_async_context(Following(auditor))
+        await self._open_witnesses(stack, auditor)
         return auditor
 
     async def _open_gate(self, stack: AsyncExitStack, store: Store) -> TrustGate | None:
@@ -630,6 +646,7 @@ class Daemon:
         web = self._web(base, observer)
         self._addresses = Addresses(tuple(grpc), tuple(await web.start()))
         stack.push_async_callback(web.stop)
+        await self._note_figures(stack, observer)
         self._note_address(stack)
 
     def _note_address(self, stack: AsyncExitStack) -> None:
@@ -703,6 +720,27 @@ class Daemon:
             self._web_parts(base),
         )
 
+    async def _note_figures(self, stack: AsyncExitStack, observer: CallObserver) -> None:
+        if self._auditor is not None:
+            figures = CacheFigures(self._auditor, lambda: cache_lookups(observer))
+            await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [figures.note]))
+
+    async def _open_witnesses(self, stack: AsyncExitStack, auditor: Auditor) -> None:
+        """Those who cosign the record's log, and those whose logs this daemon cosigns."""
+        options, archive = self._config.record, auditor.archive
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        witnessed = await asyncio.to_thread(open_witnessed, archive, options, http)
+        auditor.witnesses = witnessed.standing
+        self._witnessed = witnessed
+        if options.witnesses:
+            asking = Chores(options.cosign_s, [], [partial(ask_witnesses, witnessed)])
+            await stack.enter_async_context(asking)
+        directory = archive.directory.parent / "cosigner"
+        cosigner = await asyncio.to_thread(open_cosigner, directory, options, self._clock)
+        if cosigner is not None:
+            stack.callback(cosigner.close)
+            self._cosigner = cosigner
+
     def _own_entries(self) -> list[EntryAudit]:
         """What knows the attestations in the record."""
         office, archive = self._office, self._archive
@@ -714,7 +752,7 @@ class Daemon:
 
     def _web_parts(self, base: _Base) -> list[Part]:
         auditor = self._auditor
-        if auditor is None:
+        if auditor is None or self._witnessed is None:
             return []
         auditors, log = Auditors(self._config.auditors), auditor.archive.log.store
         public = self._config.record.public
@@ -723,8 +761,10 @@ class Daemon:
         parts: list[Part] = [
             AuditApi(auditor, auditors, verifier, inputs),
             AuditPages(auditor, auditors, verifier, inputs),
-            LogTiles(log, lambda: log.signed_checkpoint, auditors, public=public),
+            LogTiles(log, self._witnessed.checkpoint, auditors, public=public),
         ]
+        if self._cosigner is not None:
+            parts.append(WitnessApi(self._cosigner))
         if self._office is not None and base.gate is not None:
             archive = auditor.archive
             explainer = Explainer(self._office, archive, base.cache, base.instances, base.gate)

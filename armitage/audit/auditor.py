@@ -24,6 +24,7 @@ from armitage.log.checkpoint import open_checkpoint
 from armitage.log.errors import InvalidProof, LogError, NotLogged
 from armitage.log.merkle import EMPTY_ROOT, root_hash, verify_consistency
 from armitage.log.tiles import WIDTH, Tile, decode_entries, subtrees_of
+from armitage.log.witnessed import Standing
 from armitage.witness.archive import Archive
 from cas.digest import Digest, DigestFunction
 from cas.errors import BlobNotFound, CasError
@@ -83,6 +84,7 @@ class State:
     indexed: int
     checkpoint: str
     """The signed note."""
+    witnesses: list[Standing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Auditor:
     ) -> None:
         """`threads` is one thread, which alone touches the index."""
         self.archive = archive
+        self.witnesses: list[Standing] = []
+        """How those who cosign the log stand, if any do."""
         self._clock = clock
         self._index = index
         self._threads = threads
@@ -292,7 +296,13 @@ class Auditor:
         encoded = store.signed_checkpoint
         signed = open_checkpoint(encoded, store.key).checkpoint
         return State(
-            signed.origin, str(store.key), signed.size, signed.root, self._indexed, encoded.decode()
+            signed.origin,
+            str(store.key),
+            signed.size,
+            signed.root,
+            self._indexed,
+            encoded.decode(),
+            self.witnesses,
         )
 
     async def overview(self, hours: int, hosts: int = 12) -> Overview:

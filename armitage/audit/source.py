@@ -10,6 +10,7 @@ from armitage.attest.keyring import RING
 from armitage.audit.rows import Named
 from armitage.log.note import PublicKey
 from armitage.log.tiles import Tile
+from armitage.log.witnessed import COSIGNED
 from armitage.witness.archive import Archive
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound
@@ -59,8 +60,16 @@ class ArchiveSource:
         return await asyncio.to_thread(read_attestation_keys, self._archive)
 
     async def checkpoint(self) -> bytes:
-        """See Source."""
-        return self._archive.log.store.signed_checkpoint
+        """See Source. Of the newest tree, with its cosignatures if there are any."""
+        return await asyncio.to_thread(self._newest)
+
+    def _newest(self) -> bytes:
+        newest = self._archive.log.store.signed_checkpoint
+        try:
+            cosigned = (self._archive.directory / COSIGNED).read_bytes()
+        except FileNotFoundError:
+            return newest
+        return cosigned if cosigned.startswith(newest) else newest
 
     def tile(self, tile: Tile) -> bytes:
         """See Source."""

@@ -81,16 +81,19 @@ async def verify(
     others: Sequence[EntryAudit] = (),
     *,
     bodies: bool = True,
+    witnesses: tuple[PublicKey, ...] = (),
 ) -> AsyncGenerator[Findings, None]:
     """Verifies a record, and answers what was found so far every so often, at least at the end.
 
     `key` is the log's as the auditor knows it; without one, what the source says its key is.
     `others` know the kinds of entries that are no session's; one that nobody knows is a fault,
     since nobody could say what it means. Without `bodies` these are not read. Raises LogError when
-    there is no checkpoint that the key signed, and OSError when the source cannot be read.
+    there is no checkpoint that the key signed and all of the witnesses cosigned, and OSError when
+    the source cannot be read.
     """
     known = await source.key() if key is None else key
-    checkpoint = open_checkpoint(await source.checkpoint(), known).checkpoint
+    signed = open_checkpoint(await source.checkpoint(), known, witnesses, quorum=len(witnesses))
+    checkpoint = signed.checkpoint
     run = _Run(source, Findings(checkpoint), others, bodies=bodies)
     try:
         async with aclosing(_ahead(verified_entries(checkpoint, source.tile))) as parts:

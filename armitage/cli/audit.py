@@ -80,6 +80,13 @@ def add(commands: options.Commands) -> None:
         help="the log's public key, as you know it (default: the one that the record has)",
     )
     verify.add_argument(
+        "--witness",
+        metavar="VKEY",
+        action="append",
+        default=[],
+        help="the public key of a witness that must have cosigned the checkpoint; repeatable",
+    )
+    verify.add_argument(
         "--without-bodies", action="store_true", help="do not read what was fetched"
     )
     diff = options.add_command(
@@ -230,8 +237,9 @@ async def _verify(args: argparse.Namespace) -> Exit:
 
     try:
         key = parse_public_key(args.key) if args.key else None
+        witnesses = tuple(map(parse_public_key, args.witness))
     except MalformedNote as error:
-        raise UsageError(f"--key: {error}") from None
+        raise UsageError(f"--{'key' if args.key else 'witness'}: {error}") from None
     shown = sys.stderr.isatty() and not args.json
     findings: Findings | None = None
     modules = checkers(args.module)
@@ -241,7 +249,9 @@ async def _verify(args: argparse.Namespace) -> Exit:
         others = [AttestationEntries(source.get, known)]
         with ProgressLine(shown=shown) as line:
             try:
-                async for findings in verify(source, key, others, bodies=not args.without_bodies):
+                async for findings in verify(
+                    source, key, others, bodies=not args.without_bodies, witnesses=witnesses
+                ):
                     size = findings.checkpoint.size
                     part = 100 * findings.entries // max(1, size)
                     line.say(f"verifying: {part} % of {size} entries")

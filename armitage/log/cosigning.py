@@ -100,6 +100,10 @@ class Cosigner:
             return Answer(422, f"{error}\n")
         return self._cosign(checkpoint, signed)
 
+    def close(self) -> None:
+        """Lets the directory go. Idempotent."""
+        self._volume.close()
+
     def _cosign(self, checkpoint: Checkpoint, signed: bytes) -> Answer:
         self._replacer.replace(_name(checkpoint.origin), signed)
         self._volume.sync_folder("seen")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import accumulate
 from types import TracebackType
 
@@ -103,6 +103,11 @@ class CallObserver(Collector):
                 return ClientStream(path, self._client_stream(tally, inner))
             case Bidi(path, inner):
                 return Bidi(path, self._bidi(tally, inner))
+
+    def codes_of(self, path: str) -> Sequence[int]:
+        """How many calls of a method ended with each code, which is the index."""
+        tally = self._tallies.get(path)
+        return [0] * len(Code) if tally is None else tuple(tally.codes)
 
     def begin(self, tally: _Tally, call: Call) -> float:
         """Counts a call in, and answers when it began."""

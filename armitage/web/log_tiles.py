@@ -32,7 +32,9 @@ class LogTiles:
         *,
         public: bool = False,
     ) -> None:
-        """`checkpoint` answers the one to publish, with the cosignatures that it has."""
+        """`checkpoint` answers the one to publish, with the cosignatures that it has. Raises
+        NotLogged while there is none.
+        """
         self._store = store
         self._newest = checkpoint
         self._auditors = auditors
@@ -48,7 +50,11 @@ class LogTiles:
         application.router.add_get(f"{PREFIX}/{{path:tile/.+}}", guarded(self._tile))
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._newest(), content_type="text/plain", charset="utf-8")
+        try:
+            note = self._newest()
+        except NotLogged as error:
+            return web.Response(status=404, text=f"{error}\n")
+        return web.Response(body=note, content_type="text/plain", charset="utf-8")
 
     async def _tile(self, request: web.Request) -> web.Response:
         """Tiles never change, the partial ones neither: another width is another tile."""

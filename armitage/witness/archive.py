@@ -15,10 +15,12 @@ from pathlib import Path
 
 from armitage.clock import Clock
 from armitage.log import store as log_store
+from armitage.log.errors import LogError
 from armitage.log.keys import SEED_BYTES, read_key, write_key
-from armitage.log.note import KeyType, Signer
+from armitage.log.note import KeyType, Signer, parse_public_key
 from armitage.log.service import Log
 from armitage.log.store import LogStore
+from armitage.log.witnessed import WitnessOptions
 from armitage.witness.evidence import Entry
 from cas.digest import Digest, DigestFunction
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
@@ -34,6 +36,25 @@ _TAGS = "armitage: what the hashes of redacted values are keyed with\n"
 
 
 @dataclass(frozen=True, slots=True)
+class CosignerOptions:
+    """Being a witness of others' logs (C2SP tlog-witness), at /witness/add-checkpoint."""
+
+    key: Path
+    """A private key that `armitage key new --witness` made."""
+    logs: tuple[str, ...]
+    """The public keys (vkeys) of the logs; no other is cosigned."""
+
+    def __post_init__(self) -> None:
+        for vkey in self.logs:
+            try:
+                kind = parse_public_key(vkey).type
+            except LogError as error:
+                raise ValueError(f"logs: {error}") from None
+            if kind is not KeyType.ED25519:
+                raise ValueError(f"logs: {vkey} is a witness's key, not a log's")
+
+
+@dataclass(frozen=True, slots=True)
 class RecordOptions:
     """The daemon's own record of what its actions fetched and what was attested."""
 
@@ -41,6 +62,18 @@ class RecordOptions:
     """The name of its log, when that is made; empty: `armitage.record/` and the host's name."""
     public: bool = False
     """Whether everybody who reaches the HTTP port may read the log, and not auditors alone."""
+    witnesses: tuple[WitnessOptions, ...] = ()
+    """Who is asked to cosign its checkpoints."""
+    quorum: int = 0
+    """How many of them must have cosigned a checkpoint before it is published; 0: none need to."""
+    cosign_s: float = 10.0
+    """How often they are asked, while the log grows."""
+    cosigner: CosignerOptions | None = None
+    """Whose logs this daemon cosigns."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quorum <= len(self.witnesses):
+            raise ValueError(f"quorum: {self.quorum} of {len(self.witnesses)} witnesses cannot be")
 
 
 @dataclass(frozen=True, slots=True)

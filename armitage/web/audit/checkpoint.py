@@ -32,6 +32,7 @@ def content(state: State, verified: Verified | None) -> Html:
                 class_="note",
             ),
         ),
+        section("Witnesses", _witnesses(state)),
         section("Verification", *_verification(verified)),
         section(
             "By yourself",
@@ -45,6 +46,29 @@ def content(state: State, verified: Verified | None) -> Html:
             ),
         ),
     )
+
+
+def _witnesses(state: State) -> Html:
+    if not state.witnesses:
+        return tag("p", "No witness cosigns this log (record.witnesses).", class_="soft")
+    rows = [
+        tag(
+            "tr",
+            tag("th", each.name, scope="row"),
+            tag("td", f"{each.size:,} of {state.size:,} entries"),
+            tag("td", moment(each.at_s or None)),
+            tag(
+                "td",
+                tag("span", each.problem, class_="badge bad")
+                if each.has_seen_more
+                else each.problem,
+            ),
+        )
+        for each in state.witnesses
+    ]
+    heads = ("Witness", "Cosigned", "When", "Problem")
+    head = tag("tr", *(tag("th", name, scope="col") for name in heads))
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll")
 
 
 def _verification(verified: Verified | None) -> list[Html]:

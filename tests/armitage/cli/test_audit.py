@@ -189,3 +189,15 @@ def test_a_daemon_that_was_killed_is_not_asked(armitage: Cli, tmp_path: Path) ->
     (tmp_path / "record" / "http").write_text("http://127.0.0.1:1\n")
 
     assert armitage("audit", "verify", "--data-dir", tmp_path).code == 0
+
+
+def test_a_checkpoint_that_no_witness_cosigned_is_not_taken_for_one(
+    armitage: Cli, where: list[object]
+) -> None:
+    armitage("key", "new", "--witness", "w.example", "w.key")
+    witness = armitage("key", "show", "w.key").out.strip()
+
+    done = armitage("audit", "verify", "--witness", witness, *where)
+
+    assert (done.code, done.out) == (6, "")
+    assert "0 of the known witnesses cosigned log.example/record, 1 are needed" in done.err
