@@ -8,6 +8,7 @@ package registry, so what is covered is what 4.2.3 can do: it knows no `--remote
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 from support import bazel
 from support.bazel import CACHED, REMOTE, Bazel, Build
 from support.daemon import ServedDaemon
+from support.witnessed import Origin, answering
 
 from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -253,6 +255,48 @@ def test_rule_runs_a_webassembly_program(client: Bazel, daemon: ServedDaemon) ->
     assert {spawn.arguments[0] for spawn in build.spawns} == {"wasm/brotli.wasm"}
     assert client.output("wasm/text.out").read_bytes() == TEXT
     assert client.output("wasm/text.br").stat().st_size < len(TEXT) / 10
+
+
+TRUSTING = """
+[trust]
+policy = "self and checker"
+
+[[witness.rules]]
+verdict = "allow"
+name = "loopback"
+methods = ["GET"]
+networks = ["127.0.0.0/8"]
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)")
+async def test_declared_actions_are_trusted_and_a_liar_gets_nowhere(
+    client: Bazel, tmp_path: Path
+) -> None:
+    origin = Origin(answering(b"fetched"))
+    honest = ("//declared:pure", "//declared:fetched")
+    with ServedDaemon(tmp_path, settings=TRUSTING) as daemon:
+        async with origin.listening():
+            package = bazel.lay_out_declared(client.workspace, origin.port)
+            try:
+                flags = executor(daemon)
+                first = await asyncio.to_thread(client.build, *flags, *honest)
+                fetched = client.output("declared/fetched.txt").read_bytes()
+                await asyncio.to_thread(client.clean)
+                again = await asyncio.to_thread(client.build, *flags, *honest)
+                liar = await asyncio.to_thread(client.build, *flags, "//declared:liar")
+                typo = await asyncio.to_thread(client.build, *flags, "//declared:typo")
+            finally:
+                shutil.rmtree(package)
+
+    assert first.status == 0, first.log
+    assert first.runners() == {REMOTE: 2}
+    assert fetched == b"fetched"
+    assert again.runners() == {CACHED: 2}, again.log
+    assert liar.status != 0, liar.log
+    assert typo.status != 0, typo.log
+    assert "did you mean network" in typo.log
+    assert len(origin.heads) == 1
 
 
 def including(workspace: Path, header: Path) -> set[str]:

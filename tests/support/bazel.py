@@ -43,6 +43,15 @@ def lay_out_wasm(workspace: Path) -> Path:
     return package
 
 
+def lay_out_declared(workspace: Path, port: int) -> Path:
+    """Adds the package whose actions declare what they need; answers where it is."""
+    package = workspace / "declared"
+    package.mkdir()
+    template = (E2E / "declared" / "BUILD.template").read_text()
+    (package / "BUILD").write_text(template.replace("@PORT@", str(port)))
+    return package
+
+
 @dataclass(frozen=True)
 class Spawn:
     """One process that Bazel ran, or took from a cache."""
