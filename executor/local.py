@@ -46,6 +46,8 @@ from executor.wasm.options import WasmOptions
 
 _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
+_INLINE_REQUESTS = 8
+"""So few directories are made where we are: going to a thread and back takes longer."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -296,7 +298,10 @@ class LocalExecutor(ABC):
         except OSError as error:
             raise WorkerFailure(f"running {work.name}: {error}") from error
         finally:
-            await self._threads(self._clean_up, scratch, group)
+            if group is None and self._scratch.is_small(scratch):
+                self._clean_up(scratch, group)
+            else:
+                await self._threads(self._clean_up, scratch, group)
 
     def _clean_up(self, scratch: Path, group: Group | None) -> None:
         try:
@@ -316,7 +321,10 @@ class LocalExecutor(ABC):
         times.mark()
         layout = await self._inputs.plan(work)
         await self._inputs.lay_out(layout, root)
-        cwd = await self._threads(_prepare, attempt, mounted_at, self._limits())
+        if group is None and len(attempt.requests) <= _INLINE_REQUESTS:
+            cwd = _prepare(attempt, mounted_at, self._limits())
+        else:
+            cwd = await self._threads(_prepare, attempt, mounted_at, self._limits())
         times.mark()
         job = Job(work, root, is_root, self._environment(work), cwd, group)
         job = await self._equip(job, layout)

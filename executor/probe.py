@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
+import json
 import os
 import re
 import resource
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from executor.cgroup import open_cgroups
@@ -124,7 +127,7 @@ def probe(
         _probe_files(),
         _probe_overlay(run),
         _probe_kvm(),
-        _probe_wasmtime(),
+        _probe_wasm(),
         _probe_gpu(),
     ]
     return Report(tuple(findings))
@@ -295,9 +298,26 @@ def _probe_kvm() -> Finding:
     return Finding("/dev/kvm", True, "opens")
 
 
-def _probe_wasmtime() -> Finding:
-    found = importlib.util.find_spec("wasmtime") is not None
-    return Finding("wasmtime", found, "importable" if found else "not installed")
+def _probe_wasm() -> Finding:
+    """Runs one program as workers do (executor.wasm.trial)."""
+    remedy = "pip install --force-reinstall wasmtime"
+    try:
+        with tempfile.TemporaryDirectory(prefix="armitage-probe-") as scratch:
+            done = subprocess.run(
+                [sys.executable, "-I", "-m", "executor.wasm.trial", scratch],
+                capture_output=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+                env={},
+            )
+        answer = json.loads(done.stdout or b"null")
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return Finding("wasm", False, str(error), remedy)
+    if done.returncode or not answer or answer["exit_code"]:
+        complaint = done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"]
+        return Finding("wasm", False, complaint[-1], remedy)
+    taken = "; ".join(f"{name}: {value}" for name, value in answer["confinement"].items())
+    return Finding("wasm", True, f"wasmtime {metadata.version('wasmtime')} ran a program; {taken}")
 
 
 def _probe_gpu() -> Finding:

@@ -17,6 +17,7 @@ _DIRECTORY_MODE = stat.S_IRWXU
 _GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SET_FLAGS = 0x40006602 | struct.calcsize("l") << 16
 """FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (ioctl_iflags(2))."""
+_FEW = 12
 _TOPDIR_FLAG = 0x00020000
 
 
@@ -77,6 +78,22 @@ class Scratch:
         Raises OSError.
         """
         remove_tree(path, self._trash)
+
+    def is_small(self, path: Path) -> bool:
+        """Tells whether removing a directory takes less time than going to a thread and back."""
+        left, pending = _FEW, [str(path)]
+        while pending:
+            try:
+                with os.scandir(pending.pop()) as entries:
+                    for entry in entries:
+                        left -= 1
+                        if left < 0:
+                            return False
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+            except OSError:
+                return False
+        return True
 
     def free_bytes(self) -> int:
         """Answers how much more fits on the scratch filesystem."""

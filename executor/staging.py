@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -31,6 +31,10 @@ _BATCH = 2_000
 """Files exported per call, so that cancelling a large stage takes effect in between."""
 _INLINE_DECODE_BYTES = 32 * 1024
 _INLINE_ENTRIES = 1_000
+_INLINE_NODES = 8
+"""Trees of up to so many files and directories are made where we are: going to a thread and back
+takes longer.
+"""
 _REMEMBERED_NODES = 200_000
 _PATH_MAX = 4_095
 
@@ -172,10 +176,10 @@ class InputTrees:
             raise
         if missing:
             raise InputsMissing(missing)
-        await self._in_thread(_set_times, layout, root)
+        await self._make(layout, _set_times, root)
 
     async def _fill(self, layout: Layout, root: str) -> list[Digest]:
-        await self._in_thread(_make_skeleton, layout, root)
+        await self._make(layout, _make_skeleton, root)
         missing: dict[Digest, None] = {}
         for start in range(0, len(layout.files), _BATCH):
             files = [
@@ -184,6 +188,15 @@ class InputTrees:
             ]
             missing.update(dict.fromkeys(await self._export(files)))
         return list(missing)
+
+    async def _make(
+        self, layout: Layout, function: Callable[[Layout, str], None], root: str
+    ) -> None:
+        nodes = len(layout.directories) + len(layout.files) + len(layout.symlinks)
+        if nodes <= _INLINE_NODES:
+            function(layout, root)
+        else:
+            await self._in_thread(function, layout, root)
 
     async def _export(self, files: Sequence[FileExport]) -> list[Digest]:
         if hasattr(self._store, "export_files"):

@@ -29,7 +29,7 @@ class WasmOptions:
     """Instructions that a program may execute for each second of its timeout, whatever the host's
     speed. The default is more than a processor manages, and only backs the timeout.
     """
-    idle_workers: int = 2
+    idle_workers: int = 8
     """Processes that wait for the next program; more are started when more run at once."""
     cache: Path = Path("wasm-programs")
     """Directory for compiled programs, and the key that says they are ours."""

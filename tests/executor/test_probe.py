@@ -100,3 +100,11 @@ def test_missing_landlock_is_told_and_not_needed() -> None:
     [landlock] = [finding for finding in report.findings if finding.name == "Landlock"]
     assert not landlock.is_there
     assert not landlock.is_needed
+
+
+def test_wasm_is_really_tried() -> None:
+    [finding] = [one for one in probe(run=fine).findings if one.name == "wasm"]
+
+    assert finding.is_there
+    assert not finding.is_needed
+    assert "ran a program; no_new_privs: yes" in finding.detail
