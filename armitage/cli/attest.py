@@ -57,6 +57,18 @@ def add(commands: options.Commands) -> None:
     bundle.add_argument(
         "--to", metavar="DIR", type=Path, default=Path(), help="(default: the current directory)"
     )
+    unpack = options.add_command(
+        group,
+        "unpack",
+        _unpack,
+        "write what is in a bundle as files, for other tools",
+        "Writes each statement, what was signed of it (.pae) and the raw ed25519 signature (.sig),"
+        " the log's entry, its receipt and the documents. Verifies nothing.",
+    )
+    unpack.add_argument("bundle", metavar="BUNDLE", type=Path, help="an .intoto.jsonl file")
+    unpack.add_argument(
+        "--to", metavar="DIR", type=Path, required=True, help="is made if it is not there"
+    )
     for parser in (commit, push, bundle):
         parser.add_argument(
             "--data-dir",
@@ -140,3 +152,16 @@ def _bundle(args: argparse.Namespace) -> Exit:
         written.append(str(path))
     emit(args, {"files": written}, written)
     return Exit.OK if written else Exit.NO
+
+
+def _unpack(args: argparse.Namespace) -> Exit:
+    from armitage.attest.bundle import parse_bundle
+    from armitage.attest.unpacked import unpacked
+
+    args.to.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in unpacked(parse_bundle(args.bundle.read_bytes())).items():
+        (args.to / name).write_bytes(content)
+        written.append(str(args.to / name))
+    emit(args, {"files": written}, written)
+    return Exit.OK

@@ -134,6 +134,19 @@ def test_what_is_no_checker_is_told(armitage: Cli, artefact: Path) -> None:
     assert "a: is no checker's module" in done.err
 
 
+def test_a_bundle_is_unpacked_for_other_tools(
+    armitage: Cli, artefact: Path, tmp_path: Path
+) -> None:
+    done = armitage("attest", "unpack", "a.intoto.jsonl", "--to", "parts")
+
+    assert done.code == 0
+    assert sorted(done.out.split()) == sorted(
+        str(path.relative_to(tmp_path)) for path in (tmp_path / "parts").iterdir()
+    )
+    checked = armitage("proofs", "check", "parts/declaration", "parts/evidence")
+    assert (checked.code, checked.out) == (0, "approve\n")
+
+
 def test_trust_check_asks_about_one_result(armitage: Cli, artefact: Path) -> None:
     other = facts(outputs=Outputs(1), subjects=())
     artefact.with_name("other").write_bytes(bundle(other, OTHER, OTHER_LOG).encode())
