@@ -43,9 +43,9 @@ def add(commands: options.Commands) -> None:
 
 
 def _check(args: argparse.Namespace) -> Exit:
-    from armitage.cli.verify import read_bundles, tell
+    from armitage.cli.verify import judge, read_bundles, tell
 
-    return tell(args, list(read_bundles(args.bundles)), None)
+    return tell(args, judge(args, list(read_bundles(args.bundles)), None))
 
 
 def _explain(args: argparse.Namespace) -> Exit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ def add(commands: options.Commands) -> None:
         "verify an artefact: attestation, log, checker, policy (exit code 1 when something fails)",
         "Recomputes everything from the artefact to the log's checkpoint: that the attestation is"
         " about it, the signature, the statements, the log's entry and its receipt, the documents,"
-        " the checker's verdict, and last the policy. Nothing is fetched from anywhere.",
+        " the checker's verdict, and last the policy. Nothing is fetched from anywhere, unless a"
+        " --server is named.",
     )
     parser.add_argument(
         "artefact",
@@ -36,6 +38,12 @@ def add(commands: options.Commands) -> None:
         help="a file, or a digest: [FUNCTION:]HASH of an output or of an action",
     )
     add_bundles(parser)
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="the HTTP port of the daemon whose log gave the receipts, http://HOST:PORT: asks it"
+        " whether its log still begins with what it signed then (default: nobody is asked)",
+    )
     add_judging(parser)
 
 
@@ -71,18 +79,26 @@ def _verify(args: argparse.Namespace) -> Exit:
         raise UsageError(
             f"{args.artefact}: there is no attestation of it at hand; name one with --bundle"
         )
-    return tell(args, bundles, artefact)
+    if args.server and args.offline:
+        raise UsageError("--offline asks nobody, so there is no --server with it")
+    made = judge(args, bundles, artefact)
+    if args.server:
+        asyncio.run(_ask_log(args.server, bundles, made))
+    return tell(args, made)
 
 
-def tell(
+def judge(
     args: argparse.Namespace, bundles: list[tuple[str, bytes]], artefact: Artefact | None
-) -> Exit:
-    """Verifies, and prints every step."""
+) -> Report:
+    """Verifies, and asks the policy."""
     from armitage.clock import SystemClock
     from armitage.trust.report import report
 
-    now_s = SystemClock().wall()
-    made = report(bundles, open_judges(args), now_s, artefact, args.instance)
+    return report(bundles, open_judges(args), SystemClock().wall(), artefact, args.instance)
+
+
+def tell(args: argparse.Namespace, made: Report) -> Exit:
+    """Prints every step."""
     told = {
         "holds": made.holds,
         "steps": [dataclasses.asdict(row) for row in made.rows],
@@ -104,6 +120,48 @@ def tell(
     }
     emit(args, told, _lines(made))
     return Exit.OK if made.holds else Exit.NO
+
+
+async def _ask_log(server: str, bundles: list[tuple[str, bytes]], made: Report) -> None:
+    """Adds to the report whether the log only grew since each receipt."""
+    from armitage.attest.bundle import parse_bundle
+    from armitage.attest.errors import AttestationError
+    from armitage.client.errors import UntrustworthyAnswer
+    from armitage.client.record import open_http_record
+    from armitage.log.checkpoint import parse_checkpoint
+    from armitage.log.errors import LogError
+    from armitage.log.growth import verify_growth
+    from armitage.log.note import parse_note, parse_public_key
+    from armitage.trust.report import Row
+
+    asked = False
+    logs = {key.name: key for key in (parse_public_key(each.log) for each in made.verified)}
+    async with open_http_record(server) as record:
+        now = await record.checkpoint()
+        try:
+            origin = parse_checkpoint(parse_note(now).text).origin
+        except LogError as error:
+            raise UntrustworthyAnswer(f"{server}: answered no checkpoint: {error}") from None
+        for name, data in bundles:
+            try:
+                then = parse_bundle(data).receipt.checkpoint
+            except AttestationError:
+                continue  # It failed before.
+            if parse_checkpoint(parse_note(then).text).origin != origin or origin not in logs:
+                continue
+            asked = True
+            try:
+                grown = await asyncio.to_thread(verify_growth, then, now, logs[origin], record.tile)
+            except LogError as error:
+                made.holds = False
+                made.rows.append(Row(name, "growth", holds=False, told=str(error)))
+            else:
+                told = f"{origin} has {grown.size} entries now and begins with those"
+                made.rows.append(Row(name, "growth", holds=True, told=told))
+    if not asked:
+        made.holds = False
+        told = f"{server} keeps another log, {origin}"
+        made.rows.append(Row("", "growth", holds=False, told=told))
 
 
 def _lines(made: Report) -> list[str]:

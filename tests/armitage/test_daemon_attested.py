@@ -247,6 +247,8 @@ async def test_new_attestations_are_carried_into_git_while_the_daemon_runs(
     async with building(disk_config(tmp_path)) as build:
         action, _ = await build.run()
         await asyncio.wait_for(carried.wait(), 60)
+        verify = ["verify", action.hash, "--data-dir", str(tmp_path), "--server", build.http]
+        assert await asyncio.to_thread(main, verify) == 0
 
     store = GitStore(tmp_path / "record" / "git", {"PATH": os.environ["PATH"]})
     assert len(list(store.find([action.hash]))) == 1
