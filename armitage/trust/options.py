@@ -182,7 +182,9 @@ class Trust:
             )
             if not decision.holds:
                 return decision
-        return Decision(holds=True, policy=" and ".join(f"({each})" for each in policies))
+        several = len(policies) > 1
+        told = " and ".join(f"({each})" if several else str(each) for each in policies)
+        return Decision(holds=True, policy=told)
 
 
 def _platform_text(platform: Mapping[str, str]) -> str:

@@ -60,7 +60,7 @@ def test_programs_get_json(armitage: Cli, artefact: Path) -> None:
         "bundle": "",
         "step": "policy",
         "holds": True,
-        "told": "`(org:given)` holds",
+        "told": "`org:given` holds",
     }
     (attestation,) = told["attestations"]
     assert attestation["action"] == str(named("action"))
