@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.bazel import WASM
 from support.daemon import ServedDaemon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +116,23 @@ def test_example_is_built_remotely_and_then_taken_from_the_cache(buck2: Buck2) -
     assert set(cold) == {"Re"}
     assert cached == ["Cache"] * len(cold)
     assert again["guests"].read_text().splitlines()[0] == "Good day, Ada."
+
+
+@pytest.mark.skipif(
+    not WASM.exists(), reason="Brotli was not built for WASI: run tests/e2e/prepare"
+)
+def test_webassembly_program_of_the_worker_runs(tmp_path: Path) -> None:
+    settings = f'[executor.wasm.toolchains]\n"brotli.wasm" = "{WASM}"\n'
+    with ServedDaemon(tmp_path / "daemon", settings=settings) as daemon:
+        (tmp_path / "project").mkdir()
+        buck2 = Buck2(tmp_path / "project", daemon.address)
+        coeffects = ("-c", "armitage.coeffects=sandbox:wasm")
+        try:
+            done = buck2.run("build", *coeffects, "//buck2/wasm:packed", "--show-full-output")
+            assert done.returncode == 0, done.stderr
+            assert buck2.executors() == ["Re"]
+        finally:
+            buck2.run("kill")
 
 
 def test_changed_source_rebuilds_what_depends_on_it(buck2: Buck2) -> None:
