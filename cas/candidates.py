@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cas.digest import Buffer, Digest
+from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobTooLarge, DigestMismatch
 
 
@@ -47,6 +47,25 @@ class Candidates:
             raise DigestMismatch(self.digests, f"it has {received_bytes} bytes or more")
         if final and received_bytes < self.size_bytes:
             raise DigestMismatch(self.digests, f"it ended after {received_bytes} bytes")
+
+
+class Unnamed(Candidates):
+    """For a blob whose digest is known only once all of it has come."""
+
+    def __init__(self, function: DigestFunction, limit_bytes: int | None) -> None:
+        super().__init__([function.empty], None)
+        self._limit_bytes = limit_bytes
+        self._function = function
+
+    def match(self) -> Digest:
+        """Answers the digest of all bytes fed so far."""
+        return Digest(self._function, self._hashers[0].hexdigest(), self._hashed_bytes)
+
+    def check_size(self, received_bytes: int, *, final: bool = False) -> None:  # noqa: ARG002
+        """Raises BlobTooLarge."""
+        if self._limit_bytes is not None and received_bytes > self._limit_bytes:
+            so_far = Digest(self._function, "0" * self._function.hex_length, received_bytes)
+            raise BlobTooLarge(so_far, self._limit_bytes)
 
 
 def match(digests: Sequence[Digest], data: Buffer, limit_bytes: int | None) -> Digest:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cas.action_cache import CacheStats
-from cas.candidates import Candidates, match
+from cas.candidates import Candidates, Unnamed, match
 from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound, CasError, OffsetOutOfRange, StoreFull, StoreUnavailable
 from cas.eviction import Index
 from cas.files import open_regular, write_new_file
-from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats
+from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats, UnnamedWriter
 
 _CHUNK = 1024 * 1024
 
@@ -158,6 +158,11 @@ class MemoryStore:
         self._check_open()
         return _ZstdMemoryWriter(self, Candidates(candidates, self._blob_limit))
 
+    async def open_unnamed_writer(self, function: DigestFunction) -> UnnamedWriter:
+        """See UnnamedStore."""
+        self._check_open()
+        return _UnnamedMemoryWriter(self, Unnamed(function, self._blob_limit))
+
     def hold(self, holder: str, digests: Collection[Digest]) -> None:
         """See Retention."""
         self._index.hold(holder, digests)
@@ -249,6 +254,11 @@ class _MemoryWriter:
         self._reserved = 0
         self._data = bytearray()
         self._ended = True
+
+
+class _UnnamedMemoryWriter(_MemoryWriter):
+    async def digest(self) -> Digest:
+        return self._candidates.digests[0].function.digest(self._data)
 
 
 class _ZstdMemoryWriter(_MemoryWriter):

@@ -34,7 +34,7 @@ from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from cas import large_files
-from cas.candidates import Candidates, match
+from cas.candidates import Candidates, Unnamed, match
 from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import (
@@ -53,7 +53,7 @@ from cas.large_files import SMALL_BYTES, DamagedFile, LargeFiles, is_packed
 from cas.locations import Locations
 from cas.log import Draft, Job, Log, is_encoded, store_error
 from cas.pack_files import Exporter, Importer, Source
-from cas.pack_writer import PackWriter, ZstdPackWriter, freeze
+from cas.pack_writer import PackWriter, UnnamedPackWriter, ZstdPackWriter, freeze
 from cas.records import (
     Damaged,
     Encoding,
@@ -63,7 +63,7 @@ from cas.records import (
     encode_touched,
     record_bytes,
 )
-from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats
+from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats, UnnamedWriter
 from cas.store_time import StoreTime
 from cas.volume import File, FileId, Volume
 
@@ -637,6 +637,12 @@ class PackStore:
         incoming = Candidates(candidates, self._blob_limit)
         self.reserve(incoming.size_bytes)
         return ZstdPackWriter(self, self._large, incoming)
+
+    async def open_unnamed_writer(self, function: DigestFunction) -> UnnamedWriter:
+        """See UnnamedStore."""
+        self.check_open()
+        incoming = Unnamed(function, self._blob_limit)
+        return UnnamedPackWriter(self, self._large, incoming, self.reserve)
 
     async def take(
         self, digest: Digest, content: Buffer | tuple[File, str], zstd: Buffer | None = None

@@ -9,7 +9,7 @@ from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
-from cas.candidates import Candidates, match
+from cas.candidates import Candidates, Unnamed, match
 from cas.compression import Codec
 from cas.digest import Buffer, Digest
 from cas.errors import BadCompressedData, StoreUnavailable
@@ -192,6 +192,52 @@ class PackWriter:
         if self._draft is not None:
             self._large.drop(*self._draft)
             self._draft = None
+
+
+class UnnamedPackWriter(PackWriter):
+    """Of a blob whose digest is known only at the end; always by a draft, until it turns out to be
+    small.
+    """
+
+    def __init__(
+        self, store: Taker, large: LargeFiles, candidates: Unnamed, reserve: Callable[[int], None]
+    ) -> None:
+        """`reserve` sets room aside in the store. Raises StoreFull."""
+        super().__init__(store, large, candidates)
+        self._is_large = True
+        self._reserve = reserve
+
+    async def digest(self) -> Digest:
+        """See UnnamedWriter."""
+        await self._start_slice()
+        await self._finish_slices()
+        return self._candidates.match()
+
+    async def commit(self) -> Digest:
+        """See BlobWriter."""
+        assert not self._ended
+        digest = await self.digest()
+        if digest.size_bytes <= SMALL_BYTES:
+            return await self._commit_read_back(digest)
+        self._working.append(self._store.submit(self._complete, digest))
+        await self._finish_slices()
+        assert self._draft is not None
+        self._reserve(digest.size_bytes)
+        self._ended = True
+        await self._store.take(digest, self._draft)
+        return digest
+
+    async def _commit_read_back(self, digest: Digest) -> Digest:
+        assert self._draft is not None
+        file = self._draft[0]
+        data = await asyncio.wrap_future(
+            self._store.submit(lambda: bytes(file.read(digest.size_bytes, 0)))
+        )
+        self._reserve(digest.size_bytes)
+        self._ended = True
+        self._store.submit(self._discard)
+        await self._store.take(digest, data)
+        return digest
 
 
 class ZstdPackWriter(PackWriter):

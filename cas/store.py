@@ -247,3 +247,20 @@ class BlobImporter(Protocol):
         stored. Raises OSError, naming the path, when a file cannot be read, and BlobTooLarge,
         StoreFull, StoreUnavailable.
         """
+
+
+class UnnamedWriter(BlobWriter, Protocol):
+    """A writer of a blob whose digest is known only once all of it has come."""
+
+    async def digest(self) -> Digest:
+        """Answers the digest of what was written so far. Raises StoreUnavailable."""
+
+
+class UnnamedStore(Protocol):
+    """A store that takes blobs in before their digests are known."""
+
+    async def open_unnamed_writer(self, function: DigestFunction) -> UnnamedWriter:
+        """Begins a blob, whose commit answers its digest; otherwise as BlobStore.open_writer.
+
+        Its room is found when it is committed, which raises StoreFull where there is none.
+        """

@@ -7,7 +7,6 @@ deflate, the record says nothing of the decoded form.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from hashlib import sha256
 
 _MAX_BYTES = 1 << 30
@@ -18,36 +17,38 @@ _AUTOMATIC = zlib.MAX_WBITS | 32
 _KNOWN = frozenset({"gzip", "x-gzip", "deflate"})
 
 
-def decoded_hash(encoding: str, source: str | bytes) -> str:
-    """Answers `sha256:HEX` of what the bytes (or a file's, by its path) decode to, or nothing.
+class Decoding:
+    """One body's."""
 
-    Raises OSError for a file that cannot be read.
-    """
-    if encoding.strip().lower() not in _KNOWN:
-        return ""
-    hashed, taken, given = sha256(), 0, 0
-    decoder = zlib.decompressobj(_AUTOMATIC)
-    try:
-        for data in _slices(source):
-            taken += len(data)
-            piece = decoder.decompress(data, _SLICE_BYTES)
+    def __init__(self) -> None:
+        self._hash = sha256()
+        self._taken = 0
+        self._given = 0
+        self._decoder = zlib.decompressobj(_AUTOMATIC)
+
+    @classmethod
+    def of(cls, encoding: str) -> Decoding | None:
+        """For an encoding that is known here."""
+        return cls() if encoding.strip().lower() in _KNOWN else None
+
+    def feed(self, data: bytes) -> bool:
+        """Takes more of the body; answers whether it is still worth going on."""
+        self._taken += len(data)
+        try:
+            piece = self._decoder.decompress(data, _SLICE_BYTES)
             while piece:
-                given += len(piece)
-                hashed.update(piece)
-                if given > min(_MAX_BYTES, taken * _MAX_RATIO + _SLICE_BYTES):
-                    return ""
-                piece = decoder.decompress(decoder.unconsumed_tail, _SLICE_BYTES)
-    except zlib.error:
-        return ""
-    # One whole stream and nothing after it; several of them are read differently by readers.
-    whole = decoder.eof and not decoder.unused_data
-    return f"sha256:{hashed.hexdigest()}" if whole else ""
+                self._given += len(piece)
+                self._hash.update(piece)
+                if self._given > min(_MAX_BYTES, self._taken * _MAX_RATIO + _SLICE_BYTES):
+                    return False
+                piece = self._decoder.decompress(self._decoder.unconsumed_tail, _SLICE_BYTES)
+        except zlib.error:
+            return False
+        return True
 
-
-def _slices(source: str | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with open(source, "rb") as file:
-        while data := file.read(_SLICE_BYTES):
-            yield data
+    def digest(self) -> str:
+        """Answers `sha256:HEX`, or nothing where it was not one whole stream and no more: several
+        are read differently by readers.
+        """
+        whole = self._decoder.eof and not self._decoder.unused_data
+        return f"sha256:{self._hash.hexdigest()}" if whole else ""

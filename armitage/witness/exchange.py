@@ -18,14 +18,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from urllib.parse import urljoin
 
 import h11
 
 from armitage.errors import Unavailable
-from armitage.witness.bodies import Spool
+from armitage.witness.bodies import Spool, Tally
 from armitage.witness.evidence import Body, Exchange, Peer, digest_of
 from armitage.witness.heads import (
     RawHeaders,
@@ -48,6 +48,9 @@ from executor.errors import InvalidInput
 _MAX_REFUSALS = 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OK = 200
+_WITHOUT_BODY = frozenset({204, 304})
+_MAX_INTERIM = 10
+"""Of answers 1xx before the one that counts."""
 
 
 class Client(Protocol):
@@ -186,21 +189,21 @@ class Exchanges:
             raise Refused(403, facts.decision.reason, facts.decision.rule)
         found = await self._pinned(facts, target)
         if found is not None:
-            await self._drain(client, facts, stack)
+            await self._drain(client, facts)
             await self._replay(client, facts, found)
         elif self.means.offline:
-            await self._drain(client, facts, stack)
+            await self._drain(client, facts)
             await self._replay(client, facts, await self._recorded(facts, target))
         else:
             facts.reached = await self.means.origins.reach(target, facts.decision)
             stack.callback(facts.reached.side.close)
-            await self._send_request(client, facts.reached.side, facts, target, stack)
+            await self._send_request(client, facts.reached.side, facts, target)
             await self._pass_answer(client, facts.reached.side, facts, stack)
 
     # To the origin and back
 
     async def _send_request(
-        self, client: Client, origin: Side, facts: Facts, target: Target, stack: AsyncExitStack
+        self, client: Client, origin: Side, facts: Facts, target: Target
     ) -> None:
         injected, facts.credentials = self._terms.inject(target)
         asked = facts.request_headers
@@ -210,27 +213,25 @@ class Exchanges:
         headers = upstream_headers(target, asked, injected)
         await client.go_on()
         await origin.send(h11.Request(method=target.method, target=target.target, headers=headers))
-        async for data in self._request_body(client, facts, stack):
+        async for data in self._request_body(client, facts):
             await _send_on(origin, h11.Data(data=data))
         await _send_on(origin, h11.EndOfMessage())
 
-    async def _drain(self, client: Client, facts: Facts, stack: AsyncExitStack) -> None:
+    async def _drain(self, client: Client, facts: Facts) -> None:
         await client.go_on()
-        async for _ in self._request_body(client, facts, stack):
+        async for _ in self._request_body(client, facts):
             pass
 
-    async def _request_body(
-        self, client: Client, facts: Facts, stack: AsyncExitStack
-    ) -> AsyncIterator[bytes]:
-        spool = self._spool(stack)
+    async def _request_body(self, client: Client, facts: Facts) -> AsyncIterator[bytes]:
+        tally = Tally()
         while isinstance(event := await client.receive(), h11.Data):
-            await spool.write(bytes(event.data))
-            if spool.size_bytes > self.means.limits.request_body_bytes:
+            tally.write(event.data)
+            if tally.size_bytes > self.means.limits.request_body_bytes:
                 raise Refused(413, "the request's body is too large", "size")
             yield event.data
         complete = isinstance(event, h11.EndOfMessage)
-        if spool.size_bytes or not complete:
-            facts.request_body = await spool.describe(complete=complete)
+        if tally.size_bytes or not complete:
+            facts.request_body = tally.describe(complete=complete)
         if not complete:
             raise ConnectionResetError("the client went away")
 
@@ -244,16 +245,18 @@ class Exchanges:
         held: list[h11.Event] = [
             h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)
         ]
-        spool = self._spool(stack)
+        spool = Spool(self.means.store)
+        stack.push_async_callback(spool.discard)
         async for data in self._answer_body(origin, facts, spool):
             if not facts.pin:
                 await client.send(*held)
                 held = [h11.Data(data=data)]
         if facts.pin:
             await self._check_pin(facts, spool)
-        facts.response_body = await spool.keep(
-            self.means.store, content_encoding=_encoding(response.headers)
-        )
+        body = await spool.keep(content_encoding=_encoding(response.headers))
+        # Where only the end of the connection ends a body, nobody knows whether all of it came.
+        whole = bool(facts.pin) or facts.method == "HEAD" or _says_its_length(response)
+        facts.response_body = body if whole else replace(body, complete=False)
         await self.keep(facts)
         if facts.pin:
             # Where a redirect leads is all that is wanted of it.
@@ -265,11 +268,12 @@ class Exchanges:
         limit = _least(facts.decision.max_bytes, self.means.limits.response_body_bytes)
         encoding = _encoding(facts.response_headers)
         while isinstance(event := await origin.receive(), h11.Data):
-            await spool.write(bytes(event.data))
+            data = bytes(event.data)
+            await spool.write(data)
             if limit is not None and spool.size_bytes > limit:
                 facts.response_body = await spool.describe(complete=False)
                 raise Refused(502, f"the answer is larger than {limit} bytes", "size")
-            yield event.data
+            yield data
         if not isinstance(event, h11.EndOfMessage):
             facts.response_body = await spool.describe(complete=False, content_encoding=encoding)
             raise ConnectionResetError("the origin went away in the middle of its answer")
@@ -406,19 +410,21 @@ class Exchanges:
             error=redaction.scrub(facts.error),
         )
 
-    def _spool(self, stack: AsyncExitStack) -> Spool:
-        spool = Spool(self.means.spool, self.means.threads)
-        stack.push_async_callback(spool.discard)
-        return spool
-
 
 async def _answer_head(origin: Side) -> h11.Response:
-    while True:
+    for _ in range(_MAX_INTERIM + 1):
         event = await origin.receive()
         if isinstance(event, h11.Response):
             return event
         if not isinstance(event, h11.InformationalResponse):
             raise ConnectionResetError("the origin went away without an answer")
+    raise ConnectionResetError("the origin says again and again that its answer is to come")
+
+
+def _says_its_length(response: h11.Response) -> bool:
+    lengths = {b"content-length", b"transfer-encoding"}
+    named = any(name.lower() in lengths for name, _ in response.headers)
+    return named or response.status_code in _WITHOUT_BODY
 
 
 async def _send_on(origin: Side, event: h11.Event) -> None:

@@ -59,8 +59,6 @@ def open_means(
     return Means(
         origins=Origins(resolve, tls, connect_s=limits.connect_s, idle_s=limits.idle_s),
         store=archive.store,
-        spool=archive.spool,
-        threads=archive.threads,
         clock=clock,
         redaction=Redaction(archive.key, scrub),
         rules=options.rules,

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 import h11
@@ -123,6 +124,7 @@ def origin_tls(authorities: str | None = None) -> ssl.SSLContext:
     return context
 
 
+@lru_cache(maxsize=256)
 def _spki(certificate: bytes | None) -> str:
     if certificate is None:
         return ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from armitage.clock import Clock
 from armitage.witness.bodies import BodyStore
@@ -38,9 +36,6 @@ class Means:
 
     origins: Origins
     store: BodyStore
-    spool: Path
-    """A directory for bodies on their way; nothing in it outlives an exchange."""
-    threads: Executor
     clock: Clock
     redaction: Redaction
     rules: Sequence[Rule] = ()

@@ -6,7 +6,6 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +100,6 @@ class Witness:
     origins: SessionAuthority
     log: Log
     store: MemoryStore
-    spool: Path
 
     async def records(self) -> list[dict[str, Any]]:
         """What is on record, in order."""
@@ -164,34 +162,28 @@ async def witness(
         found = [parse_address(text) for text in (hosts or {}).get(host, ["127.0.0.1"])]
         return [address for address in found if address is not None]
 
-    spool = directory / "spool"
-    spool.mkdir()
-    with ThreadPoolExecutor(2) as threads:
-        limits = limits or ProxyLimits(idle_s=5)
-        tls = origin_tls(str(trusted))
-        means = Means(
-            origins=Origins(resolve, tls, connect_s=5, idle_s=limits.idle_s),
-            store=store,
-            spool=spool,
-            threads=threads,
-            clock=SystemClock(),
-            redaction=Redaction(bytes(32), Redactor().text),
-            rules=rules,
-            limits=limits,
-        )
-        sessions = Sessions(store, log.append, SystemClock(), lambda: "s1")
-        session = await sessions.open(Subject(action="sha256:aa/1"), "network")
-        authority = SessionAuthority("s1", now)
-        exchanges = Exchanges(session, Terms(grants=grants, inject=inject), means)
-        proxy = Proxy(exchanges, authority)
-        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
-        port = server.sockets[0].getsockname()[1]
-        async with server:
-            yield Witness(proxy, port, authority.certificate, origins, log, store, spool)
-            server.close()
-            await proxy.close()
-        assert list(spool.iterdir()) == []
-        await store.close()
+    limits = limits or ProxyLimits(idle_s=5)
+    tls = origin_tls(str(trusted))
+    means = Means(
+        origins=Origins(resolve, tls, connect_s=5, idle_s=limits.idle_s),
+        store=store,
+        clock=SystemClock(),
+        redaction=Redaction(bytes(32), Redactor().text),
+        rules=rules,
+        limits=limits,
+    )
+    sessions = Sessions(store, log.append, SystemClock(), lambda: "s1")
+    session = await sessions.open(Subject(action="sha256:aa/1"), "network")
+    authority = SessionAuthority("s1", now)
+    exchanges = Exchanges(session, Terms(grants=grants, inject=inject), means)
+    proxy = Proxy(exchanges, authority)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield Witness(proxy, port, authority.certificate, origins, log, store)
+        server.close()
+        await proxy.close()
+    await store.close()
 
 
 def smart_http(repository: Path) -> Script:

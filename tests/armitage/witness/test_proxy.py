@@ -340,3 +340,52 @@ async def test_what_is_under_way_at_the_end_is_on_record(tmp_path: Path) -> None
 def _plain(origin: Origin) -> bytes:
     host = f"{HOST}:{origin.port}"
     return f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
+async def test_a_body_that_ends_with_its_connection_is_flagged(made: Witness) -> None:
+    async with Origin(saying(b"HTTP/1.1 200 OK\r\n\r\nabc")).listening() as origin:
+        status, found, _ = await fetch(made, origin, tls=False)
+
+    [record] = await made.exchanges()
+    assert (status, found) == (200, b"abc")
+    assert record["response"]["body"]["complete"] is False
+    assert record["response"]["body"]["sha256"] == named(b"abc")
+
+
+async def test_an_origin_cannot_promise_an_answer_for_ever(made: Witness) -> None:
+    data = b"HTTP/1.1 100 Continue\r\n\r\n" * 11 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    async with Origin(saying(data)).listening() as origin:
+        status, text, _ = await fetch(made, origin, tls=False)
+
+    assert (status, b"again and again" in text) == (502, True)
+
+
+async def test_what_goes_on_can_be_read_in_one_way_only(made: Witness) -> None:
+    async with Origin(answering(b"abc")).listening() as origin:
+        host = f"{HOST}:{origin.port}"
+        odd = f"GET http://{host}/ HTTP/1.1\nHost: {host}\nX-A: b\n  c\r\nConnection: close\n\n"
+        await made.ask(odd.encode())
+
+    [head] = origin.heads
+    lines = head.split(b"\r\n")
+    assert b"x-a: b c" in [line.lower() for line in lines]
+    assert not any(b"\n" in line for line in lines)
+
+
+async def test_an_answer_that_something_has_not_changed_has_no_body_to_lack(made: Witness) -> None:
+    async with Origin(saying(b"HTTP/1.1 304 Not Modified\r\n\r\n")).listening() as origin:
+        status, _, _ = await fetch(made, origin, tls=False)
+
+    [record] = await made.exchanges()
+    assert (status, record["response"]["body"]["complete"]) == (304, True)
+
+
+async def test_a_part_is_on_record_as_one(made: Witness) -> None:
+    script = answering(b"bc", "Content-Range: bytes 1-2/3", status="206 Partial Content")
+    async with Origin(script).listening() as origin:
+        status, found, _ = await fetch(made, origin, tls=False, headers={"Range": "bytes=1-2"})
+
+    [record] = await made.exchanges()
+    assert (status, found) == (206, b"bc")
+    assert ["content-range", "bytes 1-2/3"] in record["response"]["headers"]
+    assert ["range", "bytes=1-2"] in record["request"]["headers"]
