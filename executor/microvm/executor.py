@@ -116,15 +116,23 @@ class MicrovmExecutor(LocalExecutor):
 
     def _choose_accel(self) -> Accel:
         wanted = self._machine.accel
-        probe = functools.partial(boot_probe, self._means, self._machine)
         if wanted is not Accel.TCG:
-            _, complaint = probe(Accel.KVM, self._scratch.directory, self._machine.probe_s)
+            complaint = self._try_kvm()
             if not complaint:
                 return Accel.KVM
             if wanted is Accel.KVM:
                 raise SandboxUnavailable(f"microvm.accel is kvm, but: {complaint}")
             _log.warning("microVMs run without KVM, and so slowly: %s", complaint)
         return Accel.TCG
+
+    def _try_kvm(self) -> str:
+        """Answers why no guest comes up with KVM; empty when one does."""
+        place = self._scratch.make("probe")
+        try:
+            limit_s = self._machine.probe_s
+            return boot_probe(self._means, self._machine, Accel.KVM, place, limit_s)[1]
+        finally:
+            self._scratch.discard(place)
 
     def _mount_point(self, scratch: Path) -> str:  # noqa: ARG002 (the same for all)
         return BUILD_ROOT

@@ -17,8 +17,8 @@ def gpu(uuid: str, memory_mib: int = 81_559, sm: int = 90, **more: Any) -> Devic
         sm=sm,
         driver=more.pop("driver", "580.159.04"),
         cuda="13.0",
-        nodes=(f"/dev/{uuid}", "/dev/nvidiactl"),
-        files=("/usr/lib/x86_64-linux-gnu/libcuda.so.1",),
+        nodes=more.pop("nodes", (f"/dev/{uuid}", "/dev/nvidiactl")),
+        files=more.pop("files", ("/usr/lib/x86_64-linux-gnu/libcuda.so.1",)),
         **more,
     )
 
