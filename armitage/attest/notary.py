@@ -6,7 +6,7 @@ The order, each step durable before the next begins:
 2. the client may have its answer, whatever becomes of the rest: it executed the action;
 3. documents and envelopes are in the record's store, then the log's entry names them
    (armitage.attest.service);
-4. the index has the entry, and the daemon's own store copies of the documents, for clients;
+4. the daemon's own store has copies of the documents, for clients, and the index the entry;
 5. `keep` is called: the result enters the action cache.
 
 So a crash leaves a result that is attested and cached, one that is attested and not cached, or
@@ -31,9 +31,7 @@ from armitage.attest.service import Attestations, Kept
 from armitage.attest.together import Together
 from armitage.clock import Clock
 from armitage.errors import ArmitageError, PreconditionFailed
-from cas.digest import Digest, DigestFunction
-from cas.errors import CasError
-from cas.store import BatchPut, BatchStore
+from cas.digest import Digest
 from executor.evidence import Evidence
 
 _log = logging.getLogger(__name__)
@@ -99,8 +97,6 @@ class Desk:
     judge: Judge
     attestations: Attestations
     ledger: Ledger
-    store: BatchStore
-    """The daemon's own, for what clients may fetch."""
     clock: Clock
     threads: Executor
     """For the ledger."""
@@ -174,7 +170,6 @@ class Notary:
         except (ArmitageError, OSError) as error:
             _log.error("the denial of action %s is not in the log: %s", run.action, error)
             return "which could not be logged"
-        await self._copy(run, (judgement.declaration, judgement.evidence))
         return f"entry {kept.index} of the log"
 
     async def attest(self, run: Run, judgement: Judgement, key: Hashable, keep: Keep) -> None:
@@ -239,7 +234,6 @@ class Notary:
             return
         self._attested += 1
         await self._entering(kept)
-        await self._copy(run, (judgement.declaration, judgement.evidence, run.outputs.document()))
 
     async def _fetches(self, run: Run) -> Sequence[Fetch]:
         session = run.used.network_session
@@ -270,12 +264,3 @@ class Notary:
     def _enter_all(self, kept: Sequence[Kept]) -> list[None]:
         self._desk.ledger.add(kept)
         return [None] * len(kept)
-
-    async def _copy(self, run: Run, documents: Sequence[bytes]) -> None:
-        """Lets clients fetch the documents. The record has them in any case."""
-        puts = [BatchPut([DigestFunction.SHA256.digest(each)], each) for each in documents]
-        for outcome in await self._desk.store.put_many(puts):
-            if isinstance(outcome, CasError):
-                _log.warning(
-                    "documents about action %s are not in the store: %s", run.action, outcome
-                )

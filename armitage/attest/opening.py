@@ -60,8 +60,10 @@ async def open_office(
         judge = Judge(await asyncio.to_thread(shared_checker), threads)
         ledger = await asyncio.to_thread(Ledger, directory / _LEDGER, archive.log.store)
         try:
-            attestations = Attestations(archive.store, archive.log.append, own.signer, threads)
-            desk = Desk(judge, attestations, ledger, store, clock, threads, builders, fetches)
+            attestations = Attestations(
+                archive.store, archive.log.append, own.signer, threads, copies=store
+            )
+            desk = Desk(judge, attestations, ledger, clock, threads, builders, fetches)
             async with Notary(desk) as notary:
                 yield Office(notary, ledger, judge, own, threads)
         finally:

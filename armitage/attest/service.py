@@ -11,6 +11,7 @@ be kept or shared. Many callers at once share the store's and the log's syncs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from cas.digest import Digest, DigestFunction
 from cas.errors import CasError
 from cas.store import BatchPut, BatchStore
 
+_log = logging.getLogger(__name__)
+
 Append = Callable[[bytes], Awaitable[int]]
 """Adds an entry to the log durably and answers its index (armitage.log.service.Log.append)."""
 
@@ -45,13 +48,22 @@ class Attestations:
     """Signs, keeps and logs."""
 
     def __init__(
-        self, store: BatchStore, append: Append, signer: Signer, threads: Executor
+        self,
+        store: BatchStore,
+        append: Append,
+        signer: Signer,
+        threads: Executor,
+        *,
+        copies: BatchStore | None = None,
     ) -> None:
-        """`store` keeps for ever; signing, which may block, is done in `threads`."""
+        """`store` keeps for ever; signing, which may block, is done in `threads`; `copies` gets the
+        documents too, for clients.
+        """
         self._store = store
         self._append = append
         self._signer = signer
-        self._signing = Together(one_by_one(self._record), threads)
+        self._copies = copies
+        self._signing = Together(one_by_one(self._sign), threads)
 
     async def attest(self, facts: ActionFacts) -> Kept:
         """Attests an execution. Cancelled, it may or may not be attested.
@@ -59,13 +71,12 @@ class Attestations:
         Raises NotAttestable (armitage.attest.statement.statements says when) and Unavailable when
         it cannot be signed or kept: then the result must not be kept or shared.
         """
-        documents = [facts.declaration, facts.evidence, facts.outputs.document()]
         try:
-            record = await self._signing(facts)
+            record, outputs = await self._signing(facts)
         except (BadSignature, ConfigError) as error:
             raise Unavailable(f"the attestation cannot be signed: {error}") from error
         entry = entries.entry_of(Kind.ATTESTATION, facts.instance, facts.action, record)
-        return await self._keep(entry, [*documents, record])
+        return await self._keep(entry, record, [facts.declaration, facts.evidence, outputs])
 
     async def deny(self, denial: Denial) -> Kept:
         """Keeps that a result was refused. Cancelled, it may or may not be kept. Raises
@@ -73,18 +84,30 @@ class Attestations:
         """
         record = entries.denial_record(denial)
         entry = entries.entry_of(Kind.DENIED, denial.instance, denial.action, record)
-        return await self._keep(entry, [denial.declaration, denial.evidence, record])
+        return await self._keep(entry, record, [denial.declaration, denial.evidence])
 
-    def _record(self, facts: ActionFacts) -> bytes:
+    def _sign(self, facts: ActionFacts) -> tuple[bytes, bytes]:
+        """Answers the record and the list of outputs."""
         made = [sign(self._signer, statement) for statement in statements(facts)]
-        return entries.attestation_record(made)
+        return entries.attestation_record(made), facts.outputs.document()
 
-    async def _keep(self, entry: Entry, blobs: Sequence[bytes]) -> Kept:
-        puts = [BatchPut([DigestFunction.SHA256.digest(blob)], blob) for blob in blobs]
+    async def _keep(self, entry: Entry, record: bytes, documents: Sequence[bytes]) -> Kept:
+        puts = [
+            BatchPut([DigestFunction.SHA256.digest(blob)], blob) for blob in (*documents, record)
+        ]
         try:
             for outcome in await self._store.put_many(puts):
                 if not isinstance(outcome, Digest):
                     raise outcome
-            return Kept(entry, await self._append(entry.encode()))
+            kept = Kept(entry, await self._append(entry.encode()))
         except (CasError, LogError, OSError) as error:
             raise Unavailable(f"the attestation cannot be kept: {error}") from error
+        if self._copies is not None:
+            await self._copy(self._copies, entry, puts[:-1])
+        return kept
+
+    async def _copy(self, store: BatchStore, entry: Entry, documents: Sequence[BatchPut]) -> None:
+        """What cannot be copied is in the record all the same."""
+        for outcome in await store.put_many(documents):
+            if isinstance(outcome, CasError):
+                _log.warning("a document about %s is not copied: %s", entry.action, outcome)

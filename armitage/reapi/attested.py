@@ -42,6 +42,8 @@ async def subjects_of(outcome: Outcome, store: BlobStore) -> tuple[tuple[str, Di
         if directory.tree.size_bytes > _MAX_TREE_BYTES:
             return tuple(files)
         tree = await _tree(directory.tree, store)
+        if len(tree.children) > _MAX_SUBJECTS:
+            return tuple(files)
         for found in _files(tree, directory.path, directory.tree.function):
             if len(files) + len(inside) >= _MAX_SUBJECTS:
                 return tuple(files)

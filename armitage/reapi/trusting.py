@@ -6,6 +6,7 @@ themselves, also those that equal requests share, are never asked about: trust i
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from cas.store import BlobStore
 
 _MAX_MESSAGE_BYTES: Final = 16 << 20
 _MAX_PLATFORMS: Final = 16_384
+_HASHED_IN_THREAD: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,9 @@ class TrustGate:
             return None
         try:
             decision = await self.decide(instance, action, result)
-        except (ArmitageError, CasError, DecodeError) as error:
-            decision = Decision(False, "", (str(error),))
+        except (ArmitageError, CasError, DecodeError, OSError) as error:
+            self._refused += 1
+            return f"it cannot be believed: {error}"
         if decision.holds:
             self._believed += 1
             return None
@@ -85,7 +88,11 @@ class TrustGate:
         wire = reapi.ActionResult.FromString(result)
         outputs = await outputs_of_result(wire, action.function, self._store)
         stdout, stderr = printed_of_result(wire, action.function)
-        asked = Asked(instance, action, outputs.sha256(), stdout, stderr)
+        if len(outputs.files) > _HASHED_IN_THREAD:
+            hashed = await asyncio.to_thread(outputs.sha256)
+        else:
+            hashed = outputs.sha256()
+        asked = Asked(instance, action, hashed, stdout, stderr)
         found: list[Verified] = []
         for source in self._sources:
             found += await source.of(action)

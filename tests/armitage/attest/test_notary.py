@@ -267,13 +267,16 @@ async def crash_at(step: int, path: Path) -> tuple[list[str], bool]:
                 await crash.point("after cache")
 
             attestations = Attestations(
-                CrashingStore(record, crash, "record"), append, SIGNER, threads
+                CrashingStore(record, crash, "record"),
+                append,
+                SIGNER,
+                threads,
+                copies=CrashingStore(store, crash, "copy"),
             )
             desk = Desk(
                 Judge(checker(), threads),
                 attestations,
                 ledger,
-                CrashingStore(store, crash, "copy"),
                 clock,
                 threads,
                 lambda _: BUILDER,

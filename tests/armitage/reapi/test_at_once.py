@@ -19,7 +19,10 @@ from armitage.reapi.digests import WIRE_FUNCTIONS, DigestPolicy, Unmarked64, wir
 from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.invocations import Invocations
 from armitage.reapi.request_metadata import HEADER
+from armitage.reapi.trusting import TrustGate
 from armitage.transport.port import Call
+from armitage.trust.opening import open_trust
+from armitage.trust.options import TrustOptions
 from cas.digest import Digest, DigestFunction
 from cas.keys import key_of
 from cas.memory import MemoryStore
@@ -48,13 +51,21 @@ class Fresh:
 
 
 class World:
-    def __init__(self, *instances: Instance) -> None:
+    def __init__(self, *instances: Instance, policy: str = "any") -> None:
         self.store = MemoryStore()
         self.fresh = Fresh()
         self.invocations = Invocations(self.store, FakeTime())
         self.completeness = Completeness(self.store)
         named = Instances(instances or (Instance(),))
-        self.at_once = AtOnce(self.fresh, self.fresh, named, self.invocations, self.completeness)
+        trust = open_trust(TrustOptions(policy=policy), (), None, {}, "").trust
+        self.at_once = AtOnce(
+            self.fresh,
+            self.fresh,
+            named,
+            self.invocations,
+            self.completeness,
+            gate=TrustGate(trust, [], self.store, FakeTime()),
+        )
 
     async def put(self, data: bytes, function: DigestFunction = SHA256) -> Digest:
         digest = await self.store.put([function.digest(data)], data)
@@ -231,6 +242,16 @@ async def test_result_is_not_answered_once_an_output_is_gone() -> None:
 
     world.fresh.keys.remove(key_of(output))
     assert world.get(action) is None
+
+
+async def test_result_that_a_policy_must_let_through_is_left_to_the_handler() -> None:
+    world = World(policy="self")
+    action = SHA256.digest(b"action")
+    output = await world.put(b"output")
+    await remembered(world, action, result_of(output))
+
+    assert world.get(action) is None
+    assert world.find(output) == b""  # A policy is about results, not about blobs.
 
 
 async def test_instances_share_no_results() -> None:
