@@ -61,6 +61,11 @@ class Scratch:
                 f"scratch directory {directory}: {why}; configure another or stop that process"
             ) from error
 
+    @property
+    def work(self) -> Path:
+        """Where the directories of running actions are."""
+        return self._work
+
     def make(self, name: str) -> Path:
         """Makes the empty directory of one action. Raises WorkerFailure."""
         if not name or "/" in name or name.startswith("."):

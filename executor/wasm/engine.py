@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 
+from executor.errors import SandboxUnavailable
+
 SETTINGS: Mapping[str, bool] = {
     "consume_fuel": True,
     "epoch_interruption": True,
@@ -79,6 +81,13 @@ class Ended:
 
 
 def engine_name() -> str:
-    """Names all that decides about compiled code: the engine, how it is set, the processor."""
+    """Names all that decides about compiled code: the engine, how it is set, the processor.
+
+    Raises SandboxUnavailable where there is no engine.
+    """
+    try:
+        version = metadata.version("wasmtime")
+    except metadata.PackageNotFoundError as error:
+        raise SandboxUnavailable("wasmtime is not installed: pip install wasmtime") from error
     chosen = " ".join(f"{name}={int(value)}" for name, value in sorted(SETTINGS.items()))
-    return f"wasmtime {metadata.version('wasmtime')} {platform.machine()} {chosen}"
+    return f"wasmtime {version} {platform.machine()} {chosen}"

@@ -88,7 +88,7 @@ class WasmExecutor(LocalExecutor):
             raise
         self._engine = engine_name()
         self._settings = WorkerSettings(
-            self._scratch.directory, self._worker_limits(), self._wasm.deterministic
+            self._scratch.work, self._worker_limits(), self._wasm.deterministic
         )
         self._nursery = nursery or Nursery()
         self._owns_nursery = nursery is None
@@ -292,7 +292,8 @@ class _Running:
             self._pool.give(worker)
             return
         timer = None
-        if not answer.done():
+        was_stopped = not answer.done()
+        if was_stopped:
             worker.interrupt()
             timer = self._loop.call_later(_GRACE_S, worker.kill)
         try:
@@ -301,8 +302,8 @@ class _Running:
             if timer is not None:
                 timer.cancel()
             self._job.confinement.update(worker.confinement)
-            is_whole = answer.exception() is None and self._program.kind is Kind.MODULE
-            if is_whole:
+            is_module = self._program.kind is Kind.MODULE
+            if is_module and not was_stopped and answer.exception() is None:
                 self._pool.give(worker)
             else:
                 await worker.end()

@@ -1,7 +1,7 @@
 """Worker processes as their supervisor sees them: started, given work, killed, kept for the next.
 
-A worker is killed rather than trusted whenever there is doubt: it did not hear, it ran a component
-(whose writes the engine may still be finishing), it compiled, or it has run long enough.
+A worker is killed rather than trusted whenever there is doubt: it was told to stop, it ran a
+component (whose writes the engine may still be finishing), it compiled, or it has run long enough.
 """
 
 from __future__ import annotations

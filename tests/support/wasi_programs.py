@@ -88,13 +88,14 @@ def component(body: str) -> bytes:
     return from_text(COMPONENT.format(body=body))
 
 
-def printing(text: str) -> bytes:
-    """A command that prints a text of up to 100 characters."""
+def printing(text: str, *, then: str = "") -> bytes:
+    """A command that prints a text of up to 100 characters, and then does something else."""
     escaped = "".join(f"\\{byte:02x}" for byte in text.encode())
     length = len(text.encode())
     return module(
         f"(i32.store (i32.const 0) (i32.const 100)) (i32.store (i32.const 4) (i32.const {length}))"
-        " (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))",
+        " (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))"
+        f" {then}",
         imports=WRITE,
         more=f'(data (i32.const 100) "{escaped}")',
     )

@@ -290,17 +290,35 @@ class TestEnd:
         assert outcome.resources.peak_memory_bytes is not None
         assert outcome.resources.peak_memory_bytes <= 24 << 20
 
-    async def test_endless_program_leaves_its_worker_usable(self, bench: Bench) -> None:
+    async def test_endless_program_is_stopped_and_its_worker_not_used_again(
+        self, tmp_path: Path
+    ) -> None:
         tree = {"e.wasm": module(ENDLESS), "p.wasm": exiting(0)}
-        await bench.run("p.wasm", tree=tree)
-        before = workers_of(bench)
-        assert before
+        async with open_bench(tmp_path) as bench:
+            await bench.run("p.wasm", tree=tree)
+            before = workers_of(bench)
+            assert before
 
-        with pytest.raises(TimedOut):
-            await bench.run("e.wasm", tree=tree, timeout_s=0.1)
+            with pytest.raises(TimedOut):
+                await bench.run("e.wasm", tree=tree, timeout_s=0.1)
 
-        assert (await bench.run("p.wasm", tree=tree)).exit_code == 0
-        assert workers_of(bench) == before
+            assert not workers_of(bench) & before
+            assert (await bench.run("p.wasm", tree=tree)).exit_code == 0
+
+    async def test_worker_is_used_again_and_keeps_nothing_back(self, tmp_path: Path) -> None:
+        tree = {
+            "a.wasm": printing("of the first", then="unreachable"),
+            "b.wasm": printing("of the second"),
+        }
+        async with open_bench(tmp_path) as bench:
+            first = await bench.run("a.wasm", tree=tree)
+            before = workers_of(bench)
+            second = await bench.run("b.wasm", tree=tree)
+
+            assert (first.exit_code, await bench.text(first)) == (134, "of the first")
+            assert (second.exit_code, await bench.text(second)) == (0, "of the second")
+            assert workers_of(bench) == before
+            assert len(before) == 1
 
     @needs_compiler
     async def test_program_stuck_in_the_host_loses_its_worker(self, tmp_path: Path) -> None:
