@@ -226,7 +226,6 @@ def _open_v2(base: Path, name: str, wanted: tuple[str, ...]) -> Cgroups | None:
         usable = [controller for controller in wanted if controller in offered]
         if not usable:
             return None
-        usable += [controller for controller in _COUNTERS if controller in offered]
         enabled = set((base / "cgroup.subtree_control").read_text().split())
         if not enabled.issuperset(usable):
             _vacate(base)
@@ -236,7 +235,20 @@ def _open_v2(base: Path, name: str, wanted: tuple[str, ...]) -> Cgroups | None:
         _write(parent / "cgroup.subtree_control", " ".join(f"+{c}" for c in usable))
     except OSError:
         return None  # Not delegated to us; version 1 may still be.
+    if _add_counters(base, parent, offered):
+        usable += _COUNTERS
     return Cgroups(2, dict.fromkeys(usable, parent))
+
+
+def _add_counters(base: Path, parent: Path, offered: set[str]) -> bool:
+    if not offered.issuperset(_COUNTERS):
+        return False
+    try:
+        for directory in (base, parent):
+            _write(directory / "cgroup.subtree_control", " ".join(f"+{c}" for c in _COUNTERS))
+    except OSError:
+        return False  # Limits do without.
+    return True
 
 
 def _vacate(base: Path) -> None:

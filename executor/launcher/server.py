@@ -20,6 +20,8 @@ PROTOCOL = 1
 """Of documents and messages; PROTOCOL in launcher.h."""
 
 _START_TIMEOUT_S = 10.0
+_SEND_TIMEOUT_S = 5.0
+"""It takes requests off its socket at once, unless something has stopped it."""
 _MESSAGE_BYTES = 2048
 _OPTIONS = socket.AF_UNIX, socket.SOCK_SEQPACKET
 
@@ -40,6 +42,7 @@ class LauncherServer:
 
     def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair(*_OPTIONS)
+        ours.settimeout(_SEND_TIMEOUT_S)
         try:
             with theirs:
                 process = _spawn(self._program, theirs)
@@ -96,7 +99,8 @@ class LauncherServer:
     def _send(self, fds: Sequence[int]) -> None:
         try:
             socket.send_fds(self._socket, [b"A"], fds)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            self.kill()
             self.close()
             self._socket, self._process = self._start()
             socket.send_fds(self._socket, [b"A"], fds)

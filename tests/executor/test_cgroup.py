@@ -76,6 +76,46 @@ class TestVersion2:
         assert usage.peak_memory_bytes == 7340032
         assert usage.out_of_memory
 
+    def test_disk_use_of_all_devices_is_added_up(self, tmp_path: Path) -> None:
+        directory = fill(
+            tmp_path / "g",
+            {
+                **V2_FILES,
+                "io.stat": "8:0 rbytes=1000 wbytes=20 rios=1 wios=1 dbytes=0 dios=0\n"
+                "254:0 rbytes=1 wbytes=2 rios=1 wios=1 dbytes=0 dios=0\n",
+                "pids.events": "max 3\n",
+            },
+        )
+
+        usage = Group(2, dict.fromkeys(("memory", "pids", "cpu", "io"), directory)).usage()
+
+        assert (usage.read_bytes, usage.written_bytes) == (1001, 22)
+        assert usage.out_of_processes
+
+    def test_what_no_controller_counts_is_unknown(self, tmp_path: Path) -> None:
+        usage = Group(2, {"memory": fill(tmp_path / "g", V2_FILES)}).usage()
+
+        assert (usage.read_bytes, usage.written_bytes) == (None, None)
+        assert not usage.out_of_processes
+
+    def test_disk_use_is_counted_where_offered_and_limits_nothing(self, tmp_path: Path) -> None:
+        base = fill(
+            tmp_path / "mnt", {"cgroup.controllers": "pids io\n", "cgroup.subtree_control": "pids"}
+        )
+        fill(base / "mine", {"cgroup.subtree_control": ""})
+        proc = fake_proc(tmp_path, [f"30 24 0:26 / {base} rw - cgroup2 cgroup2 rw"], ["0::/"])
+
+        found = open_cgroups("mine", proc)
+
+        assert found.controllers == ("pids",)
+        assert (base / "cgroup.subtree_control").read_text().startswith("+io")
+
+    def test_processes_are_made_in_the_group(self, tmp_path: Path) -> None:
+        group = Group(2, dict.fromkeys(("memory", "pids"), tmp_path))
+
+        assert group.directory == tmp_path
+        assert group.tasks == ()
+
     def test_delegated_group_is_used(self, tmp_path: Path) -> None:
         base = fill(
             tmp_path / "mnt" / "user.slice" / "svc",
@@ -128,6 +168,12 @@ class TestVersion2:
 
 
 class TestVersion1:
+    def test_processes_enter_by_each_hierarchy(self, tmp_path: Path) -> None:
+        group = Group(1, {"memory": tmp_path / "m", "pids": tmp_path / "p"})
+
+        assert group.directory is None
+        assert group.tasks == (f"{tmp_path}/m/tasks", f"{tmp_path}/p/tasks")
+
     def test_limits_are_written(self, tmp_path: Path) -> None:
         names = ("memory", "pids", "cpu")
         of = {name: fill(tmp_path / name, V1_FILES) for name in names}

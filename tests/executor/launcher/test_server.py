@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,53 @@ async def failing(action: object) -> str:
     with pytest.raises(WorkerFailure) as raised:
         await action  # type: ignore[misc]
     return str(raised.value)
+
+
+def test_a_sandbox_is_made_in_its_version_2_group(
+    server: LauncherServer, planned: Plan, place: Path
+) -> None:
+    group = version_2_group()
+    document = Document()
+    document.add(Op.HOLD)
+    held = document.encode() + planned.action(trial_job(str(place)), CONFINEMENT)
+    null, directory = os.open("/dev/null", os.O_WRONLY), os.open(group, os.O_PATH)
+    try:
+        with server.ask(held, (null, null), directory) as control:
+            control.settimeout(10)
+            told = {control.recv(2048)[:1], control.recv(2048)[:1]}
+            members = (group / "cgroup.procs").read_text().split()
+            control.send(b"G")
+            while control.recv(2048):
+                pass
+    finally:
+        os.close(null)
+        os.close(directory)
+        removed(group)
+
+    assert told == {b"P", b"R"}
+    assert len(members) == 1
+
+
+def version_2_group() -> Path:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            group = Path(place) / f"armitage-test-{os.getpid()}"
+            try:
+                group.mkdir()
+            except OSError as error:
+                pytest.skip(f"no version 2 group can be made: {error}")
+            return group
+    pytest.skip("no version 2 control groups here")
+
+
+def removed(group: Path) -> None:
+    for _ in range(100):
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            time.sleep(0.01)  # Its last process is on its way out.
 
 
 async def test_many_actions_leave_nothing_behind(options: ExecutorOptions) -> None:
