@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
 
 from armitage.attest.bundle import bundle_of
+from armitage.attest.canonical import parse_canonical
 from armitage.attest.claim import parse_statements
 from armitage.attest.entries import (
     Entry,
@@ -17,6 +18,7 @@ from armitage.attest.entries import (
     record_digest,
 )
 from armitage.attest.errors import MalformedAttestation
+from armitage.attest.sessions import WitnessedSessions
 from armitage.attest.verify import Known, Verification
 from armitage.log.receipt import Receipt
 from cas.digest import Digest
@@ -30,7 +32,8 @@ _NO_RECEIPT: Final = Receipt(0, (), b"")
 class AttestationEntries:
     """The EntryAudit of attestations and denials, for a log that is verified as a whole.
 
-    An attestation is taken through every step (armitage.attest.verify). A denial must name an
+    An attestation is taken through every step (armitage.attest.verify), and what it says of the
+    network is held against the witness's records (armitage.attest.sessions). A denial must name an
     action and documents that are there, and the module that is here must not approve them.
     """
 
@@ -39,6 +42,7 @@ class AttestationEntries:
     def __init__(self, get: Get, known: Known) -> None:
         self._get = get
         self._known = known
+        self._sessions = WitnessedSessions()
 
     async def verify(self, index: int, data: bytes) -> None:  # noqa: ARG002 (EntryAudit's)
         """See EntryAudit."""
@@ -48,6 +52,10 @@ class AttestationEntries:
             await self._verify_attestation(data, record)
         else:
             await self._verify_denial(entry, record)
+
+    def session_record(self, index: int, record: Mapping[str, Any]) -> None:
+        """See EntryAudit."""
+        self._sessions.add(index, record)
 
     def faults(self) -> Iterable[str]:
         """See EntryAudit; each entry stands for itself."""
@@ -60,6 +68,8 @@ class AttestationEntries:
         bundle = bundle_of(record, data, _NO_RECEIPT, documents)
         for _ in Verification(bundle, self._known, in_log=True).steps():
             pass
+        provenance = parse_canonical(parse_attestation_record(record)[0].payload)["predicate"]
+        self._sessions.check(claim, provenance, documents[1])
 
     async def _verify_denial(self, entry: Entry, record: bytes) -> None:
         told = parse_denial_record(record)

@@ -16,6 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
+from armitage.attest.sessions import UNCONNECTED
 from armitage.attest.together import Together, one_by_one
 from armitage.proofs.checker import Checker, NotInferred, Undecided, declaration_of
 from armitage.proofs.evidence import (
@@ -30,8 +31,6 @@ from armitage.proofs.evidence import (
 from armitage.proofs.verdict import Reason, Verdict
 from executor.evidence import Evidence
 
-UNCONNECTED: Final = "unconnected"
-"""The session of evidence of an action that had no network."""
 _MAX_REMEMBERED: Final = 1024
 _SMALL_BYTES: Final = 4096
 """Of two documents; larger ones take long, and seldom come twice."""

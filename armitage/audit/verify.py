@@ -71,6 +71,9 @@ class EntryAudit(Protocol):
         what is wrong with it.
         """
 
+    def session_record(self, index: int, record: Mapping[str, Any]) -> None:
+        """Takes a session's record, in the order of the log, once it was verified."""
+
     def faults(self) -> Iterable[str]:
         """What is wrong with them together, once all are in."""
 
@@ -139,6 +142,7 @@ class _Run:
         self.sessions = SessionAudit()
         self._source = source
         self._others = {kind: each for each in others for kind in each.kinds}
+        self._hearing = others
         self._bodies = bodies
         self._verified: set[bytes] = set()
 
@@ -185,6 +189,8 @@ class _Run:
             entry.kind.value,
         ):
             raise MalformedEvidence("its record is of another exchange")
+        for other in self._hearing:
+            other.session_record(index, told)
         if entry.kind is not Kind.EXCHANGE:
             return None
         self.findings.exchanges += 1

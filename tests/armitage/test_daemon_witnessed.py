@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ from support.witnessed import Origin, answering
 
 from armitage.attest.archived import bundle_at
 from armitage.attest.entries import Kind, parse_attestation_record
+from armitage.cli.entry import main
 from armitage.client.blobs import upload
 from armitage.client.channel import Channel
 from armitage.client.execution import execute
@@ -100,6 +102,9 @@ async def test_declared_uses_are_attested_and_trusted_and_others_do_not_happen(
         _, outside = await run(remote, f"cat {tools}/tool > out", "pure")
         fetched = await provenance_of(daemon, actions[1])
         read = await provenance_of(daemon, actions[2])
+        # Attestations say of the network what the witness has on record, the witness's own words.
+        audit = ["audit", "verify", "--server", f"http://{daemon.addresses.http[0]}"]
+        assert await asyncio.to_thread(main, audit) == 0
 
     assert [pure.result.exit_code > 0, outside.result.exit_code > 0] == [True, True]
     assert elsewhere.result.exit_code > 0

@@ -12,6 +12,7 @@ from armitage.attest.entries import Kind, attestation_record, entry_of
 from armitage.attest.facts import ActionFacts, Builder, Fetch, Outputs
 from armitage.attest.keys import SeedSigner
 from armitage.attest.keys import Signer as AttestationSigner
+from armitage.attest.sessions import UNCONNECTED
 from armitage.attest.statement import statements
 from armitage.attest.verify import Known, KnownKey
 from armitage.log.checkpoint import Checkpoint
@@ -60,7 +61,8 @@ def facts(declared: str = "pure", **changes: Any) -> ActionFacts:
     fetches = [FETCH] if declared.startswith("network") else []
     items: list[Item] = [Sandbox("namespace")]
     items += [Network(f.host, f.port) for f in fetches]
-    declaration, evidence = declaration_of(declared), encode_evidence("s", items)
+    session = "s" if fetches else ""
+    declaration, evidence = declaration_of(declared), encode_evidence(session or UNCONNECTED, items)
     made = ActionFacts(
         instance="main",
         action=named("action"),
@@ -75,7 +77,9 @@ def facts(declared: str = "pure", **changes: Any) -> ActionFacts:
         evidence=evidence,
         verdict=checker().check(declaration, evidence),
         used=Evidence(
-            SandboxKind.NAMESPACE, reached=tuple(Reached(f.host, f.port) for f in fetches)
+            SandboxKind.NAMESPACE,
+            network_session=session,
+            reached=tuple(Reached(f.host, f.port) for f in fetches),
         ),
         builder=Builder("urn:example:builder", "urn:example:host", (("armitage", "1"),)),
         started_s=NOW_S - 2,
