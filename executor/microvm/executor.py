@@ -9,8 +9,8 @@ How one action goes (see also executor.local, and init.sh for the guest's side):
 4. The guest writes the outputs as an archive to a second, empty disk, and ends.
 5. Once QEMU is dead, the archive is unpacked over the staged tree, whence outputs are collected.
 
-What a guest says decides over its own action's result and nothing else. It has no network, no
-clock but its own, and no device but two disks, a read-only one and three ports to write to.
+What a guest says decides over its own action's result and nothing else. It has no network, and no
+device but a clock, two disks, a read-only one and three ports to write to.
 """
 
 from __future__ import annotations
@@ -192,7 +192,6 @@ class MicrovmExecutor(LocalExecutor):
             hostname=options.hostname,
             etc=_etc_files(options),
             tmp_bytes=options.tmp_bytes,
-            time_s=self._clock(),
             open_files=options.open_files,
         )
 

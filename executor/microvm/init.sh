@@ -101,7 +101,6 @@ show() {
 
 . /job/settings
 hostname "$HOST_NAME"
-date -s "@$TIME_S" >/dev/null
 disk input
 input=$found
 if [ "$IS_ROOT" = 1 ]; then

@@ -18,7 +18,7 @@ _KERNELS = "boot/vmlinuz-*-cloud-*"
 _MODULES = ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "virtio_console", "squashfs")
 """In the order in which they are loaded. What is built into the kernel is left out."""
 _APPLETS = (
-    *("cat", "chroot", "cp", "cpio", "date", "dmesg", "find", "grep", "head", "hostname", "insmod"),
+    *("cat", "chroot", "cp", "cpio", "dmesg", "find", "grep", "head", "hostname", "insmod"),
     *(
         "kill",
         "ln",

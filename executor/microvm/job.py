@@ -29,8 +29,6 @@ class GuestJob:
     etc: tuple[tuple[str, str], ...]
     """Files of its /etc, unless the input root is its root."""
     tmp_bytes: int
-    time_s: float
-    """What the guest's clock is set to: it has none that outlives it."""
     open_files: int
 
 
@@ -56,7 +54,6 @@ def _settings(job: GuestJob) -> bytes:
         "MOUNTED_AT": job.mounted_at,
         "HOST_NAME": job.hostname,
         "TMP_BYTES": str(job.tmp_bytes),
-        "TIME_S": str(int(job.time_s)),
     }
     return _encoded("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
 

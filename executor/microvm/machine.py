@@ -21,7 +21,8 @@ from executor.microvm.initramfs import Initramfs, Kernel, build_initramfs, find_
 from executor.probe import SYSTEM_PATH, find_bubblewrap
 
 _KVM = "/dev/kvm"
-_MACHINE = "microvm,acpi=on,rtc=off"
+_MACHINE = "microvm,acpi=on,rtc=on"
+"""ACPI tells the kernel where devices are. Without a clock it waits seconds for one to answer."""
 _COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 reboot=t pci=off tsc=reliable random.trust_cpu=on rdinit=/init"
 )
