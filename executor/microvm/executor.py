@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -27,11 +26,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cas.digest import DigestFunction
 from cas.store import BlobStore
 from executor.coeffects import SandboxKind
 from executor.concurrency import settle
-from executor.errors import SandboxUnavailable, WorkerFailure
+from executor.errors import InvalidInput, InvalidOutput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence
 from executor.local import (
     Ending,
@@ -53,6 +51,7 @@ from executor.microvm.machine import (
     find_means,
     guest_command,
 )
+from executor.microvm.made_of import MadeOf
 from executor.microvm.unpack import Unpacker
 from executor.outputs import requests_of
 from executor.pidfd import PidWatch
@@ -65,10 +64,10 @@ _log = logging.getLogger(__name__)
 BUILD_ROOT = "/build"
 _OVERHEAD_BYTES = 512 << 20
 """Of QEMU itself, beside the guest's memory: translated code, disk images in the page cache."""
-_PROCESSES = 64
-"""QEMU's threads."""
 _GATE = 'read -r _; exec "$@" </dev/null'
 _CONSOLE_CHARS = 400
+_OUTPUTS = "outputs: "
+"""What a guest's complaint about its action's outputs begins with (init.sh)."""
 
 
 class MicrovmExecutor(LocalExecutor):
@@ -91,12 +90,14 @@ class MicrovmExecutor(LocalExecutor):
         self._machine = machine
         self._means = find_means(machine, options.bubblewrap)
         memory_bytes = machine.memory_bytes + _OVERHEAD_BYTES
-        options = replace(options, memory_bytes=memory_bytes, processes=_PROCESSES, cpus=None)
+        options = replace(options, memory_bytes=memory_bytes, cpus=None)
         super().__init__(store, codec, options, clock)
         self._accel: Accel | None = None
         self._choosing = asyncio.Lock()
-        self._hashes: Mapping[str, str] = {}
-        """SHA-256 of the files that guests are made of."""
+        self._files = MadeOf(
+            {"kernel": self._means.kernel.image, "qemu": Path(self._means.qemu)}
+            | ({"toolchain": machine.toolchain_image} if machine.toolchain_image else {})
+        )
 
     @staticmethod
     def suits(work: Work) -> bool:
@@ -110,7 +111,6 @@ class MicrovmExecutor(LocalExecutor):
         """
         async with self._choosing:
             if self._accel is None:
-                self._hashes = await self._threads(self._hash_files)
                 self._accel = await self._threads(self._choose_accel)
             return self._accel
 
@@ -143,6 +143,7 @@ class MicrovmExecutor(LocalExecutor):
         if complaint:
             raise SandboxUnavailable(f"sandbox:microvm {complaint}")
         await self.accel()
+        await self._threads(self._files.look)
         await self._threads(self._make_disks, job, _workspace(job))
         return job
 
@@ -170,10 +171,12 @@ class MicrovmExecutor(LocalExecutor):
         )
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()[-_CONSOLE_CHARS:]
-            raise WorkerFailure(
-                f"the input tree of {job.work.name} does not fit a disk of"
-                f" {self._machine.disk_bytes >> 20} MiB (microvm.disk_bytes), or: {words}"
-            )
+            if "allocate" in words:
+                raise InvalidInput(
+                    "the input tree does not fit the disk of a guest, which has"
+                    f" {self._machine.disk_bytes >> 20} MiB (microvm.disk_bytes)"
+                )
+            raise WorkerFailure(f"making the input disk of {job.work.name}: {words}")
 
     def _guest_job(self, job: Job) -> GuestJob:
         options = self._options
@@ -232,8 +235,11 @@ class MicrovmExecutor(LocalExecutor):
         )
 
     async def _evidence(self, job: Job) -> Evidence | None:
+        if not await self._threads(self._files.is_as_seen):
+            _log.warning("a file that guests are made of was replaced while %s ran", job.work.name)
+            return None
         profile = json.dumps(self._profile(is_root=job.is_root), sort_keys=True, indent=1).encode()
-        digest = DigestFunction.SHA256.digest(profile)
+        digest = job.work.digest_function.digest(profile)
         await self._store.put([digest], profile)
         return Evidence(SandboxKind.MICROVM, profile=digest)
 
@@ -254,18 +260,11 @@ class MicrovmExecutor(LocalExecutor):
                     Disk("toolchain", "TOOLCHAIN", read_only=True),
                 ],
             ),
-            "files": self._hashes,
+            "files": {**self._files.hashes, "initramfs": self._means.initramfs.hash},
             "root": "inputs" if is_root else "toolchain",
             "user": [self._options.uid, self._options.gid],
             "network": "none",
         }
-
-    def _hash_files(self) -> Mapping[str, str]:
-        files = {"kernel": self._means.kernel.image, "qemu": Path(self._means.qemu)}
-        if self._means.toolchain_image is not None:
-            files["toolchain"] = self._means.toolchain_image
-        found = {name: _hash_of(path) for name, path in files.items()}
-        return found | {"initramfs": self._means.initramfs.hash}
 
     def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
         """Answers the sandbox really applied to actions, as short facts."""
@@ -288,6 +287,8 @@ def _ungrantable(work: Work) -> str:
         return "shows no directory of the host: drop the grant, or use sandbox:namespace"
     if coeffects.gpu is not None or work.devices is not None:
         return "passes no GPU through: use sandbox:namespace"
+    if {"unixUID", "unixGID"} & {name for name, _ in work.platform}:
+        return "has one user: drop unixUID and unixGID, or use sandbox:namespace"
     return ""
 
 
@@ -306,11 +307,6 @@ def _etc_files(options: ExecutorOptions) -> tuple[tuple[str, str], ...]:
 def _workspace(job: Job) -> Path:
     """Where an action's disks lie: in its scratch space, beside the input root."""
     return Path(job.root).parent / "guest"
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _confine(job: Job, pid: int, limits: Mapping[int, int]) -> None:
@@ -467,6 +463,8 @@ class _Guest:
         if self._failure is not None:
             raise self._failure
         heard = self._heard
+        if heard.failure.startswith(_OUTPUTS):
+            raise InvalidOutput(f"the guest cannot hand over its {heard.failure}")
         if heard.failure or heard.exit_code is None or not heard.is_done:
             raise WorkerFailure(f"the guest of {self._job.work.name} failed: {self._why()}")
         return Ending(heard.exit_code, "the guest ran out of memory" if heard.out_of_memory else "")

@@ -42,6 +42,13 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+_ACCELERATORS = {
+    Accel.KVM: "kvm",
+    # Translated code takes a gigabyte otherwise, which no limit on memory would leave room for.
+    Accel.TCG: "tcg,tb-size=128",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class MicrovmOptions:
     """Virtual machines for actions (`sandbox:microvm`)."""
@@ -173,7 +180,7 @@ def guest_command(
         *kvm,
         "--",
         means.qemu,
-        *("-machine", _MACHINE, "-accel", accel.value, *_cpu(accel)),
+        *("-machine", _MACHINE, "-accel", _ACCELERATORS[accel], *_cpu(accel)),
         *("-m", f"{memory}M", "-smp", str(options.cpus)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-sandbox", _SECCOMP),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from support.microvm import machine_options, make_toolchain, microvm_missing
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant, GpuGrant, NetworkGrant, SandboxKind
-from executor.errors import SandboxUnavailable, TimedOut
+from executor.errors import InvalidInput, SandboxUnavailable, TimedOut
 from executor.local import ExecutorOptions
 from executor.microvm.executor import BUILD_ROOT, MicrovmExecutor
 from executor.spec import Work
@@ -126,6 +127,25 @@ async def test_input_root_can_be_the_whole_system_and_a_timeout_kills_the_guest(
 
     printed = (await bench.store.get(raised.value.stdout)).decode().split()
     assert printed == ["bin", "dev", "marker", "proc", "tmp"]
+
+
+async def test_inputs_that_do_not_fit_the_disk_are_invalid(toolchain: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    options = replace(machine_options(toolchain), disk_bytes=64 << 20)
+    executor = MicrovmExecutor(
+        store,
+        JsonCodec(),
+        ExecutorOptions(scratch=tmp_path / "scratch", max_timeout_s=60),
+        SystemClock().wall,
+        options,
+    )
+    bench = Bench(executor, store, tmp_path / "scratch", BUILD_ROOT)
+
+    with pytest.raises(InvalidInput, match=r"does not fit the disk of a guest, which has 64 MiB"):
+        await bench.run("true", tree={"large": b"x" * (65 << 20)})
+
+    assert bench.leftovers() == []
+    await executor.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What QEMU is started with: nothing but what a guest needs, whatever is configured."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from executor.errors import SandboxUnavailable
+from executor.microvm.initramfs import Initramfs, Kernel
+from executor.microvm.machine import (
+    Accel,
+    Disk,
+    Means,
+    MicrovmOptions,
+    find_means,
+    guest_command,
+)
+
+MEANS = Means(
+    qemu="/usr/bin/qemu-system-x86_64",
+    bubblewrap="/usr/bin/bwrap",
+    mke2fs="/sbin/mke2fs",
+    kernel=Kernel(Path("/boot/vmlinuz"), Path("/lib/modules/1")),
+    initramfs=Initramfs(b"base"),
+    toolchain_image=Path("/srv/toolchain"),
+)
+
+
+def command(accel: Accel = Accel.TCG, **more: object) -> list[str]:
+    return guest_command(
+        MEANS,
+        MicrovmOptions(),
+        accel,
+        "/scratch/guest",
+        initrd="/job/initrd",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_guest_has_the_devices_that_it_is_given_and_no_others() -> None:
+    words = command(
+        disks=[Disk("input", "/job/a,b"), Disk("toolchain", "/srv/toolchain", read_only=True)],
+        ports=[("control", 7)],
+    )
+
+    devices = [after for word, after in itertools.pairwise(words) if word == "-device"]
+    assert devices == [
+        "virtio-blk-device,drive=input,serial=input",
+        "virtio-blk-device,drive=toolchain,serial=toolchain",
+        "virtio-serial-device",
+        "virtserialport,chardev=control,name=control",
+    ]
+    assert "if=none,id=input,format=raw,file=/job/a,,b,cache=unsafe" in words
+    assert "if=none,id=toolchain,format=raw,file=/srv/toolchain,readonly=on" in words
+    assert not {"-netdev", "-nic", "-net", "-fsdev", "-virtfs", "-monitor", "-qmp"} & set(words)
+    assert {"-nodefaults", "-no-user-config"} <= set(words)
+
+
+def test_qemu_is_enclosed_with_its_own_filter() -> None:
+    words = command()
+
+    enclosing = words[: words.index("--")]
+    assert {"--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"} <= set(enclosing)
+    assert enclosing[enclosing.index("--cap-drop") + 1] == "ALL"
+    writable = [after for word, after in itertools.pairwise(enclosing) if word == "--bind"]
+    assert writable == ["/scratch/guest"]
+    assert words[words.index("-sandbox") + 1].startswith("on,")
+
+
+def test_only_kvm_gets_its_device() -> None:
+    assert "/dev/kvm" in command(Accel.KVM)
+    assert "/dev/kvm" not in command(Accel.TCG)
+
+
+def test_kernel_is_told_the_pace_of_a_clock_that_it_cannot_measure() -> None:
+    def told(accel: Accel) -> bool:
+        words = command(accel)
+        return "tsc_early_khz=" in words[words.index("-append") + 1]
+
+    assert told(Accel.TCG)
+    assert not told(Accel.KVM)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (MicrovmOptions(toolchain_image=Path("/nowhere")), "armitage microvm image makes one"),
+        (MicrovmOptions(qemu="/nowhere/qemu"), "apt-get install qemu-system-x86"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(options: MicrovmOptions, words: str) -> None:
+    with pytest.raises(SandboxUnavailable, match=words):
+        find_means(options, None)
+
+
+@pytest.mark.parametrize("wrong", [{"memory_bytes": 1}, {"cpus": 0}, {"disk_bytes": 1}])
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        MicrovmOptions(**wrong)  # type: ignore[arg-type]
