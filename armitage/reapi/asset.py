@@ -269,12 +269,15 @@ class AssetService:
     ) -> Wanted:
         known, told = dict(qualifiers), request_metadata(call)
         commit, branch, is_git = version_of(qualifiers)
+        if is_git and CHECKSUM in known:
+            raise InvalidRequest(f"{CHECKSUM} is of one file; vcs.commit says what a commit holds")
         notation = instance.digests.notation(message.digest_function)
         return Wanted(
             uris=tuple(message.uris),
             function=notation.preferred,
             headers=headers_for(message.uris, qualifiers),
             sha256=_sha256_of(known.get(CHECKSUM, "")),
+            checksums=_checksums_of(known.get(CHECKSUM, "")),
             directory=known.get("directory", ""),
             commit=commit,
             branch=branch,
@@ -518,6 +521,11 @@ def _sha256_of(checksums: str) -> str:
     match = _SRI.fullmatch(checksums.strip())
     data = _base64(match[2]) if match is not None and match[1] == "sha256" else None
     return data.hex() if data is not None and len(data) == 32 else ""
+
+
+def _checksums_of(checksums: str) -> tuple[tuple[str, bytes], ...]:
+    matches = filter(None, map(_SRI.fullmatch, checksums.split()))
+    return tuple((match[1], _base64(match[2]) or b"") for match in matches)
 
 
 def _seconds(message: FetchRequest | PushRequest, field: str) -> float | None:

@@ -30,7 +30,9 @@ class Wanted:
     headers: tuple[tuple[Header, ...], ...] = ()
     """For each of the URIs."""
     sha256: str = ""
-    """Of the content (for a directory, of the archive), where that is known."""
+    """Of the content (for a directory, of the archive), where that alone is asked for."""
+    checksums: tuple[tuple[str, bytes], ...] = ()
+    """Otherwise: algorithm and digest, of which the content must have one."""
     directory: str = ""
     """The part of a directory that is wanted."""
     commit: str = ""

@@ -7,6 +7,7 @@ SHA-256 is pinned: if it is on record already, nobody is asked.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -121,10 +122,23 @@ class AssetFetcher:
             try:
                 terms, mode = self._terms(wanted, uri)
                 async with self._session(terms, wanted, mode) as exchanges:
-                    return uri, await self._follow(exchanges, uri, own)
+                    body = await self._follow(exchanges, uri, own)
+                await self._check(body, wanted, uri)
+                return uri, body
             except (NotFound, PermissionDenied, Aborted, Unavailable, InvalidRequest) as error:
                 failure = error
         raise failure
+
+    async def _check(self, body: Body, wanted: Wanted, uri: str) -> None:
+        """What has none of the checksums is not what was asked for. Raises Aborted."""
+        if not wanted.checksums or wanted.sha256:
+            return
+        hashers = {name: hashlib.new(name) for name, _ in wanted.checksums}
+        async for data in self._archive.store.read(digest_of(body)):
+            for hasher in hashers.values():
+                hasher.update(data)
+        if not any(hashers[name].digest() == digest for name, digest in wanted.checksums):
+            raise Aborted(f"the content of {uri} does not match checksum.sri")
 
     def _terms(self, wanted: Wanted, uri: str) -> tuple[Terms, NetworkMode]:
         hosts = ["" if host == "*" else host for host in self._options.hosts]

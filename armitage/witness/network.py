@@ -5,6 +5,7 @@ a proxy of its own inside the action's sandbox.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ from executor.errors import InvalidInput, WorkerFailure
 from executor.evidence import Reached
 from executor.ports import NetworkUse
 from executor.spec import Work
+
+_log = logging.getLogger(__name__)
 
 _STREAM_BYTES = 1 << 20
 _RESOLVER = b"nameserver 127.0.0.1\noptions timeout:2 attempts:2\n"
@@ -136,10 +139,14 @@ class WitnessNetwork:
         return Proxy(exchanges, authority)
 
     async def catch_up(self) -> None:
-        """Has the index of what is on record learn of what was logged since."""
+        """Has the index of what is on record learn of what was logged since; a chore."""
         recall = self._means.recall
-        if recall is not None:
+        if recall is None:
+            return
+        try:
             await recall.catch_up()
+        except OSError as error:  # Whoever needs the index next is told.
+            _log.error("witness: %s", error)
 
     async def close(self) -> None:
         """Closes the index; no session may be open."""

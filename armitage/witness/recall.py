@@ -21,6 +21,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from armitage.log.errors import LogError
 from armitage.log.tiles import WIDTH, Tile, decode_entries
 from armitage.witness.archive import Archive
 from armitage.witness.evidence import (
@@ -95,7 +96,7 @@ class Recall:
         self._next = 0
 
     async def catch_up(self) -> None:
-        """Learns of what was logged since. Raises LogError, OSError, sqlite3.Error."""
+        """Learns of what was logged since. Raises OSError."""
         async with self._lock:
             if self._known is None:
                 self._known, self._next = await self._run(self._open)
@@ -103,8 +104,8 @@ class Recall:
             while self._next < size:
                 number = self._next // WIDTH
                 tile = Tile(None, number, min(WIDTH, size - number * WIDTH))
-                bundle = await self._run(partial(self._archive.log.store.read, tile))
-                entries = decode_entries(bundle)[self._next - number * WIDTH :]
+                bundle = await self._run(partial(self._bundle, tile))
+                entries = bundle[self._next - number * WIDTH :]
                 rows = [
                     row
                     for index, data in enumerate(entries, self._next)
@@ -115,7 +116,7 @@ class Recall:
                 self._next = upto
 
     async def answer(self, wanted: Wanted) -> Recalled | None:
-        """Answers the newest that fits the request."""
+        """Answers the newest that fits the request. Raises OSError."""
         await self.catch_up()
         for column, key in (("request", _key(wanted)), ("shown", _shown_key(wanted))):
             if key is not None:
@@ -126,7 +127,7 @@ class Recall:
 
     async def content(self, hashed: str, credentials: frozenset[str]) -> Recalled | None:
         """Answers the first fetch of a content by its SHA-256 in hexadecimal, if it was public or
-        fetched with credentials that were granted.
+        fetched with credentials that were granted. Raises OSError.
         """
         await self.catch_up()
         async for found in self._candidates("body", bytes.fromhex(hashed), newest=False):
@@ -179,9 +180,15 @@ class Recall:
 
     async def _run(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._archive.threads, function)
+        try:
+            return await loop.run_in_executor(self._archive.threads, function)
+        except (sqlite3.Error, LogError) as error:
+            raise OSError(f"the index {self._path} cannot be used: {error}") from error
 
     # In threads
+
+    def _bundle(self, tile: Tile) -> list[bytes]:
+        return decode_entries(self._archive.log.store.read(tile))
 
     def _open(self) -> tuple[sqlite3.Connection, int]:
         origin = self._archive.log.store.checkpoint.origin

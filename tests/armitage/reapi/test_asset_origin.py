@@ -164,6 +164,17 @@ async def test_a_repository_and_a_part_of_it_are_passed_on() -> None:
     assert (wanted.commit, wanted.directory, wanted.is_git) == ("ab" * 20, "src", True)
 
 
+async def test_a_checksum_of_a_directory_is_of_its_archive() -> None:
+    services, origin = made()
+    request = asset.FetchDirectoryRequest(uris=[URI])
+    request.qualifiers.add(name="checksum.sri", value=SRI_512)
+    await services.call(rpcs.FETCH_DIRECTORY, request)
+    request.qualifiers.add(name="vcs.commit", value="ab" * 20)
+
+    assert origin.asked[0].checksums == (("sha512", hashlib.sha512(b"abc").digest()),)
+    assert await code_of(services.call(rpcs.FETCH_DIRECTORY, request)) == Code.INVALID_ARGUMENT
+
+
 async def test_headers_are_sent_and_never_shown() -> None:
     services, origin = made()
     answer = await fetch(services, ("http_header:X-Token", "s3cr3t"), ("checksum.sri", SRI))

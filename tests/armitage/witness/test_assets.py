@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from hashlib import sha256, sha512
 from pathlib import Path
 
 import pytest
@@ -243,6 +243,18 @@ async def test_an_archive_becomes_a_directory(world: World) -> None:
     with pytest.raises(Aborted, match="no directory 'other'"):
         async with world.networks.origin(Origin(answering(data))) as origin:
             await world.directory(f"https://{HOST}:{origin.port}/a", directory="other")
+
+
+async def test_an_archive_with_another_checksum_is_not_unpacked(world: World) -> None:
+    data = archive()
+    right, wrong = (("sha512", sha512(data).digest()),), (("sha512", bytes(64)),)
+    async with world.networks.origin(Origin(answering(data))) as origin:
+        url = f"https://{HOST}:{origin.port}/a"
+        root = await world.directory(url, checksums=(*wrong, *right))
+        with pytest.raises(Aborted, match=r"does not match checksum\.sri"):
+            await world.directory(url, checksums=wrong)
+
+    assert [node.name for node in root.directories] == ["top"]
 
 
 async def test_what_is_no_archive_is_refused(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sqlite3
 import ssl
 import struct
 from collections.abc import AsyncIterator
@@ -268,6 +269,22 @@ async def test_the_index_is_made_again_when_it_is_lost(world: Networks) -> None:
 
     async with world.session(offline=True) as running:
         assert (await running.fetch(url))[0] == 200
+
+
+async def test_an_index_that_fails_ends_the_fetch_and_is_on_record(
+    world: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with world.session(offline=True) as running:
+        monkeypatch.setattr(sqlite3, "connect", fail)
+        status, text = await running.fetch(f"https://{HOST}/a")
+
+    assert (status, b"cannot be used: disk I/O error" in text) == (502, True)
+    [record] = await world.exchanges()
+    assert "disk I/O error" in record["error"]
+    await world.network().catch_up()  # A chore only says so.
 
 
 async def test_what_was_decoded_is_on_record_beside_what_came(world: Networks) -> None:
