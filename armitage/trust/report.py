@@ -57,8 +57,8 @@ def report(
     artefact: Artefact | None = None,
     instance: str | None = None,
 ) -> Report:
-    """Verifies every bundle, given by name, and asks the policy about what the first that holds is
-    about, in that instance (None: the one that it names itself).
+    """Verifies every bundle, given by name, and asks the policy about the results that they attest,
+    in that instance (None: the one that is attested).
 
     A bundle that does not hold is told and counts for nothing. The platform of the action is not
     known here, so every rule that could apply does.
@@ -97,15 +97,22 @@ def _verify(
 
 
 def _decide(made: Report, judges: Judges, now_s: float, instance: str | None) -> None:
-    claim = made.verified[0].claim
-    asked = Asked(
+    """One artefact may be the output of several actions: it is enough that one of them is believed.
+    What the first lacks is told otherwise.
+    """
+    asked = dict.fromkeys(_asked(each.claim, instance) for each in made.verified)
+    decisions = [judges.trust.decide(each, None, made.verified, now_s) for each in asked]
+    decision = next((each for each in decisions if each.holds), decisions[0])
+    made.holds, made.reasons = decision.holds, decision.reasons
+    told = f"`{decision.policy}` holds" if decision.holds else decision.reasons[0]
+    made.rows.append(Row("", "policy", decision.holds, told))
+
+
+def _asked(claim: Claim, instance: str | None) -> Asked:
+    return Asked(
         claim.instance if instance is None else instance,
         claim.action,
         claim.outputs.hash,
         claim.stdout,
         claim.stderr,
     )
-    decision = judges.trust.decide(asked, None, made.verified, now_s)
-    made.holds, made.reasons = decision.holds, decision.reasons
-    told = f"`{decision.policy}` holds" if decision.holds else decision.reasons[0]
-    made.rows.append(Row("", "policy", decision.holds, told))
