@@ -39,11 +39,14 @@ def _microvm(args: argparse.Namespace) -> MicrovmOptions:
 
 
 def _doctor(args: argparse.Namespace) -> Exit:
+    from executor.isospin.probe import probe_gpus
     from executor.microvm.probe import probe_microvm
     from executor.probe import Report, probe
 
     report = probe(args.bubblewrap)
-    report = Report((*report.findings, probe_microvm(_microvm(args), args.bubblewrap)))
+    report = Report(
+        (*report.findings, probe_gpus(), probe_microvm(_microvm(args), args.bubblewrap))
+    )
     value = {
         "can_sandbox": report.can_sandbox,
         "remedies": list(report.remedies),

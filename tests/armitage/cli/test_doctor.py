@@ -8,11 +8,13 @@ from executor.probe import Finding, Report
 GOOD = Finding("bubblewrap", True, "/usr/bin/bwrap 0.8.0", is_needed=True)
 BAD = Finding("user namespaces", False, "not permitted", "sysctl -w x=1", is_needed=True)
 ODD = Finding("GPU", False, "no device")
+NO_LEASE = Finding("GPU leases", False, "no driver")
 NO_GUEST = Finding("microVM", False, "no kernel", "apt-get install one")
 
 
 def report(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
     monkeypatch.setattr("executor.probe.probe", lambda _: Report(findings))
+    monkeypatch.setattr("executor.isospin.probe.probe_gpus", lambda: NO_LEASE)
     monkeypatch.setattr("executor.microvm.probe.probe_microvm", lambda *_: NO_GUEST)
 
 
@@ -25,6 +27,7 @@ def test_a_host_that_can_sandbox_is_told_so(armitage: Cli, monkeypatch: pytest.M
     assert done.out == (
         "yes bubblewrap  /usr/bin/bwrap 0.8.0\n"
         "no  GPU         no device\n"
+        "no  GPU leases  no driver\n"
         "no  microVM     no kernel  -> apt-get install one\n"
         "\n"
         "Actions can be sandboxed on this host.\n"
