@@ -6,6 +6,7 @@ ratio of the medians is what counts. What is written is thrown away by the bare 
 "stored" has a bare server that does with it the least that a store must (SHA-256, file, fdatasync).
 
     python benchmarks/rpc.py [--rounds 5] [--calls 3000] [--blob-mib 256] [--storage disk|memory]
+                             [--transport fast|grpcio]
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ async def populate(client: Client) -> tuple[bytes, bytes]:
 
 
 async def compare(arguments: argparse.Namespace) -> list[list[str]]:
-    settings = f'storage = "{arguments.storage}"'
+    settings = f'storage = "{arguments.storage}"\ntransport = "{arguments.transport}"'
     with daemon(settings) as armitage, tempfile.TemporaryDirectory() as scratch:
         ours = Client(armitage.address, armitage.pid)
         get, find = await populate(ours)
@@ -222,10 +223,12 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3000, help="calls of a unary round")
     parser.add_argument("--blob-mib", type=int, default=256)
     parser.add_argument("--storage", choices=("disk", "memory"), default="disk")
+    parser.add_argument("--transport", choices=("fast", "grpcio"), default="fast")
     arguments = parser.parse_args()
     rows = asyncio.run(compare(arguments))
     header = ["call", "Armitage", "bare grpc.aio", "ratio", "Armitage /s", "bare /s"]
-    print_table(f"CPU of the server, {arguments.storage} storage", header, rows)
+    title = f"CPU of the server, {arguments.storage} storage, transport {arguments.transport}"
+    print_table(title, header, rows)
     print("\n/s: calls, or GiB, in a second of wall time; client and server share the machine.")
 
 

@@ -289,7 +289,12 @@ class _UnaryCall(_OpenCall):
     async def stream_unary(self, _: Any, context: Any) -> bytes:
         try:
             self.begin(context)
-            return await self.method.handler(await self.read_only(), self.call())
+            request, call = await self.read_only(), self.call()
+            if self.method.immediate is not None:
+                response = self.method.immediate(request, call)
+                if response is not None:
+                    return response
+            return await self.method.handler(request, call)
         except BaseException as error:
             await self.fail(error)
             raise

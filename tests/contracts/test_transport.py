@@ -63,6 +63,31 @@ async def test_each_kind_of_method_carries_raw_bytes(transport: Transport) -> No
         ]
 
 
+async def unused(request: bytes, call: Call) -> bytes:
+    raise AssertionError
+
+
+async def test_what_can_be_answered_at_once_is(transport: Transport) -> None:
+    method = Unary("/s/Now", unused, lambda request, call: request * 2)
+    async with transport.serving(method) as subject:
+        assert await subject.unary("/s/Now")(b"ab") == b"abab"
+
+
+async def test_what_cannot_be_answered_at_once_goes_to_the_handler(transport: Transport) -> None:
+    async with transport.serving(Unary("/s/Now", echo, lambda request, call: None)) as subject:
+        assert await subject.unary("/s/Now")(b"ab") == b"ab"
+
+
+async def test_error_raised_at_once_becomes_a_status(transport: Transport) -> None:
+    def refuse(request: bytes, call: Call) -> bytes:
+        raise NotFound("no")
+
+    async with transport.serving(Unary("/s/Now", unused, refuse)) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Now")(b"")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
 async def test_unknown_method_is_unimplemented(transport: Transport) -> None:
     async with transport.serving(Unary("/s/Echo", echo)) as subject:
         for call in (

@@ -30,7 +30,6 @@ from support.http2 import (
 )
 from support.transports import TRANSPORTS, Subject, Transport, Waiting, echo
 
-from armitage.errors import NotFound
 from armitage.reapi.gate import status_of
 from armitage.transport.fast.calls import OpenCall
 from armitage.transport.fast.connection import Connection
@@ -63,30 +62,6 @@ async def connections(subject: Subject, count: int) -> None:
 
 async def unused(request: bytes, call: Call) -> bytes:
     raise AssertionError
-
-
-async def test_what_can_be_answered_at_once_is() -> None:
-    async with FAST.serving(Unary("/s/Now", unused, lambda request, call: request * 2)) as subject:
-        assert await subject.unary("/s/Now")(b"ab") == b"abab"
-
-
-async def test_what_cannot_be_answered_at_once_goes_to_the_handler() -> None:
-    async with FAST.serving(Unary("/s/Now", echo, lambda request, call: None)) as subject:
-        assert await subject.unary("/s/Now")(b"ab") == b"ab"
-
-
-async def test_error_raised_at_once_becomes_a_status() -> None:
-    def refuse(request: bytes, call: Call) -> bytes:
-        raise NotFound("no")
-
-    async with (
-        FAST.serving(Unary("/s/Now", unused, refuse)) as subject,
-        raw_client(subject.address) as client,
-    ):
-        stream = client.open_stream("/s/Now")
-        client.send_message(stream, b"", last=True)
-        [trailers] = await client.until_end_of(stream)
-        assert b"grpc-status\x015" in trailers.payload
 
 
 async def test_nothing_is_answered_at_once_while_draining() -> None:
