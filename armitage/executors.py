@@ -149,4 +149,10 @@ def _describe(default: _Default, routing: RoutingExecutor) -> Execution:
     if not how.sandboxed:
         return replace(how, reason=f"WITHOUT a sandbox, as accepted; limits: {limits}{offered}")
     launcher = sandbox["launcher"]
-    return replace(how, reason=f"in a sandbox ({launcher}; no network; limits: {limits}){offered}")
+    network = _network_of(default.executor)
+    return replace(how, reason=f"in a sandbox ({launcher}; {network}; limits: {limits}){offered}")
+
+
+def _network_of(executor: LocalExecutor) -> str:
+    has_one = isinstance(executor, NamespaceExecutor) and executor.offers_network
+    return "network by the witness alone" if has_one else "no network"

@@ -5,7 +5,9 @@
 
 `launcher` is the launcher alone, asked again and again for one sandbox whose inputs are there and
 which has no control group; `executor` is a whole action: scratch space, an empty input tree, a
-control group, a sandbox, output in a store. Rounds of both launchers take turns.
+control group, a sandbox, output in a store. Rounds of both launchers take turns. The CPU time is
+that of all processes and this one, by a control group around them; it is steadier than the clock
+where other work runs beside.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from support.executing import JsonCodec, Seen
 from armitage.clock import SystemClock
 from cas.digest import DigestFunction
 from cas.memory import MemoryStore
+from executor.cgroup import Limits, open_cgroups
 from executor.launcher.own import trial_job
 from executor.launching import Confinement
 from executor.local import ExecutorOptions, LauncherKind
@@ -85,7 +88,26 @@ async def rate(action: Action, count: int, concurrency: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-async def compare(arguments: argparse.Namespace, place: Path) -> None:
+class Meter:
+    """CPU time of this process and all that it starts; needs a writable control group."""
+
+    def __init__(self) -> None:
+        self._groups = open_cgroups(f"armitage-bench-{os.getpid()}")
+        self._group = self._groups.group("all")
+        self._group.make(Limits(None, None, None))
+        self._group.join(os.getpid())
+
+    def cpu_s(self) -> float:
+        return self._group.usage().cpu_s or 0.0
+
+    def close(self) -> None:
+        for parent in set(self._groups._parents.values()):  # noqa: SLF001 (to leave it again)
+            (parent.parent / "cgroup.procs").write_text(str(os.getpid()))
+        self._group.remove()
+        self._groups.close()
+
+
+async def compare(arguments: argparse.Namespace, place: Path, meter: Meter) -> None:
     executors = {kind: open_executor(kind, place / kind.value) for kind in KINDS}
     shapes: dict[str, dict[LauncherKind, Action]] = {
         "launcher": {kind: alone(one, place / "root") for kind, one in executors.items()},
@@ -95,19 +117,26 @@ async def compare(arguments: argparse.Namespace, place: Path) -> None:
     for name, actions in shapes.items():
         for concurrency in (1, arguments.concurrency):
             rates: dict[LauncherKind, list[float]] = {kind: [] for kind in KINDS}
-            for kind in KINDS:
-                await rate(actions[kind], 20, concurrency)
-            for _ in range(arguments.rounds):
+            costs: dict[LauncherKind, list[float]] = {kind: [] for kind in KINDS}
+            for number in range(arguments.rounds + 1):
                 for kind in KINDS:
+                    cpu = meter.cpu_s()
                     measured = await rate(actions[kind], arguments.actions, concurrency)
-                    rates[kind].append(measured)
-            ours, theirs = (statistics.median(rates[kind]) for kind in KINDS)
-            ratio = f"{ours / theirs:.2f}x"
-            rows.append([name, concurrency, f"{ours:.0f}", f"{theirs:.0f}", ratio])
+                    if number > 0:  # The first warms up.
+                        rates[kind].append(measured)
+                        costs[kind].append((meter.cpu_s() - cpu) / arguments.actions * 1000)
+            rows.append([name, concurrency, *paired(rates, "{:.0f}"), *paired(costs, "{:.1f}")])
     for executor in executors.values():
         await executor.close()
     title = f"{arguments.actions} times /bin/true, the median of {arguments.rounds} rounds"
-    print_table(title, ["what", "at a time", "armitage", "bubblewrap", "ratio"], rows)
+    names = ["armitage", "bubblewrap", "ratio"]
+    header = ["what", "at a time", *names, *(f"{name}: ms CPU" for name in names[:2]), "ratio"]
+    print_table(title, header, rows)
+
+
+def paired(values: Mapping[LauncherKind, list[float]], form: str) -> list[str]:
+    ours, theirs = (statistics.median(values[kind]) for kind in KINDS)
+    return [form.format(ours), form.format(theirs), f"{ours / theirs:.2f}x"]
 
 
 @dataclass(frozen=True)
@@ -166,7 +195,11 @@ def main() -> int:
         place = Path(directory)
         if arguments.soak:
             return asyncio.run(soak(arguments.soak, arguments.concurrency, place))
-        asyncio.run(compare(arguments, place))
+        meter = Meter()
+        try:
+            asyncio.run(compare(arguments, place, meter))
+        finally:
+            meter.close()
     return 0
 
 

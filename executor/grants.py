@@ -26,6 +26,11 @@ class Mount:
     is_checked: bool = False
     """Whether the source was checked by its path, which must lead through no link then."""
 
+    @property
+    def kind(self) -> str:
+        """What may be done with it, in a word."""
+        return "device" if self.is_device else "rw" if self.is_writable else "ro"
+
 
 @dataclass(frozen=True, slots=True)
 class Grants:

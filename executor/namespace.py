@@ -33,7 +33,7 @@ from executor.bubblewrap import Bubblewrap
 from executor.coeffects import SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.evidence import Evidence, Opened
-from executor.grants import Grants, Mount, filesystem_mounts
+from executor.grants import NOTHING, Grants, Mount, filesystem_mounts
 from executor.launcher.binary import find_launcher
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
@@ -72,6 +72,7 @@ class NamespaceExecutor(LocalExecutor):
             find_bubblewrap(options.bubblewrap)
         super().__init__(store, codec, options, clock)
         self._network = network
+        self._plain_profiles: dict[DigestFunction, tuple[Digest, bytes]] = {}
         self.fallback = ""
         """Why bubblewrap is used although our own launcher is preferred; empty otherwise."""
         try:
@@ -114,6 +115,11 @@ class NamespaceExecutor(LocalExecutor):
         """Frees everything; see LocalExecutor."""
         self._launcher.close()
         await super().close()
+
+    @property
+    def offers_network(self) -> bool:
+        """Whether actions that declare a network can have one."""
+        return self._network is not None and self._launcher.name == OwnLauncher.name
 
     def _mount_point(self, scratch: Path) -> str:  # noqa: ARG002 (the same for all)
         return BUILD_ROOT
@@ -188,25 +194,34 @@ class NamespaceExecutor(LocalExecutor):
         )
 
     async def _keep_profile(self, job: Job, function: DigestFunction) -> Digest:
-        limits, identity = self._limits(), self._user()
-        data = canonical(
-            {
-                "facts": dict(self.sandbox(is_root=job.is_root)),
-                "launcher": dict(self._launcher.profile(job)),
-                "limits": {
-                    "memory_bytes": limits.memory_bytes,
-                    "processes": limits.processes,
-                    "cpus": None if limits.cpus is None else str(limits.cpus),
-                    "rlimits": {str(key): value for key, value in self._rlimits().items()},
-                },
-                "user": list(_identity(job.work, self._options) if job.is_root else identity),
-                "network": _describe(job.grants.session),
-            }
-        )
-        digest = function.digest(data)
+        is_plain = job.grants == NOTHING and not job.is_root
+        profile = self._plain_profiles.get(function) if is_plain else None
+        if profile is None:
+            data = canonical(self._profile(job))
+            profile = function.digest(data), data
+            if is_plain:
+                self._plain_profiles[function] = profile
+        digest, data = profile
         if await self._store.find_missing([digest]):
             await self._store.put([digest], data)
         return digest
+
+    def _profile(self, job: Job) -> Mapping[str, object]:
+        limits = self._limits()
+        identity = _identity(job.work, self._options) if job.is_root else self._user()
+        return {
+            "facts": dict(self.sandbox(is_root=job.is_root)),
+            "launcher": dict(self._launcher.profile(job)),
+            "granted": [[mount.target, mount.kind] for mount in job.grants.mounts],
+            "limits": {
+                "memory_bytes": limits.memory_bytes,
+                "processes": limits.processes,
+                "cpus": None if limits.cpus is None else str(limits.cpus),
+                "rlimits": {str(key): value for key, value in self._rlimits().items()},
+            },
+            "user": list(identity),
+            "network": _describe(job.grants.session),
+        }
 
 
 def _describe(session: NetworkSession | None) -> Mapping[str, object] | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cas.digest import DigestFunction
 from executor.errors import SandboxUnavailable
-from executor.grants import Mount
 from executor.launcher.binary import find_launcher
 from executor.launcher.plan import DEVICES, Plan
 from executor.launcher.profile import program_digest, system_calls
@@ -146,14 +145,8 @@ class OwnLauncher:
             "shown": list(toolchain.shown),
             "links": [list(link) for link in toolchain.links],
             "files": [list(file) for file in toolchain.files],
-            "granted": [_granted(mount) for mount in job.grants.mounts],
         }
 
     def close(self) -> None:
         """Ends it."""
         self._server.close()
-
-
-def _granted(mount: Mount) -> list[str]:
-    kind = "device" if mount.is_device else "rw" if mount.is_writable else "ro"
-    return [mount.target, kind]
