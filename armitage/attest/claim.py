@@ -81,6 +81,15 @@ def parse_statements(payloads: Sequence[bytes]) -> Claim:
     return claim
 
 
+def parse_subjects(provenance: bytes) -> tuple[Digest, tuple[Subject, ...]]:
+    """Reads of a provenance statement alone which action and which artefacts it is about. Raises
+    MalformedAttestation.
+    """
+    table = parse_canonical(provenance)
+    external = ("predicate", "buildDefinition", "externalParameters")
+    return _sized(value_at(table, *external, "action")), _subjects(table)
+
+
 def _claim(
     subjects: tuple[Subject, ...], definition: Json, run: Json, policies: dict[str, Json]
 ) -> Claim:

@@ -30,8 +30,9 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from armitage.attest.bundle import SUFFIX, Bundle
-from armitage.attest.claim import parse_statements
-from armitage.attest.entries import parse_attestation_record, record_digest
+from armitage.attest.claim import parse_subjects
+from armitage.attest.dsse import parse_envelope
+from armitage.attest.entries import record_digest
 from armitage.attest.errors import AttestationError
 from armitage.attest.sshsig import SshSigner
 
@@ -327,15 +328,14 @@ def ref_of(instance: str) -> str:
 
 def paths_of(bundle: Bundle) -> list[str]:
     """Under which names a bundle stands in a tree. Raises AttestationError."""
-    envelopes = parse_attestation_record(bundle.record)
-    claim = parse_statements([envelope.payload for envelope in envelopes])
+    provenance = parse_envelope(bundle.record.partition(b"\n")[0]).payload
+    action, subjects = parse_subjects(provenance)
     record = record_digest(bundle.record).hash
     name = f"{record}{SUFFIX}"
-    hashes = {hashed for subject in claim.subjects for _, hashed in subject.digests}
-    action = claim.action.hash
+    hashes = {hashed for subject in subjects for _, hashed in subject.digests}
     return [
         f"{record[:2]}/{record[2:4]}/{name}",
-        f"by-action/{action[:2]}/{action}/{name}",
+        f"by-action/{action.hash[:2]}/{action.hash}/{name}",
         *(f"by-subject/{hashed[:2]}/{hashed}/{name}" for hashed in sorted(hashes)),
     ]
 

@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from threading import Lock
 from typing import Final
 
 from armitage.attest.bundle import SUFFIX, parse_bundle
@@ -41,13 +42,14 @@ class PulledHoldings:
         self._commits: list[str] = []
         self._looked_s: float | None = None
         self._verified: OrderedDict[str, Verified | None] = OrderedDict()
-        """By git's name for the bundle; None for those that do not hold."""
+        """By git's name for the bundle; None for those that do not hold. Guarded by _lock."""
+        self._lock = Lock()
 
     async def of(self, action: Digest) -> Sequence[Verified]:
         """See armitage.attest.holdings.Attested."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._of, action)
+            return await loop.run_in_executor(self._threads, self._locked, action)
         except (AttestationError, OSError) as error:
             # One attestation less never lets more through, and our own may do.
             _log.warning("attestations of others cannot be read: %s", error)
@@ -56,6 +58,10 @@ class PulledHoldings:
     def close(self) -> None:
         """Ends the process that reads. Blocks, shortly."""
         self._objects.close()
+
+    def _locked(self, action: Digest) -> list[Verified]:
+        with self._lock:
+            return self._of(action)
 
     def _of(self, action: Digest) -> list[Verified]:
         now_s = self._clock.monotonic()
