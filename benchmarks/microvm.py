@@ -103,7 +103,9 @@ def working(machine: MicrovmOptions, directory: Path) -> list[tuple[str, Accel |
     means = find_means(machine, None)
     kinds: list[tuple[str, Accel | None]] = [("namespace", None)]
     for accel in (Accel.KVM, Accel.TCG):
-        took_s, complaint = boot_probe(means, machine, accel, directory, 60)
+        took_s, complaint = boot_probe(
+            means, machine, accel, directory, 15 if accel is Accel.KVM else 60
+        )
         print(f"{accel}: {complaint or f'a guest comes up and goes down in {took_s:.2f} s'}")
         if not complaint:
             kinds.append((accel.value, accel))

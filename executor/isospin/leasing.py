@@ -113,6 +113,9 @@ class GpuLeases:
             self.why_none = "" if found else "the driver knows of none"
         except DevicesUnavailable as error:
             found, self.why_none = (), str(error)
+        except Exception:  # noqa: BLE001 (a driver's surprises must not end the daemon)
+            _log.exception("looking for GPUs failed, so none is given to anybody")
+            found, self.why_none = (), "looking for GPUs failed; the server's log says how"
         before = {device.uuid: device.fault for device in self._pool.devices}
         for device in found:
             if device.fault and before.get(device.uuid) != device.fault:

@@ -165,6 +165,19 @@ async def test_host_without_gpu_says_why_there_is_none() -> None:
             await world.run("true", grant=GpuGrant())
 
 
+async def test_driver_that_surprises_leaves_no_device_and_all_else_alive(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world_of(Shelf(gpu("a"))) as world:
+        world.shelf.find = lambda: 1 // 0  # type: ignore[method-assign, assignment, return-value]
+        await world.leases.refresh()
+
+        assert world.leases.devices == ()
+        with pytest.raises(DevicesUnavailable, match="the server's log says how"):
+            await world.run("true", grant=GpuGrant())
+        assert "ZeroDivisionError" in caplog.text
+
+
 async def test_action_does_not_wait_when_configured_so() -> None:
     async with world_of(Shelf(gpu("a")), GpuOptions(when_none=WhenNone.FAIL)) as world:
         world.leases.lease_by_hand("somebody", Need(), 60)
