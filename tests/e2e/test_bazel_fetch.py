@@ -108,18 +108,9 @@ def test_an_archive_is_fetched_by_the_daemon_once_and_is_on_record(
         client.close()
 
     assert asked == ["/lib-1.0.tar.gz"]
-    record = tmp_path / "daemon" / "data" / "record"
-    command = [
-        sys.executable,
-        "-m",
-        "armitage",
-        "audit",
-        "log",
-        "--json",
-        "--data-dir",
-        str(record),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    audit = [sys.executable, "-m", "armitage", "audit"]
+    record = ["--data-dir", str(tmp_path / "daemon" / "data" / "record")]
+    flags = ["log", "--json", "--digest", hashed]
+    done = subprocess.run([*audit, *flags, *record], capture_output=True, text=True, check=True)
     [fetched] = json.loads(done.stdout)
     assert fetched["url"] == f"{url}/lib-1.0.tar.gz"
-    assert fetched["response"]["body"]["sha256"] == f"sha256:{hashed}"
