@@ -139,8 +139,8 @@ def _subjects(table: Json) -> tuple[Subject, ...]:
         for algorithm, hashed in digests.items():
             _digest(algorithm, hashed, 0)
         found.append(Subject(text_at(each, "name"), tuple(sorted(digests.items()))))
-    if not found:
-        raise MalformedAttestation("an attestation is about something")
+    if not found or len({subject.name for subject in found}) < len(found):
+        raise MalformedAttestation("an attestation is about something, each with a name of its own")
     return tuple(found)
 
 

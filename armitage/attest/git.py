@@ -19,6 +19,7 @@ Everything blocks. git is run with no configuration of the user's or the system'
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import subprocess
@@ -52,6 +53,8 @@ _SETTINGS: Final = (
     *("-c", "protocol.ext.allow=never", "-c", "fetch.fsckObjects=true"),
 )
 MAX_BUNDLE_BYTES: Final = 4 << 20
+_NAME: Final = re.compile(rb"[0-9a-z/-]*/[0-9a-f]{64}" + re.escape(SUFFIX).encode())
+"""Names are others' to choose, and end up in terminals and as files."""
 _MAX_FOUND: Final = 256
 _TRIES: Final = 5
 _TIMEOUT_S: Final = 600.0
@@ -356,8 +359,8 @@ def _blobs(listed: bytes) -> Iterator[tuple[str, str]]:
     for line in listed.split(b"\0")[:-1]:
         head, _, name = line.partition(b"\t")
         _, kind, blob, size = head.split()
-        if kind == b"blob" and name.endswith(SUFFIX.encode()) and int(size) <= MAX_BUNDLE_BYTES:
-            yield name.decode(errors="replace"), blob.decode()
+        if kind == b"blob" and _NAME.fullmatch(name) and int(size) <= MAX_BUNDLE_BYTES:
+            yield name.decode(), blob.decode()
 
 
 def _added(told: bytes) -> Iterator[tuple[str, str]]:
@@ -365,6 +368,5 @@ def _added(told: bytes) -> Iterator[tuple[str, str]]:
     fields = told.split(b"\0")
     for head, name in zip(fields[::2], fields[1::2], strict=False):
         mode, blob = head.split()[1], head.split()[3]
-        is_bundle = name.endswith(SUFFIX.encode()) and not name.startswith(b"by-")
-        if mode == b"100644" and is_bundle:
-            yield name.decode(errors="replace"), blob.decode()
+        if mode == b"100644" and _NAME.fullmatch(name) and not name.startswith(b"by-"):
+            yield name.decode(), blob.decode()

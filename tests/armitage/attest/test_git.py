@@ -170,6 +170,23 @@ def test_what_was_fetched_is_told_once(tmp_path: Path) -> None:
     assert not here.refs(OWN)
 
 
+def test_what_others_name_otherwise_is_passed_over(tmp_path: Path) -> None:
+    there, here = repository(tmp_path / "there"), repository(tmp_path / "here")
+    lines = [b"commit refs/attestations/main\ncommitter x <x> 0 +0000\ndata 0\n"]
+    action = facts().action.hash
+    folder = f"by-action/{action[:2]}/{action}"
+    for name in ("\\033[2J.intoto.jsonl", "..intoto.jsonl", "a", f"{'0' * 64}.intoto.jsonl"):
+        lines += [
+            f'M 100644 inline "{below}/{name}"\ndata 1\nx\n'.encode() for below in ("ab/cd", folder)
+        ]
+    there.git("fast-import", "--quiet", data=b"".join(lines))
+
+    ((_, before, now),) = here.fetch(str(tmp_path / "there"))
+
+    names = [found.name for found in (*here.since(before, now), *here.find([action]))]
+    assert names == [f"{'0' * 64}.intoto.jsonl"] * 2
+
+
 def test_a_remote_is_no_command(tmp_path: Path) -> None:
     store = repository(tmp_path / "git")
     store.add("main", [ONE], COMMITTER, NOW_S)

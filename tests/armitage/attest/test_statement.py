@@ -209,9 +209,16 @@ def test_statements_that_do_not_fit_together_are_refused(
 
 
 @pytest.mark.parametrize(
-    "subject", [[], [{"name": "a"}], [{"name": "a", "digest": {"sha1": "0" * 40}}]], ids=str
+    "subject",
+    [
+        [],
+        [{"name": "a"}],
+        [{"name": "a", "digest": {"sha1": "0" * 40}}],
+        [{"name": "a", "digest": {"sha256": named(text).hash}} for text in "ab"],
+    ],
+    ids=str,
 )
-def test_a_subject_needs_a_hash_that_is_accepted(subject: list[Json]) -> None:
+def test_a_subject_needs_a_name_of_its_own_and_a_hash_that_is_accepted(subject: list[Json]) -> None:
     found = [{**each, "subject": subject} for each in tables()]
 
     with pytest.raises(MalformedAttestation):
