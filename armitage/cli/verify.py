@@ -145,9 +145,10 @@ async def _ask_log(server: str, bundles: list[tuple[str, bytes]], made: Report) 
         for name, data in bundles:
             try:
                 then = parse_bundle(data).receipt.checkpoint
-            except AttestationError:
+                signed = parse_checkpoint(parse_note(then).text)
+            except (AttestationError, LogError):
                 continue  # It failed before.
-            if parse_checkpoint(parse_note(then).text).origin != origin or origin not in logs:
+            if signed.origin != origin or origin not in logs:
                 continue
             asked = True
             try:
