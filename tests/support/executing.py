@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -228,6 +229,7 @@ class Bench:
         ]
 
 
+@functools.cache
 def launcher_missing() -> str:
     """Why our own launcher makes no sandbox on this host; empty when it does."""
     try:
@@ -237,6 +239,7 @@ def launcher_missing() -> str:
     return ""
 
 
+@functools.cache
 def bubblewrap_missing() -> str:
     """Why bubblewrap makes no sandbox on this host; empty when it does."""
     report = probe(launcher=_none)
@@ -247,6 +250,7 @@ def _none() -> int:
     raise SandboxUnavailable("not asked for")
 
 
+@functools.cache
 def sandbox_missing() -> str:
     """Why this host cannot sandbox; empty when it can."""
     report = probe()
