@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from armitage.attest.sessions import UNCONNECTED
@@ -121,6 +122,7 @@ class Judge:
         return self._checker.check(*documents)
 
 
+@lru_cache(maxsize=_MAX_REMEMBERED)
 def evidence_of(used: Evidence) -> bytes:
     """Writes the evidence document. What cannot be written down in it counts as dropped, which is
     never approved.

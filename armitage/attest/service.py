@@ -12,9 +12,11 @@ be kept or shared. Many callers at once share the store's and the log's syncs.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Final
 
 from armitage.attest import entries
 from armitage.attest.dsse import sign
@@ -31,6 +33,8 @@ from cas.errors import CasError
 from cas.store import BatchPut, BatchStore
 
 _log = logging.getLogger(__name__)
+
+_MAX_REMEMBERED: Final = 1024
 
 Append = Callable[[bytes], Awaitable[int]]
 """Adds an entry to the log durably and answers its index (armitage.log.service.Log.append)."""
@@ -63,6 +67,7 @@ class Attestations:
         self._append = append
         self._signer = signer
         self._copies = copies
+        self._stored: OrderedDict[Digest, None] = OrderedDict()
         self._signing = Together(one_by_one(self._sign), threads)
 
     async def attest(self, facts: ActionFacts) -> Kept:
@@ -92,19 +97,31 @@ class Attestations:
         return entries.attestation_record(made), facts.outputs.document()
 
     async def _keep(self, entry: Entry, record: bytes, documents: Sequence[bytes]) -> Kept:
-        puts = [
+        *puts, last = [
             BatchPut([DigestFunction.SHA256.digest(blob)], blob) for blob in (*documents, record)
         ]
         try:
-            for outcome in await self._store.put_many(puts):
-                if not isinstance(outcome, Digest):
-                    raise outcome
+            await self._store_all(puts, last)
             kept = Kept(entry, await self._append(entry.encode()))
         except (CasError, LogError, OSError) as error:
             raise Unavailable(f"the attestation cannot be kept: {error}") from error
         if self._copies is not None:
-            await self._copy(self._copies, entry, puts[:-1])
+            await self._copy(self._copies, entry, puts)
         return kept
+
+    async def _store_all(self, documents: Sequence[BatchPut], record: BatchPut) -> None:
+        """Stores the record, and the documents that are not known to be there: those of many
+        actions are alike, and from the record nothing goes.
+        """
+        new = [each for each in documents if each.candidates[0] not in self._stored]
+        for outcome in await self._store.put_many([*new, record]):
+            if not isinstance(outcome, Digest):
+                raise outcome
+        for each in documents:
+            self._stored[each.candidates[0]] = None
+            self._stored.move_to_end(each.candidates[0])
+        while len(self._stored) > _MAX_REMEMBERED:
+            self._stored.popitem(last=False)
 
     async def _copy(self, store: BatchStore, entry: Entry, documents: Sequence[BatchPut]) -> None:
         """What cannot be copied is in the record all the same."""

@@ -71,6 +71,26 @@ async def test_all_documents_are_kept(world: World) -> None:
     assert not await world.store.find_missing(map(DigestFunction.SHA256.digest, documents))
 
 
+async def test_documents_that_are_there_are_not_stored_again(world: World) -> None:
+    put: list[int] = []
+
+    class Counting:
+        async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+            put.append(len(blobs))
+            return await world.put_many(blobs)
+
+    made = Attestations(Counting(), world.append, SIGNER, ThreadPoolExecutor(1))
+
+    for _ in range(2):
+        await made.attest(facts())
+    world.failing = "store"
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await made.attest(facts("network"))
+
+    assert put == [4, 1, 3, 3]
+
+
 async def test_a_denial_is_kept_with_its_reasons(world: World) -> None:
     told = facts()
     denial = Denial("main", told.action, "o", told.declaration, told.evidence, told.verdict, 1.0)
