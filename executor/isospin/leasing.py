@@ -83,7 +83,7 @@ class GpuLeases:
         self._threads = Threads(1)
         self._tickets = itertools.count(1)
         self._seats: dict[int, _Seat] = {}
-        self._by_hand: dict[int, asyncio.TimerHandle | None] = {}
+        self._by_hand: dict[int, asyncio.TimerHandle] = {}
         self.why_none = "not looked for yet"
         """Why there are no devices; empty when there are."""
 
@@ -166,9 +166,7 @@ class GpuLeases:
         """Ends a lease by hand; answers whether there was one."""
         if ticket not in self._by_hand:
             return False
-        timer = self._by_hand.pop(ticket)
-        if timer is not None:
-            timer.cancel()
+        self._by_hand.pop(ticket).cancel()
         self._leave(ticket)
         return True
 
