@@ -44,6 +44,7 @@ from executor.wasm.pool import Pool, WorkerProcess, WorkerSettings
 from executor.wasm.programs import Programs
 from executor.wasm.views import BUILD_ROOT, preopens
 
+_APIS = {Kind.MODULE: "wasi preview 1", Kind.COMPONENT: "wasi 0.2"}
 _WORKER_BYTES = 1 << 30
 """Data of a worker itself: the interpreter, and the programs that it has loaded."""
 _WORKER_FILES = 1024
@@ -215,9 +216,7 @@ class WasmExecutor(LocalExecutor):
         return {
             "sandbox": SandboxKind.WASM.value,
             "engine": self._engine,
-            "api": {Kind.MODULE: "wasi preview 1", Kind.COMPONENT: "wasi 0.2"}.get(kind, "none")
-            if kind
-            else "none",
+            "api": "none" if kind is None else _APIS[kind],
             "deterministic": self._wasm.deterministic and kind is not Kind.COMPONENT,
             "network": "none",
             "preopens": {one.guest: "rw" if one.writable else "ro" for one in job.preopens},
@@ -269,8 +268,14 @@ class _Running:
         self._answer: asyncio.Future[dict[str, Any]] | None = None
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        self._worker: WorkerProcess = pool.take()
-        self._outputs = [os.dup(fd) for fd in outputs]
+        self._outputs: list[int] = []
+        try:
+            for fd in outputs:
+                self._outputs.append(os.dup(fd))
+            self._worker: WorkerProcess = pool.take()
+        except BaseException:
+            self._close_outputs()
+            raise
 
     async def release(self) -> None:
         """Lets the program run, once the worker is up."""
@@ -302,11 +307,11 @@ class _Running:
             if timer is not None:
                 timer.cancel()
             self._job.confinement.update(worker.confinement)
-            is_module = self._program.kind is Kind.MODULE
-            if is_module and not was_stopped and answer.exception() is None:
-                self._pool.give(worker)
-            else:
+            has_failed = answer.exception() is not None
+            if has_failed or was_stopped or self._program.kind is Kind.COMPONENT:
                 await worker.end()
+            else:
+                self._pool.give(worker)
 
     def ending(self, printed: str) -> Ending:
         """Says how the program ended. Raises WorkerFailure when its worker died of it."""

@@ -31,18 +31,34 @@ def send(connection: socket.socket, message: Mapping[str, Any], fds: Sequence[in
         os.close(spill)
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+def receive(
+    connection: socket.socket, *, is_trusted: bool = False
+) -> tuple[dict[str, Any], list[int]] | None:
     """Takes one message and its descriptors, which are the caller's to close; None at the end.
 
-    Raises BlockingIOError on a socket that does not wait.
+    Who is not trusted sends what fits a packet. Raises BlockingIOError on a socket that does not
+    wait, ValueError when it is no message.
     """
     data, fds, _, _ = socket.recv_fds(connection, _INLINE_BYTES + 1, MAX_DESCRIPTORS)
     if not data:
         return None
     for fd in fds:
         os.set_inheritable(fd, False)
-    if data == _SPILLED:
+    if data == _SPILLED and is_trusted:
         with os.fdopen(fds.pop(), "rb") as file:
             file.seek(0)
             data = file.read()
-    return json.loads(data), fds
+    message = _parse(data)
+    if message is None:
+        for fd in fds:
+            os.close(fd)
+        raise ValueError("not a message")
+    return message, fds
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None

@@ -99,10 +99,11 @@ class CompiledModules:
         lock = self._locks.setdefault(name, asyncio.Lock())
         try:
             async with lock:
-                if name not in self._known:
-                    found = await self._in_thread(self._read, name)
-                    self._remember(found or await self._compile(name, source, compiling))
-                return self._known[name]
+                return (
+                    self._known.get(name)
+                    or await self._load(name)
+                    or await self._compile(name, source, compiling)
+                )
         finally:
             if not lock.locked():
                 self._locks.pop(name, None)
@@ -126,6 +127,19 @@ class CompiledModules:
     def _path(self, name: str) -> Path:
         return self._directory / (name + _SUFFIX)
 
+    async def _load(self, name: str) -> Compiled | None:
+        """Takes a program from disk, if it is there and ours.
+
+        What was read is remembered even when this is cancelled, so that nothing stays open.
+        """
+        found: list[Compiled | None] = []
+        try:
+            await self._in_thread(lambda: found.append(self._read(name)))
+        finally:
+            for compiled in filter(None, found):
+                self._remember(compiled)
+        return found[0]
+
     async def _compile(self, name: str, source: Source, compiling: Compile) -> Compiled:
         target = os.memfd_create("compiled", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -139,6 +153,7 @@ class CompiledModules:
             os.close(target)
             raise
         compiled = Compiled(name, kind, target)
+        self._remember(compiled)
         with contextlib.suppress(OSError):  # Nothing is lost but time, the next time.
             await self._in_thread(self._write, compiled)
         return compiled

@@ -94,7 +94,7 @@ class Nursery:
         try:
             messages.send(self._connection, settings or {}, fds)
             received = messages.receive(self._connection)
-        except OSError:
+        except (OSError, ValueError):
             return None
         if received is None:
             return None
@@ -117,7 +117,7 @@ def main(connection: socket.socket) -> None:
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for workers: they just go.
-    while (received := messages.receive(connection)) is not None:
+    while (received := messages.receive(connection, is_trusted=True)) is not None:
         settings, fds = received
         if not settings:
             messages.send(connection, {"pid": 0})

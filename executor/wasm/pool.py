@@ -67,8 +67,9 @@ class WorkerProcess:
         self._words.setblocking(False)
         self._loop.add_reader(self._jobs, self._read)
         self._watch = PidWatch(pidfd, is_child=False)
-        self.ended = self._watch.ended
-        self.ended.add_done_callback(self._has_ended)
+        self._watch.ended.add_done_callback(self._has_ended)
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when it is gone, and nothing of it is left."""
 
     def ask(self, message: Mapping[str, Any], fds: Sequence[int]) -> asyncio.Future[dict[str, Any]]:
         """Gives it work; answers what will come of it, one at a time.
@@ -129,6 +130,7 @@ class WorkerProcess:
         self._words.close()
         self._settle_ready()
         self._fail()
+        self.ended.set_result(None)
 
     def _settle_ready(self) -> None:
         if not self.is_ready.done():
