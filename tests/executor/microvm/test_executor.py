@@ -122,7 +122,7 @@ async def test_input_root_can_be_the_whole_system_and_a_timeout_kills_the_guest(
             tree=tree,
             outputs=["marker"],
             platform={"chroot-input-root": "true"},
-            timeout_s=3,
+            timeout_s=5,
         )
 
     printed = (await bench.store.get(raised.value.stdout)).decode().split()
