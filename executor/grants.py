@@ -10,6 +10,7 @@ from pathlib import Path
 from executor.coeffects import FilesystemGrant
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.ports import NetworkSession
+from executor.spec import Devices
 
 _NEVER = ("/proc", "/sys", "/dev", "/build")
 """What is made for each action, or shows the host's kernel: not to be had from the host."""
@@ -77,6 +78,28 @@ def _mount(grant: FilesystemGrant, allowed: Sequence[str], private: Sequence[Pat
             f"filesystem:{path} leads through a symbolic link; declare {os.path.realpath(path)}"
         )
     return Mount(path, path, is_writable=grant.writable, is_checked=True)
+
+
+def device_mounts(devices: Devices | None, visible: Sequence[str]) -> tuple[Mount, ...]:
+    """Answers the mounts that show devices and what they need, but for what is below `visible`
+    directories, which are shown already, links and all.
+    """
+    if devices is None:
+        return ()
+    nodes = (Mount(path, path, is_writable=True, is_device=True) for path in devices.nodes)
+    files = {
+        place: Mount(place, place)
+        for path in devices.files
+        for place in (_place(path), os.path.realpath(path))
+        if not any(_is_in(place, directory) for directory in visible)
+    }
+    return (*nodes, *files.values())
+
+
+def _place(path: str) -> str:
+    """Answers where a path leads but for its last part, which may be a link."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
 
 
 def _is_in(path: str, directory: str) -> bool:

@@ -33,7 +33,7 @@ from executor.bubblewrap import Bubblewrap
 from executor.coeffects import SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.evidence import Evidence, Opened
-from executor.grants import NOTHING, Grants, Mount, filesystem_mounts
+from executor.grants import NOTHING, Grants, Mount, device_mounts, filesystem_mounts
 from executor.launcher.binary import find_launcher
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
@@ -41,7 +41,7 @@ from executor.launching import BUILD_ROOT, Confinement, Launcher
 from executor.local import ExecutorOptions, Job, LauncherKind, LocalExecutor, Process
 from executor.ports import Network, NetworkSession, TreeCodec
 from executor.probe import explain, find_bubblewrap, probe
-from executor.spec import Devices, Work
+from executor.spec import Work
 from executor.staging import Layout
 from executor.toolchain import Toolchain, read_toolchain
 
@@ -85,7 +85,7 @@ class NamespaceExecutor(LocalExecutor):
 
     def _open_launcher(self) -> Launcher:
         options, directory = self._options, self._scratch.directory
-        toolchain = read_toolchain(options, directory)
+        toolchain = self._toolchain = read_toolchain(options, directory)
         if options.launcher is not LauncherKind.BUBBLEWRAP:
             try:
                 return self._open_own(toolchain)
@@ -135,7 +135,7 @@ class NamespaceExecutor(LocalExecutor):
             )
         private = (self._scratch.directory, *self._options.private)
         mounts = filesystem_mounts(declared.filesystem, self._options.filesystem_allow, private)
-        mounts += _device_mounts(work.devices)
+        mounts += device_mounts(work.devices, self._toolchain.shown)
         if not declared.network and not declared.auth:
             return replace(job, grants=Grants(mounts)) if mounts else job
         session = await self._open_session(work)
@@ -232,14 +232,6 @@ def _describe(session: NetworkSession | None) -> Mapping[str, object] | None:
         "redirect": session.redirect,
         "resolver": session.resolver,
     }
-
-
-def _device_mounts(devices: Devices | None) -> tuple[Mount, ...]:
-    if devices is None:
-        return ()
-    nodes = (Mount(path, path, is_writable=True, is_device=True) for path in devices.nodes)
-    files = (Mount(path, path) for path in devices.files)
-    return (*nodes, *files)
 
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> list[Mount]:

@@ -6,7 +6,8 @@ import pytest
 
 from executor.coeffects import FilesystemGrant
 from executor.errors import InvalidInput, SandboxUnavailable
-from executor.grants import Mount, filesystem_mounts
+from executor.grants import Mount, device_mounts, filesystem_mounts
+from executor.spec import Devices
 
 
 @pytest.fixture
@@ -89,3 +90,37 @@ def test_path_through_a_link_is_refused_with_where_it_leads(data: Path) -> None:
 def test_missing_path_is_this_workers_fault(data: Path) -> None:
     with pytest.raises(SandboxUnavailable, match="not there"):
         mounts(data / "gone", data)
+
+
+class TestDevices:
+    def test_nodes_are_writable_devices(self) -> None:
+        devices = Devices((), nodes=("/dev/nvidia0",))
+
+        assert device_mounts(devices, ()) == (
+            Mount("/dev/nvidia0", "/dev/nvidia0", is_writable=True, is_device=True),
+        )
+
+    def test_what_the_toolchain_shows_is_not_mounted_again(self, data: Path) -> None:
+        (data / "libcuda.so.1").write_text("")
+        (data / "libcuda.so").symlink_to("libcuda.so.1")
+        devices = Devices((), files=(f"{data}/libcuda.so", f"{data}/libcuda.so.1"))
+
+        assert device_mounts(devices, (str(data),)) == ()
+
+    def test_what_a_link_leads_to_is_shown_too(self, data: Path, tmp_path: Path) -> None:
+        real = tmp_path.resolve() / "libcuda.so.1"
+        real.write_text("")
+        (data / "libcuda.so").symlink_to(real)
+        devices = Devices((), files=(f"{data}/libcuda.so",))
+
+        assert device_mounts(devices, (str(data),)) == (Mount(str(real), str(real)),)
+        assert len(device_mounts(devices, ())) == 2
+
+    def test_a_directory_behind_a_link_counts_as_what_it_is(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        (data / "lib.so").write_text("")
+        (tmp_path / "lib").symlink_to(data)
+        devices = Devices((), files=(f"{tmp_path}/lib/lib.so",))
+
+        assert device_mounts(devices, (str(data),)) == ()

@@ -224,6 +224,17 @@ class TestDevices:
             assert evidence_of(outcome).gpus == (leased,)
             assert (await bench.sh("ls /dev/kmsg")).exit_code != 0
 
+    async def test_drivers_files_in_the_toolchain_may_be_links(
+        self, options: ExecutorOptions
+    ) -> None:
+        """As libcuda.so.1 is in /usr/lib; a mount at a link would be refused."""
+        with os.scandir("/usr/bin") as entries:
+            link = next(entry.path for entry in entries if entry.is_symlink())
+        async with open_bench(options) as bench:
+            outcome = await bench.sh("true", devices=Devices((), files=(link,)))
+
+            assert outcome.exit_code == 0
+
 
 CONNECT = """
 import socket, sys
