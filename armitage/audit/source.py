@@ -14,6 +14,8 @@ from armitage.log.witnessed import COSIGNED
 from armitage.witness.archive import Archive
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound
+from cas.keys import key_of
+from cas.large_files import SMALL_BYTES
 
 
 class Source(Protocol):
@@ -84,8 +86,11 @@ class ArchiveSource:
         return await self._archive.store.get(digest)
 
     async def _record(self, named: Named) -> bytes | None:
+        digest, store = _digest(named), self._archive.store
         try:
-            return await self._archive.store.get(_digest(named))
+            if 0 < digest.size_bytes <= SMALL_BYTES:  # Without a lease, which nothing here needs.
+                return bytes(await store.read_small(digest, key_of(digest)))
+            return await store.get(digest)
         except BlobNotFound:
             return None
 

@@ -10,27 +10,37 @@ nothing that the source says of itself counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from armitage.audit.rows import Named, hash_of, read_json, record_of
+from armitage.audit.rows import Named, read_json
 from armitage.audit.source import Source
 from armitage.errors import ArmitageError
 from armitage.log.checkpoint import Checkpoint, open_checkpoint
 from armitage.log.errors import LogError
 from armitage.log.note import PublicKey
 from armitage.log.verify import verified_entries
-from armitage.witness.evidence import Kind, MalformedEvidence, kind_of, parse_entry, parse_record
+from armitage.witness.evidence import (
+    Entry,
+    Kind,
+    MalformedEvidence,
+    kind_of,
+    name_of,
+    parse_entry,
+    parse_record,
+)
 from armitage.witness.sessions import SessionAudit
 from cas.errors import BlobNotFound
 
 _BUNDLES_AT_ONCE = 4
 _MOST_FAULTS = 1000
 _MOST_REMEMBERED = 1_000_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SESSION_KINDS = {kind.value for kind in Kind}
 
 Bundle = tuple[int, list[bytes]]
@@ -148,17 +158,19 @@ class _Run:
 
     async def check(self, first: int, entries: Sequence[bytes]) -> None:
         """Checks what entries name."""
-        heads = [read_json(entry) for entry in entries]
-        named = [record_of(head) if _is_of_session(head) else None for head in heads]
+        read = [_read(entry) for entry in entries]
+        named = [_named(entry) if isinstance(entry, Entry) else None for entry in read]
         found = await self._source.records(first, named)
-        told = zip(entries, heads, named, found, strict=True)
-        for index, (entry, head, name, record) in enumerate(told, first):
+        told = zip(entries, read, found, strict=True)
+        for index, (data, entry, record) in enumerate(told, first):
             self.findings.entries += 1
             try:
-                if not _is_of_session(head):
-                    await self._check_other(index, entry)
+                if entry is None:
+                    await self._check_other(index, data)
                     continue
-                body = self._check_entry(index, entry, name, record)
+                if isinstance(entry, MalformedEvidence):
+                    raise entry
+                body = self._check_entry(index, entry, record)
                 if body is not None and self._bodies:
                     await self._check_body(body)
             except (ArmitageError, BlobNotFound) as error:
@@ -172,15 +184,12 @@ class _Run:
         self.findings.counts[kind] = self.findings.counts.get(kind, 0) + 1
         await other.verify(index, data)
 
-    def _check_entry(
-        self, index: int, data: bytes, named: Named | None, record: bytes | None
-    ) -> _Body | None:
+    def _check_entry(self, index: int, entry: Entry, record: bytes | None) -> _Body | None:
         """Answers the body that is to be there. Raises MalformedEvidence."""
-        entry = parse_entry(data)
         self.sessions.add(index, entry)
-        if named is None or record is None:
+        if record is None:
             raise MalformedEvidence(f"its record {entry.record} is gone or damaged")
-        if len(record) != named.size_bytes or sha256(record).hexdigest() != named.hash:
+        if len(record) != entry.size_bytes or name_of(record) != entry.record:
             raise MalformedEvidence(f"its record is not the one with the hash {entry.record}")
         told = parse_record(record)
         if (told.get("session"), told.get("number"), told.get("kind")) != (
@@ -216,8 +225,17 @@ class _Run:
         self.findings.body_bytes += size_bytes
 
 
-def _is_of_session(head: Mapping[str, Any]) -> bool:
-    return head.get("kind") in _SESSION_KINDS
+def _read(data: bytes) -> Entry | MalformedEvidence | None:
+    """A session's entry, or what is wrong with it; None for one of another kind."""
+    try:
+        return parse_entry(data)
+    except MalformedEvidence as error:
+        return error if read_json(data).get("kind") in _SESSION_KINDS else None
+
+
+def _named(entry: Entry) -> Named | None:
+    hashed = entry.record.removeprefix("sha256:")
+    return Named(hashed, entry.size_bytes) if _SHA256.fullmatch(hashed) else None
 
 
 def _body_of(told: dict[str, Any]) -> _Body | None:
@@ -226,9 +244,10 @@ def _body_of(told: dict[str, Any]) -> _Body | None:
         body, verdict = told["response"]["body"], told["decision"]["verdict"]
         if body is None or body["complete"] is not True or verdict != "allow":
             return None
-        named = _Body(hash_of(body["sha256"]), body["size_bytes"], str(told["url"]))
-    except (KeyError, TypeError):
+        hashed = body["sha256"].removeprefix("sha256:")
+        named = _Body(hashed, body["size_bytes"], str(told["url"]))
+    except (KeyError, TypeError, AttributeError):
         raise MalformedEvidence("its record lacks what a record of an exchange has") from None
-    if len(named.hash) != sha256().digest_size * 2 or type(named.size_bytes) is not int:
+    if not _SHA256.fullmatch(named.hash) or type(named.size_bytes) is not int:
         raise MalformedEvidence("its record does not name its body by SHA-256 and size")
     return named
