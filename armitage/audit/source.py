@@ -9,6 +9,7 @@ from typing import Protocol
 from armitage.attest.keyring import RING
 from armitage.audit.rows import Named
 from armitage.log.note import PublicKey
+from armitage.log.store import LogStore
 from armitage.log.tiles import Tile
 from armitage.log.witnessed import COSIGNED
 from armitage.witness.archive import Archive
@@ -50,12 +51,14 @@ class Source(Protocol):
 class ArchiveSource:
     """An archive that is open here."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, log: LogStore | None = None) -> None:
+        """`log` is one of the archive's that has ended; without it, the one that goes on."""
         self._archive = archive
+        self._log = log or archive.log.store
 
     async def key(self) -> PublicKey:
         """See Source."""
-        return self._archive.log.store.key
+        return self._log.key
 
     async def attestation_keys(self) -> bytes:
         """See Source."""
@@ -66,7 +69,7 @@ class ArchiveSource:
         return await asyncio.to_thread(self._newest)
 
     def _newest(self) -> bytes:
-        newest = self._archive.log.store.signed_checkpoint
+        newest = self._log.signed_checkpoint
         try:
             cosigned = (self._archive.directory / COSIGNED).read_bytes()
         except FileNotFoundError:
@@ -75,7 +78,7 @@ class ArchiveSource:
 
     def tile(self, tile: Tile) -> bytes:
         """See Source."""
-        return self._archive.log.store.read(tile)
+        return self._log.read(tile)
 
     async def records(self, _: int, named: Sequence[Named | None]) -> list[bytes | None]:
         """See Source."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,6 +24,7 @@ from armitage.errors import ArmitageError
 from armitage.log.checkpoint import Checkpoint, open_checkpoint
 from armitage.log.errors import LogError
 from armitage.log.note import PublicKey
+from armitage.log.succession import SuccessionEntries
 from armitage.log.verify import verified_entries
 from armitage.witness.evidence import (
     Entry,
@@ -107,6 +108,7 @@ async def verify(
     known = await source.key() if key is None else key
     signed = open_checkpoint(await source.checkpoint(), known, witnesses, quorum=len(witnesses))
     checkpoint = signed.checkpoint
+    others = (*others, SuccessionEntries(checkpoint.size))
     run = _Run(source, Findings(checkpoint), others, bodies=bodies)
     try:
         async with aclosing(_ahead(verified_entries(checkpoint, source.tile))) as parts:

@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armitage.cli import options
-from armitage.cli.audit_record import Record, add_record_flags, open_record, open_source
+from armitage.cli.audit_record import Record, add_record_flags, open_record
+from armitage.cli.audit_verify import verify_record
 from armitage.cli.checkers import add_modules
 from armitage.cli.exits import Exit
 from armitage.cli.output import emit, note, printable, size_text, table
-from armitage.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
     from armitage.audit.query import Query
-    from armitage.audit.verify import Findings
 
 _LISTED = 1000
-_PLURALS = {"attestation": "attestations", "denied": "denials"}
 _FILTERS = (
     ("host", "HOST", "only this host, or *.HOST for it and all below it"),
     ("digest", "HASH", "only what names a hash that begins so"),
@@ -58,7 +56,7 @@ def add(commands: options.Commands) -> None:
     verify = options.add_command(
         group,
         "verify",
-        lambda args: asyncio.run(_verify(args)),
+        lambda args: asyncio.run(verify_record(args)),
         "verify all evidence (exit code 1 when some is missing or changed)",
         "Checks the log's signature and every entry against its tree, every session for gaps, and"
         " that every record and every body that was fetched is stored with the hash on record."
@@ -223,71 +221,6 @@ async def _show(args: argparse.Namespace) -> Exit:
     told = {"index": args.index, **view}
     print(json.dumps(told, indent=2, ensure_ascii=False))
     return Exit.OK
-
-
-async def _verify(args: argparse.Namespace) -> Exit:
-    from armitage.attest.audit import AttestationEntries
-    from armitage.audit.verify import verify
-    from armitage.cli.audit_record import known_keys
-    from armitage.cli.checkers import checkers
-    from armitage.cli.exits import NotStarted
-    from armitage.client.errors import UsageError
-    from armitage.log.errors import LogError, MalformedNote
-    from armitage.log.note import parse_public_key
-
-    try:
-        key = parse_public_key(args.key) if args.key else None
-        witnesses = tuple(map(parse_public_key, args.witness))
-    except MalformedNote as error:
-        raise UsageError(f"--{'key' if args.key else 'witness'}: {error}") from None
-    shown = sys.stderr.isatty() and not args.json
-    findings: Findings | None = None
-    modules = checkers(args.module)
-    async with open_source(args) as source:
-        log = await source.key() if key is None else key
-        known = await known_keys(source, log, args.attestation_keys, modules)
-        others = [AttestationEntries(source.get, known)]
-        with ProgressLine(shown=shown) as line:
-            try:
-                async for findings in verify(
-                    source, key, others, bodies=not args.without_bodies, witnesses=witnesses
-                ):
-                    size = findings.checkpoint.size
-                    part = 100 * findings.entries // max(1, size)
-                    line.say(f"verifying: {part} % of {size} entries")
-            except LogError as error:
-                raise NotStarted(f"the log cannot be verified: {error}") from None
-    assert findings is not None
-    return _tell(args, findings)
-
-
-def _tell(args: argparse.Namespace, findings: Findings) -> Exit:
-    checkpoint, count = findings.checkpoint, len(findings.faults) + findings.more_faults
-    told = {
-        "log": checkpoint.origin,
-        "root": checkpoint.root.hex(),
-        "entries": findings.entries,
-        "exchanges": findings.exchanges,
-        "bodies": findings.bodies,
-        "body_bytes": findings.body_bytes,
-        "attestations": findings.counts.get("attestation", 0),
-        "denials": findings.counts.get("denied", 0),
-        "faults": findings.faults,
-        "more_faults": findings.more_faults,
-    }
-    attested = [f"{count} {_PLURALS[kind]}" for kind, count in sorted(findings.counts.items())]
-    lines = [
-        *(f"FAULT  {printable(fault)}" for fault in findings.faults),
-        *([f"FAULT  and {findings.more_faults} more"] if findings.more_faults else []),
-        (
-            f"{checkpoint.origin}: {findings.entries} entries, {findings.exchanges} exchanges,"
-            f" {findings.bodies} bodies with {size_text(findings.body_bytes)}"
-            f"{', '.join(['', *attested])}:"
-            f" {f'{count} faults' if count else 'all as it was signed'}"
-        ),
-    ]
-    emit(args, told, lines)
-    return Exit.NO if count else Exit.OK
 
 
 async def _diff(args: argparse.Namespace) -> Exit:

@@ -129,8 +129,11 @@ async def open_record(args: argparse.Namespace) -> AsyncIterator[Record]:
 
 
 @asynccontextmanager
-async def open_source(args: argparse.Namespace) -> AsyncIterator[Source]:
-    """The record to verify; without an index. Raises UsageError, NotStarted, ClientError."""
+async def open_sources(args: argparse.Namespace) -> AsyncIterator[list[Source]]:
+    """The record to verify, without an index; after its log, those that have ended, the newest
+    first, where they are at hand. Raises UsageError, NotStarted, ClientError.
+    """
+    from armitage.audit.past import past_sources
     from armitage.audit.source import ArchiveSource
     from armitage.client.record import open_http_record
 
@@ -138,11 +141,12 @@ async def open_source(args: argparse.Namespace) -> AsyncIterator[Source]:
     url = args.server if directory is None else await _daemon_on(directory, args)
     if url:
         async with open_http_record(url, _tls(args)) as record:
-            yield record
+            yield [record]
         return
     assert directory is not None
     async with _archive(directory) as archive:
-        yield ArchiveSource(archive)
+        with past_sources(archive) as past:
+            yield [ArchiveSource(archive), *past]
 
 
 def find_directory(given: Path | None) -> Path:

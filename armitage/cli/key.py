@@ -57,6 +57,24 @@ def add(commands: options.Commands) -> None:
     )
     show.add_argument("file", metavar="FILE", type=Path)
     show.add_argument("--pem", action="store_true", help="in PEM form, for openssl and others")
+    rotate_log = options.add_command(
+        group,
+        "rotate-log",
+        _rotate_log,
+        "end a record's log, and begin the next with a new key",
+        "Ends the log of a record that nobody uses, and begins the next: the last entry of the one"
+        " names the key of the other, whose first entry holds the final checkpoint. The old private"
+        " key is gone then; the old log stays, and is verified with the new one.",
+    )
+    rotate_log.add_argument(
+        "origin", metavar="ORIGIN", help="the name of the next log; not that of the one that ends"
+    )
+    rotate_log.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        help="where the record is (default: as for armitage audit)",
+    )
     rotate = options.add_command(
         group,
         "rotate",
@@ -127,6 +145,25 @@ def _show(args: argparse.Namespace) -> Exit:
         emit(args, {"file": str(args.file), "key": line, "type": "git"}, [line])
         return Exit.OK
     return _print(args, read_key(args.file).public)
+
+
+def _rotate_log(args: argparse.Namespace) -> Exit:
+    from armitage.cli.audit_record import find_directory
+    from armitage.log.errors import LogError
+    from armitage.witness.rotation import rotate_log
+    from cas.errors import StoreUnavailable
+
+    try:
+        done = rotate_log(find_directory(args.data_dir), args.origin)
+    except (LogError, StoreUnavailable) as error:
+        raise NotStarted(str(error)) from error
+    told = {"before": str(done.before), "entries": done.size, "key": str(done.following)}
+    lines = [
+        f"{done.before.name} ended with {done.size} entries, and is in {done.past}",
+        f"the key of the log that follows: {done.following}",
+    ]
+    emit(args, told, lines)
+    return Exit.OK
 
 
 async def _rotate(args: argparse.Namespace) -> Exit:

@@ -124,6 +124,17 @@ class Signer:
         return Signature(self.public.name, self.public.key_id, stated + made)
 
 
+class Reader(Signer):
+    """A public key where a private one is expected: for logs that are only read."""
+
+    def __init__(self, public: PublicKey) -> None:
+        self.public = public
+
+    def sign(self, text: str, time: int | None = None) -> Signature:  # noqa: ARG002 (Signer's)
+        """Raises ValueError, always."""
+        raise ValueError(f"the private key of {self.public.name} is not here")
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A text and who signed it, as far as anybody says."""

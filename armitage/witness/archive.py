@@ -22,6 +22,7 @@ from armitage.log.service import Log
 from armitage.log.store import LogStore
 from armitage.log.witnessed import WitnessOptions
 from armitage.witness.evidence import Entry
+from armitage.witness.rotation import finish_rotation, tags_of
 from cas.digest import Digest, DigestFunction
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
 from cas.pack_store import PackOptions, PackStore
@@ -32,7 +33,6 @@ _UNLIMITED = 1 << 60
 _FOR_EVER_S = 1e10
 ADDRESS = "http"
 """A file in the directory, in which a daemon that has it open says where it can be asked."""
-_TAGS = "armitage: what the hashes of redacted values are keyed with\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ async def open_archive(directory: Path, origin: str, clock: Clock) -> AsyncItera
     `origin` names a new log. Raises StoreUnavailable (another process uses it), LogDamaged,
     ConfigError (keys that others can read).
     """
+    await asyncio.to_thread(finish_rotation, directory)
     signer = await asyncio.to_thread(_signer, directory, origin)
     options = StorageOptions(store=PackOptions(max_bytes=_UNLIMITED, min_lease_s=_FOR_EVER_S))
     clocks = Clocks(clock.monotonic, clock.wall)
@@ -111,8 +112,7 @@ async def open_archive(directory: Path, origin: str, clock: Clock) -> AsyncItera
             try:
                 # Only whoever has the archive gets here, so what lies there is a dead one's.
                 spool = await asyncio.to_thread(_emptied, directory / "spool")
-                # A signature that nobody else ever sees is a secret of the key's owner.
-                tags = signer.sign(_TAGS).data
+                tags = await asyncio.to_thread(tags_of, directory, signer)
                 yield Archive(directory, storage.store, Log(log, threads), spool, threads, tags)
             finally:
                 log.close()

@@ -201,3 +201,21 @@ def test_a_checkpoint_that_no_witness_cosigned_is_not_taken_for_one(
 
     assert (done.code, done.out) == (6, "")
     assert "0 of the known witnesses cosigned log.example/record, 1 are needed" in done.err
+
+
+def test_a_log_that_ended_is_verified_with_the_one_that_follows(
+    armitage: Cli, tmp_path: Path
+) -> None:
+    asyncio.run(_keep(tmp_path / "record"))
+
+    done = armitage("key", "rotate-log", "log.example/next", "--data-dir", tmp_path)
+    verified = armitage("audit", "verify", "--data-dir", tmp_path)
+
+    assert "log.example/record ended with 9 entries" in done.out
+    assert verified.code == 0
+    assert [line.partition(":")[0] for line in verified.out.splitlines()] == [
+        "log.example/next",
+        "log.example/record",
+    ]
+    same = armitage("key", "rotate-log", "log.example/next", "--data-dir", tmp_path)
+    assert (same.code, same.out) == (3, "")

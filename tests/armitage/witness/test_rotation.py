@@ -1,0 +1,179 @@
+"""armitage.witness.rotation and armitage.log.succession: one log after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from support.records import Fetch, record
+
+from armitage.audit.past import past_sources
+from armitage.audit.source import ArchiveSource
+from armitage.audit.verify import Findings, verify
+from armitage.clock import SystemClock
+from armitage.errors import ConfigError
+from armitage.log.errors import LogError
+from armitage.log.keys import read_key
+from armitage.log.note import KeyType, Signer
+from armitage.log.succession import beginning, ending, parse_beginning, parse_ending
+from armitage.witness import rotation
+from armitage.witness.archive import Archive, open_archive
+from armitage.witness.rotation import Rotated, rotate_log
+from cas.errors import StoreUnavailable
+
+NEXT = "log.example/next"
+
+
+async def keep(directory: Path, origin: str = "log.example/first") -> bytes:
+    """A record with a session in it; answers what its hashes are keyed with."""
+    async with record(directory, origin) as kept:
+        await kept.session(Fetch("https://a.example/", b"body"))
+        return kept.archive.key
+
+
+async def rotated(directory: Path, origin: str = NEXT) -> Rotated:
+    return await asyncio.to_thread(rotate_log, directory, origin)
+
+
+async def findings(archive: Archive) -> list[Findings]:
+    with past_sources(archive) as past:
+        sources = [ArchiveSource(archive), *past]
+        return [[each async for each in verify(source)][-1] for source in sources]
+
+
+async def test_a_log_is_followed_by_the_next_and_both_are_verified(tmp_path: Path) -> None:
+    tags = await keep(tmp_path)
+    before = read_key(tmp_path / "log.key")
+    private = (tmp_path / "log.key").read_bytes().split(b"+", 4)[4].strip()
+    assert [path.name for path in files_in(tmp_path) if private in path.read_bytes()] == ["log.key"]
+
+    done = await rotated(tmp_path)
+    await keep(tmp_path)
+    await rotated(tmp_path, "log.example/third")
+
+    assert (done.before, done.size) == (before.public, 4)
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        found = await findings(archive)
+        assert archive.key == tags
+        assert archive.log.store.key.name == "log.example/third"
+    assert [each.faults for each in found] == [[], [], []]
+    assert [each.entries for each in found] == [1, 5, 4]
+    assert not [path for path in files_in(tmp_path) if private in path.read_bytes()]
+
+
+def files_in(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+async def test_the_next_log_has_another_name(tmp_path: Path) -> None:
+    await keep(tmp_path)
+
+    with pytest.raises(ConfigError, match="give the next one another name"):
+        await rotated(tmp_path, "log.example/first")
+
+
+async def test_nobody_rotates_a_log_that_is_in_use(tmp_path: Path) -> None:
+    async with record(tmp_path):
+        with pytest.raises(StoreUnavailable):
+            await rotated(tmp_path)
+
+
+STEPS = [
+    *(("write_key", 0), ("write_private", 0), ("_end", 0), ("_begin", 0), ("_next_past", 0)),
+    *(("_write", 0), ("_write", 1), ("_finish", 0), ("_sync", 1), ("_sync", 3), ("_sync", 5)),
+    *(("_sync", 6), ("_sync", 7)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_rotation_that_is_cut_off_anywhere_is_finished_or_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """At every step, cut off before and after it."""
+    template = tmp_path / "template"
+    tags = await keep(template)
+    for number, (name, skipped) in enumerate(STEPS):
+        directory = tmp_path / f"{number}"
+        await asyncio.to_thread(shutil.copytree, template, directory)
+        with monkeypatch.context() as patch:
+            _fail(patch, name, skipped, after=after)
+            with pytest.raises(KeyboardInterrupt):
+                await rotated(directory)
+        try:
+            async with open_archive(directory, "", SystemClock()) as archive:
+                whole = archive.log.store.key.name == NEXT
+        except StoreUnavailable as error:
+            whole = "run armitage key rotate-log again" not in str(error)
+        if not whole:
+            await rotated(directory)
+        async with open_archive(directory, "", SystemClock()) as archive:
+            found = await findings(archive)
+            assert archive.key == tags
+        assert [(each.faults, each.entries) for each in found] == [([], 1), ([], 4)], (
+            name,
+            skipped,
+        )
+        assert not (directory / rotation.STAGED).exists()
+
+
+def _fail(patch: pytest.MonkeyPatch, name: str, skipped: int, *, after: bool) -> None:
+    original, calls = getattr(rotation, name), iter(range(1000))
+
+    def failing(*arguments: object) -> object:
+        is_it = next(calls) == skipped
+        if is_it and not after:
+            raise KeyboardInterrupt
+        answer = original(*arguments)
+        if is_it:
+            raise KeyboardInterrupt
+        return answer
+
+    patch.setattr(rotation, name, failing)
+
+
+ONE = Signer("log.example/1", KeyType.ED25519, bytes(32))
+
+
+def test_every_change_of_an_entry_is_refused() -> None:
+    last = ending(ONE.public)
+    assert parse_ending(last) == ONE.public
+    for at in range(len(last)):
+        for changed in (last[:at] + bytes([last[at] ^ 1]) + last[at + 1 :], last[:at]):
+            with pytest.raises(LogError):
+                parse_ending(changed)
+
+
+async def test_a_log_that_claims_to_follow_another_does_not(tmp_path: Path) -> None:
+    await keep(tmp_path / "a")
+    await rotated(tmp_path / "a")
+    await keep(tmp_path / "b")
+    await rotated(tmp_path / "b")
+    await asyncio.to_thread(shutil.rmtree, tmp_path / "a/past/0001/log")
+    await asyncio.to_thread(
+        shutil.copytree, tmp_path / "b/past/0001/log", tmp_path / "a/past/0001/log"
+    )
+    public = (tmp_path / "b/past/0001/log.pub").read_text()
+    (tmp_path / "a/past/0001/log.pub").write_text(public)
+
+    async with open_archive(tmp_path / "a", "", SystemClock()) as archive:
+        with pytest.raises(LogError, match="does not name this log's key as the next"):
+            await findings(archive)
+
+
+async def test_a_log_that_goes_on_after_its_end_shows(tmp_path: Path) -> None:
+    async with record(tmp_path) as kept:
+        final = kept.archive.log.store.signed_checkpoint
+        for entry in (ending(ONE.public), beginning(final, kept.archive.log.store.key), b"{}"):
+            await kept.archive.log.append(entry)
+
+        [found] = await findings(kept.archive)
+
+    assert found.faults[:2] == [
+        "entry 0: the log goes on after the entry that ends it",
+        "entry 1: only the first entry can say which log this one follows",
+    ]
+    before, checkpoint = parse_beginning(beginning(final, kept.archive.log.store.key))
+    assert (before.name, checkpoint.size) == ("log.example/record", 0)
