@@ -140,7 +140,7 @@ class Bubblewrap:
             view = ["--bind", job.root, "/", *self._private(), *sealed]
         else:
             view = [
-                *self._toolchain,
+                *self._shown(job),
                 *("--bind", job.root, BUILD_ROOT),
                 *self._private(),
                 *(word for mount in job.grants.mounts for word in _bind(mount)),
@@ -177,8 +177,19 @@ class Bubblewrap:
 
     def profile(self, job: Job) -> Mapping[str, object]:
         """Answers all that it applies to one action; see executor.launching.Launcher."""
-        del job
-        return {"view": [*self._toolchain, *self._private()], "hardening": list(self._hardening)}
+        root = job.grants.root
+        shown = self._toolchain if root is None else [f"rootfs={root.name}"]
+        return {"view": [*shown, *self._private()], "hardening": list(self._hardening)}
+
+    def _shown(self, job: Job) -> Sequence[str]:
+        root = job.grants.root
+        if root is None:
+            return self._toolchain
+        return [
+            *(word for path in root.directories for word in ("--dir", path)),
+            *(word for path, content in root.links for word in ("--symlink", content, path)),
+            *(word for mount in root.mounts for word in _bind(mount)),
+        ]
 
     def close(self) -> None:
         """Does nothing: there is a process for each sandbox."""

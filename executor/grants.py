@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cas.digest import Digest
 from executor.coeffects import FilesystemGrant
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.ports import NetworkSession
@@ -34,11 +35,29 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class RootView:
+    """A root filesystem in the toolchain's place, spread out: its own top directory is not mounted,
+    so that what is made for each action needs no place in it and meets no link of it.
+    """
+
+    name: str
+    """As the platform has it, for the record."""
+    tree: Digest | None
+    """Of the Directory that it was made from; None for a directory of the host."""
+    directories: tuple[str, ...]
+    """Made anew, because the action is given something in them; parents first."""
+    mounts: tuple[Mount, ...]
+    links: tuple[tuple[str, str], ...]
+    """Path and content of symbolic links, made again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grants:
     """All of it, for one action."""
 
     mounts: tuple[Mount, ...] = ()
     session: NetworkSession | None = None
+    root: RootView | None = None
 
 
 NOTHING = Grants()

@@ -48,6 +48,8 @@ _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
 _INLINE_REQUESTS = 8
 """So few directories are made where we are: going to a thread and back takes longer."""
+ROOTFS = "rootfs"
+"""The platform property by which an action names its root filesystem."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -101,6 +103,16 @@ class ExecutorOptions:
     private: tuple[Path, ...] = field(default=(), metadata={"setting": False})
     """What no action may be given: the daemon's data. The scratch directory is never given."""
     filesystem_root: FilesystemRoot = FilesystemRoot.REQUESTED
+    rootfs: Mapping[str, str] = field(default_factory=dict)
+    """Host directories that actions may have as their root, read-only, in place of the toolchain:
+    by the name that they ask for (`rootfs=NAME`).
+    """
+    rootfs_bytes: int = 16 << 30
+    """Of files of root filesystems that actions name by digest (`rootfs=cas:HASH/SIZE`), which are
+    kept below the scratch directory; the least recently used goes first.
+    """
+    rootfs_trees: int = 32
+    """How many of them."""
     environment: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH),)
     """Variables that an action has unless it sets them itself. (`PWD` is set as well.)"""
     uid: int = 1000
@@ -135,6 +147,15 @@ class ExecutorOptions:
     wasm: WasmOptions = field(default_factory=WasmOptions)
     threads: int = 4
     """For blocking work: laying out trees, hashing outputs, removing scratch space."""
+
+    def __post_init__(self) -> None:
+        if self.rootfs_trees < 1:
+            raise ValueError("rootfs_trees must be at least 1")
+        for name, path in self.rootfs.items():
+            if not name or ":" in name:
+                raise ValueError(f"rootfs: {name!r} cannot name a directory: leave out colons")
+            if not os.path.isabs(path):
+                raise ValueError(f"rootfs: {name} is {path!r}; write an absolute path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +258,8 @@ class LocalExecutor(ABC):
     """How long a sandbox may take to come up."""
     mounted_at: str
     """Where commands see the input root when it is not the filesystem root."""
+    gives_rootfs: bool = False
+    """Whether actions may name a root filesystem."""
 
     def __init__(
         self,
@@ -286,6 +309,10 @@ class LocalExecutor(ABC):
         times = _Times(self._clock)
         times.mark()
         requests = _check(work, self._options)
+        if not self.gives_rootfs and asks_for_rootfs(work):
+            raise InvalidInput(
+                "the platform names a root filesystem (rootfs), which only sandbox:namespace gives"
+            )
         group = self._cgroups.group(work.name) if self._cgroups.controllers else None
         scratch = self._scratch.make(work.name)
         try:
@@ -328,6 +355,13 @@ class LocalExecutor(ABC):
         times.mark()
         job = Job(work, root, is_root, self._environment(work), cwd, group)
         job = await self._equip(job, layout)
+        try:
+            return await self._carry_out(job, attempt, mounted_at)
+        finally:
+            await self._let_go(job)
+
+    async def _carry_out(self, job: Job, attempt: _Attempt, mounted_at: str) -> Outcome:
+        work, group, times = attempt.work, attempt.group, attempt.times
         captures = self._captures(attempt)
         stdout, stderr = captures
         try:
@@ -344,7 +378,7 @@ class LocalExecutor(ABC):
             for capture in captures:
                 capture.close()
         found = await self._outputs.collect(
-            root, attempt.requests, mounted_at, work.digest_function
+            attempt.root, attempt.requests, mounted_at, work.digest_function
         )
         times.mark()
         times.mark()
@@ -531,6 +565,10 @@ class LocalExecutor(ABC):
         """
         return job
 
+    async def _let_go(self, job: Job) -> None:
+        """Gives back what _equip took, but for the network session. No process of it is left."""
+        del job
+
     async def _evidence(self, job: Job) -> Evidence | None:  # noqa: ARG002 (for those who can tell)
         """Answers what the command really used but of the network, after it has run. Raises
         CasError.
@@ -563,6 +601,11 @@ def wants_input_root(policy: FilesystemRoot, work: Work) -> bool:
         return policy is FilesystemRoot.INPUTS
     asked = dict(work.platform)
     return asked.get("chroot-input-root", "").lower() == "true" or "unixUID" in asked
+
+
+def asks_for_rootfs(work: Work) -> bool:
+    """Tells whether an action names a root filesystem."""
+    return any(name == ROOTFS for name, _ in work.platform)
 
 
 def _ended_by(ending: Ending, usage: Usage) -> EndedBy:

@@ -7,6 +7,7 @@ A command sees, and nothing else:
 - `/etc` with just passwd, group, hosts and nsswitch.conf of our making;
 - `/tmp` and `/dev/shm` of its own, in memory, gone afterwards; a minimal `/dev`; a `/proc` of its
   own processes;
+- in the toolchain's place, with its `/etc`, a root filesystem that it names (executor.rootfs);
 - what it declares of the host's files and may have, and the devices that are leased to it.
 
 It has user, mount, pid, ipc, uts, network and cgroup namespaces of its own, so no network at all
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from executor.bubblewrap import Bubblewrap
 from executor.coeffects import SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.evidence import Evidence, Opened
-from executor.grants import NOTHING, Grants, Mount, device_mounts, filesystem_mounts
+from executor.grants import NOTHING, Grants, Mount, RootView, device_mounts, filesystem_mounts
 from executor.launcher.binary import find_launcher
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
@@ -41,6 +42,8 @@ from executor.launching import BUILD_ROOT, Confinement, Launcher
 from executor.local import ExecutorOptions, Job, LauncherKind, LocalExecutor, Process
 from executor.ports import Network, NetworkSession, TreeCodec
 from executor.probe import explain, find_bubblewrap, probe
+from executor.root_trees import RootTrees
+from executor.rootfs import host_root, read_roots, rootfs_of, view_root
 from executor.spec import Work
 from executor.staging import Layout
 from executor.toolchain import Toolchain, read_toolchain
@@ -52,6 +55,8 @@ _MOUNTED_IN_ROOT = ("dev", "proc", "tmp")
 
 class NamespaceExecutor(LocalExecutor):
     """Runs actions in sandboxes."""
+
+    gives_rootfs = True
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class NamespaceExecutor(LocalExecutor):
             find_bubblewrap(options.bubblewrap)
         super().__init__(store, codec, options, clock)
         self._network = network
+        self._root_trees = RootTrees(store, codec, options, self._scratch, self._threads)
         self._plain_profiles: dict[DigestFunction, tuple[Digest, bytes]] = {}
         self.fallback = ""
         """Why bubblewrap is used although our own launcher is preferred; empty otherwise."""
@@ -86,6 +92,7 @@ class NamespaceExecutor(LocalExecutor):
     def _open_launcher(self) -> Launcher:
         options, directory = self._options, self._scratch.directory
         toolchain = self._toolchain = read_toolchain(options, directory)
+        self._host_roots = read_roots(options, directory)
         if options.launcher is not LauncherKind.BUBBLEWRAP:
             try:
                 return self._open_own(toolchain)
@@ -114,6 +121,7 @@ class NamespaceExecutor(LocalExecutor):
     async def close(self) -> None:
         """Frees everything; see LocalExecutor."""
         self._launcher.close()
+        await self._root_trees.close()
         await super().close()
 
     @property
@@ -128,6 +136,12 @@ class NamespaceExecutor(LocalExecutor):
         """Adds what the action declares and may have; see LocalExecutor."""
         del layout
         work, declared = job.work, job.work.coeffects
+        asked = rootfs_of(work)
+        if job.is_root and asked is not None:
+            raise InvalidInput(
+                "the platform names a root filesystem (rootfs), but the input root is to be it:"
+                " leave out one of the two (chroot-input-root, unixUID)"
+            )
         if job.is_root and (declared.filesystem or declared.network or work.devices):
             raise InvalidInput(
                 "an action whose input root is the filesystem root can be given neither files nor"
@@ -135,19 +149,44 @@ class NamespaceExecutor(LocalExecutor):
             )
         private = (self._scratch.directory, *self._options.private)
         mounts = filesystem_mounts(declared.filesystem, self._options.filesystem_allow, private)
-        mounts += device_mounts(work.devices, self._toolchain.shown)
-        if not declared.network and not declared.auth:
-            return replace(job, grants=Grants(mounts)) if mounts else job
-        session = await self._open_session(work)
+        mounts += device_mounts(work.devices, self._toolchain.shown if asked is None else ())
+        session, environment = None, job.environment
+        if declared.network or declared.auth:
+            session = await self._open_session(work)
         try:
-            place = Path(job.root).with_name("network")
-            shown = await self._threads(_write_files, place, session.files)
+            if session is not None:
+                place = Path(job.root).with_name("network")
+                mounts += tuple(await self._threads(_write_files, place, session.files))
+                environment = tuple((dict(session.environment) | dict(environment)).items())
+            root = None if asked is None else await self._take_root(asked, work, mounts)
         except BaseException:
-            await session.close()
+            if session is not None:
+                await session.close()
             raise
-        environment = dict(session.environment) | dict(job.environment)
-        grants = Grants((*mounts, *shown), session)
-        return replace(job, environment=tuple(environment.items()), grants=grants)
+        return replace(job, environment=environment, grants=Grants(mounts, session, root))
+
+    async def _take_root(
+        self, asked: Digest | str, work: Work, mounts: Sequence[Mount]
+    ) -> RootView:
+        """Answers a root filesystem as the action is to see it; _let_go gives it back."""
+        places = [mount.target for mount in mounts]
+        if not isinstance(asked, Digest):
+            path = host_root(self._host_roots, asked)
+            return await self._threads(view_root, path, f"{asked} ({path})", None, places)
+        path = await self._root_trees.take(asked, work)
+        try:
+            return await self._threads(view_root, path, f"cas:{asked}", asked, places)
+        except BaseException:
+            self._root_trees.give_back(asked)
+            raise
+
+    async def _let_go(self, job: Job) -> None:
+        """Gives the root filesystem back; see LocalExecutor."""
+        if job.grants.root is not None and job.grants.root.tree is not None:
+            self._root_trees.give_back(job.grants.root.tree)
+
+    def _applied(self, job: Job) -> Mapping[str, str]:
+        return {**super()._applied(job), **_root_fact(job)}
 
     async def _open_session(self, work: Work) -> NetworkSession:
         if self._network is None:
@@ -210,7 +249,7 @@ class NamespaceExecutor(LocalExecutor):
         limits = self._limits()
         identity = _identity(job.work, self._options) if job.is_root else self._user()
         return {
-            "facts": dict(self.sandbox(is_root=job.is_root)),
+            "facts": {**self.sandbox(is_root=job.is_root), **_root_fact(job)},
             "launcher": dict(self._launcher.profile(job)),
             "granted": [[mount.target, mount.kind] for mount in job.grants.mounts],
             "limits": {
@@ -222,6 +261,11 @@ class NamespaceExecutor(LocalExecutor):
             "user": list(identity),
             "network": _describe(job.grants.session),
         }
+
+
+def _root_fact(job: Job) -> Mapping[str, str]:
+    root = job.grants.root
+    return {} if root is None else {"root": f"rootfs={root.name}"}
 
 
 def _describe(session: NetworkSession | None) -> Mapping[str, object] | None:

@@ -26,6 +26,7 @@ EXECUTOR_OBEYS = frozenset(
         "gpu-tensorrt",
         "network-mode",
         "network-pins",
+        "rootfs",
         "unixGID",
         "unixUID",
     }

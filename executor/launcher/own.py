@@ -139,6 +139,8 @@ class OwnLauncher:
         common = {"devices": list(DEVICES), "masked": list(self._plan.masked), "private": private}
         if job.is_root:
             return common | {"/": "inputs"}
+        if job.grants.root is not None:
+            return common | {BUILD_ROOT: "inputs", "/": f"rootfs={job.grants.root.name}"}
         toolchain = self._toolchain
         return common | {
             BUILD_ROOT: "inputs",

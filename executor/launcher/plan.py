@@ -1,14 +1,15 @@
 """Which sandbox an action gets, written as the documents that ask the launcher for it.
 
 There are three roots: the template, which all plain actions share; one made anew for an action that
-is given more of the host than the template has; and the input root itself.
+is given more of the host than the template has, or names a root filesystem; and the input root
+itself.
 """
 
 from __future__ import annotations
 
 import os
 
-from executor.grants import Mount
+from executor.grants import Mount, RootView
 from executor.launcher.document import BindFlag, Document, ListenFlag, Op, u32, u64
 from executor.launching import BUILD_ROOT, Confinement
 from executor.local import ExecutorOptions, Job
@@ -80,28 +81,35 @@ class Plan:
         self._add_command(document, job)
         return document.encode()
 
-    def _add_root(self, document: Document) -> None:
-        toolchain = self._toolchain
+    def _add_root(self, document: Document, root: RootView | None = None) -> None:
         document.add(Op.ROOT_TMPFS, u64(_ROOT_BYTES))
+        if root is None:
+            self._add_toolchain(document)
+        else:
+            _add_root_view(document, root)
+        for path in _PLACES:
+            document.add(Op.DIR, u32(0o755), path)
+        _add_devices(document)
+
+    def _add_toolchain(self, document: Document) -> None:
+        toolchain = self._toolchain
         for path, content in toolchain.links:
             document.add(Op.LINK, content, path)
         for path in toolchain.shown:
             document.add(Op.BIND, u32(0), path, path)
         for path, text in toolchain.files:
             document.add(Op.FILE, path, text.encode())
-        for path in _PLACES:
-            document.add(Op.DIR, u32(0o755), path)
-        _add_devices(document)
 
     def _add_view(self, document: Document, job: Job) -> None:
         mounts = job.grants.mounts
-        if mounts:
-            self._add_root(document)
+        is_own = bool(mounts) or job.grants.root is not None
+        if is_own:
+            self._add_root(document, job.grants.root)
         _add_bind(document, Mount(job.root, BUILD_ROOT, is_writable=True))
         self._add_private(document)
         for mount in mounts:
             _add_bind(document, mount)
-        if mounts:
+        if is_own:
             document.add(Op.SEAL, "/")
         writable = [mount.target for mount in mounts if mount.is_writable]
         document.extend(Op.WRITABLE, (BUILD_ROOT, "/tmp", "/dev", *writable))  # noqa: S108
@@ -154,6 +162,15 @@ class Plan:
         document.extend(Op.ARGUMENT, job.work.arguments)
         document.extend(Op.VARIABLE, (f"{name}={value}" for name, value in environment.items()))
         document.add(Op.DIRECTORY, directory)
+
+
+def _add_root_view(document: Document, root: RootView) -> None:
+    for path in root.directories:
+        document.add(Op.DIR, u32(0o755), path)
+    for path, content in root.links:
+        document.add(Op.LINK, content, path)
+    for mount in root.mounts:
+        _add_bind(document, mount)
 
 
 def _add_devices(document: Document) -> None:

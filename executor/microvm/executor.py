@@ -38,6 +38,7 @@ from executor.local import (
     LocalExecutor,
     Process,
     apply_limits,
+    asks_for_rootfs,
     start_failure,
 )
 from executor.microvm.job import GuestJob, pack_job
@@ -102,7 +103,7 @@ class MicrovmExecutor(LocalExecutor):
     @staticmethod
     def suits(work: Work) -> bool:
         """Tells whether a guest can give an action all that it declares."""
-        return not _ungrantable(work)
+        return not _ungrantable(work) and not asks_for_rootfs(work)
 
     async def accel(self) -> Accel:
         """Answers what guests run on; the first time, by booting one.

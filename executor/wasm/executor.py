@@ -32,7 +32,15 @@ from executor.coeffects import Coeffects, SandboxKind
 from executor.concurrency import settle
 from executor.errors import InvalidInput, WorkerFailure
 from executor.evidence import Evidence
-from executor.local import Ending, ExecutorOptions, Job, LocalExecutor, Process, exec_failure
+from executor.local import (
+    Ending,
+    ExecutorOptions,
+    Job,
+    LocalExecutor,
+    Process,
+    asks_for_rootfs,
+    exec_failure,
+)
 from executor.ports import TreeCodec
 from executor.spec import Work
 from executor.staging import Layout
@@ -100,7 +108,7 @@ class WasmExecutor(LocalExecutor):
         """Tells whether an action looks like one for this executor."""
         name = work.arguments[0] if work.arguments else ""
         is_program = name in self._wasm.toolchains or name.endswith(".wasm")
-        return is_program and not _refused(work.coeffects)
+        return is_program and not _refused(work.coeffects) and not asks_for_rootfs(work)
 
     async def close(self) -> None:
         """Frees everything. No action may be running. Call it once."""
