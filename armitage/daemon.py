@@ -53,12 +53,14 @@ from armitage.observability.figures import (
     CACHE,
     GPUS,
     NOTARY,
+    RECORD,
     SCHEDULER,
     STORE,
     TIERS,
     TRANSPORT,
     TRUST,
     WIRE,
+    WITNESS,
     FiguresCollector,
     open_registry,
 )
@@ -681,6 +683,10 @@ class Daemon:
             registry.register(FiguresCollector(GPUS, self._gpus.stats))
         if self._office is not None:
             registry.register(FiguresCollector(NOTARY, self._office.notary.stats))
+        if self._archive is not None:
+            registry.register(FiguresCollector(RECORD, self._archive.log.stats))
+        if self._network is not None:
+            registry.register(FiguresCollector(WITNESS, self._network.stats))
         if base.gate is not None:
             registry.register(FiguresCollector(TRUST, base.gate.stats))
         remote = self._remote_stats

@@ -190,9 +190,10 @@ class NamespaceExecutor(LocalExecutor):
 
     async def _open_session(self, work: Work) -> NetworkSession:
         if self._network is None:
-            raise InvalidInput(
+            raise SandboxUnavailable(
                 "the action declares a network, but this daemon has no witness, and an action has"
-                " no other way to one"
+                " no other way to one; the operator sets storage to disk, which keeps the record"
+                " that a witness needs, and leaves witness.enabled on"
             )
         if self._launcher.name != OwnLauncher.name:
             raise SandboxUnavailable(

@@ -6,12 +6,25 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from armitage.log.errors import LogError
 from armitage.log.store import LogStore
 from armitage.log.tiles import MAX_ENTRY_BYTES
 
 _BATCH_ENTRIES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogStats:
+    """A log's size, and what was done since it was opened."""
+
+    entries: int
+    appended: int
+    checkpoints: int
+    """That were signed: one for each batch."""
+    failed: int
+    """Entries that could not be appended."""
 
 
 class Log:
@@ -23,6 +36,14 @@ class Log:
         self._queue: list[tuple[bytes, asyncio.Future[int]]] = []
         self._turn = asyncio.Lock()
         self._growth = asyncio.Event()
+        self._appended = 0
+        self._checkpoints = 0
+        self._failed = 0
+
+    def stats(self) -> LogStats:
+        """Answers the numbers of this moment."""
+        size = self.store.checkpoint.size
+        return LogStats(size, self._appended, self._checkpoints, self._failed)
 
     async def append(self, entry: bytes) -> int:
         """Adds an entry and answers its index once a checkpoint over it is durable.
@@ -56,12 +77,20 @@ class Log:
             self._threads, self.store.append, [entry for entry, _ in waiting]
         )
         cancelled = await _outlast(appending)
+        self._count(len(waiting), failed=appending.exception() is not None)
         for number, (_, place) in enumerate(waiting):
             _settle(place, appending, number)
         grew, self._growth = self._growth, asyncio.Event()
         grew.set()
         if cancelled is not None:
             raise cancelled
+
+    def _count(self, entries: int, *, failed: bool) -> None:
+        if failed:
+            self._failed += entries
+        elif entries:
+            self._appended += entries
+            self._checkpoints += 1
 
 
 async def _outlast(work: asyncio.Future[int]) -> asyncio.CancelledError | None:

@@ -34,19 +34,21 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One metric without labels."""
+    """One metric, with one label at most."""
 
     name: str
     kind: Kind
     help: str
+    label: str = ""
+    """Where there is one, the figure is a mapping from its values to numbers."""
 
 
 def _gauge(name: str, text: str) -> Figure:
     return Figure(f"armitage_{name}", Kind.GAUGE, text)
 
 
-def _counter(name: str, text: str) -> Figure:
-    return Figure(f"armitage_{name}", Kind.COUNTER, text)
+def _counter(name: str, text: str, label: str = "") -> Figure:
+    return Figure(f"armitage_{name}", Kind.COUNTER, text, label)
 
 
 STORE: Mapping[str, Figure] = {
@@ -164,6 +166,28 @@ TRUST: Mapping[str, Figure] = {
 }
 """The fields of `armitage.reapi.trusting.TrustStats`; only with a record or a policy."""
 
+WITNESS: Mapping[str, Figure] = {
+    "open_sessions": _gauge("witness_open_sessions", "Sessions that run."),
+    "sessions": _counter("witness_sessions", "Sessions begun."),
+    "passed": _counter("witness_passed", "Exchanges with an origin that went through."),
+    "replayed": _counter("witness_replayed", "Exchanges answered from the record."),
+    "failed": _counter("witness_failed", "Exchanges allowed, and cut off or failed."),
+    "refused_for": _counter("witness_refused", "Exchanges refused.", label="reason"),
+    "received_bytes": _counter("witness_received_bytes", "Bodies of answers of origins."),
+    "sent_bytes": _counter("witness_sent_bytes", "Bodies of requests to origins."),
+    "credentials": _counter("witness_credentials", "Requests that a credential was added to."),
+    "unkept": _counter("witness_unkept", "Records that could not be kept."),
+}
+"""The fields of `armitage.witness.counts.WitnessStats`; only where there is a witness."""
+
+RECORD: Mapping[str, Figure] = {
+    "entries": _gauge("record_log_entries", "Entries of the record's log."),
+    "appended": _counter("record_appended", "Entries appended."),
+    "checkpoints": _counter("record_checkpoints", "Checkpoints signed: one for each batch."),
+    "failed": _counter("record_failed_appends", "Entries that could not be appended."),
+}
+"""The fields of `armitage.log.service.LogStats`; only with a record."""
+
 
 def _hostile(name: str, text: str) -> Figure:
     return _counter(f"http2_{name}", text)
@@ -217,14 +241,18 @@ class FiguresCollector(Collector):
         """Answers the figures, as prometheus_client asks for them."""
         try:
             state = self._read()
-            values = {name: float(getattr(state, name)) for name in self._figures}
+            values = {name: getattr(state, name) for name in self._figures}
         except Exception:  # noqa: BLE001 (one part's fault must not hide the others' metrics)
             _log.exception("reading figures failed")
             return []
         families = []
         for name, figure in self._figures.items():
             family = _family(figure)
-            family.add_metric([], values[name])
+            if figure.label:
+                for value, number in values[name].items():
+                    family.add_metric([value], number)
+            else:
+                family.add_metric([], float(values[name]))
             families.append(family)
         return families
 
@@ -249,4 +277,4 @@ def open_registry(version: str) -> CollectorRegistry:
 
 def _family(figure: Figure) -> GaugeMetricFamily | CounterMetricFamily:
     kind = GaugeMetricFamily if figure.kind is Kind.GAUGE else CounterMetricFamily
-    return kind(figure.name, figure.help, labels=[])
+    return kind(figure.name, figure.help, labels=[figure.label] if figure.label else [])

@@ -169,6 +169,7 @@ class Exchanges:
             exchange = self._exchange_of(facts)
             await self._session.record(exchange)
             self.use.add(facts, exchange)
+            self.means.counts.took(exchange, asked=facts.reached is not None)
 
     @property
     def dropped(self) -> int:

@@ -16,6 +16,7 @@ from armitage.observability.redaction import Redactor
 from armitage.witness.archive import Archive
 from armitage.witness.authority import SessionAuthority
 from armitage.witness.clients import DIRECTORY, environment, files
+from armitage.witness.counts import WitnessStats
 from armitage.witness.credentials import Credentials
 from armitage.witness.enclosure import PORT
 from armitage.witness.evidence import Subject
@@ -83,7 +84,13 @@ class WitnessNetwork:
     ) -> None:
         self._means = means
         self._credentials = credentials
-        self._sessions = Sessions(archive.store, archive.log.append, means.clock, new_id)
+        self._sessions = Sessions(
+            archive.store, archive.log.append, means.clock, new_id, means.counts
+        )
+
+    def stats(self) -> WitnessStats:
+        """What all sessions came to since the start."""
+        return self._means.counts.read()
 
     async def open(self, work: Work) -> WitnessSession:
         """Begins the session of an action. Raises WorkerFailure, InvalidInput."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from armitage.clock import Clock
 from armitage.errors import Unavailable
 from armitage.log.errors import LogError
+from armitage.witness.counts import WitnessCounts
 from armitage.witness.evidence import (
     Entry,
     Exchange,
@@ -39,8 +40,14 @@ class Sessions:
     """Opens sessions whose records go into one store and one log."""
 
     def __init__(
-        self, store: BlobStore, append: Append, clock: Clock, new_id: Callable[[], str]
+        self,
+        store: BlobStore,
+        append: Append,
+        clock: Clock,
+        new_id: Callable[[], str],
+        counts: WitnessCounts | None = None,
     ) -> None:
+        self.counts = counts or WitnessCounts()
         self._store = store
         self._append = append
         self._clock = clock
@@ -53,6 +60,7 @@ class Sessions:
         session = Session(self._new_id(), self)
         record = open_record(session.id, self._clock.wall(), subject, declared, mode)
         session.last = await self.keep(session.id, 0, Kind.OPEN, record)
+        self.counts.opened()
         return session
 
     async def keep(self, session: str, number: int, kind: Kind, record: bytes) -> Kept:
@@ -62,6 +70,7 @@ class Sessions:
             await self._store.put([DigestFunction.SHA256.digest(record)], record)
             return Kept(entry.record, await self._append(entry.encode()))
         except (CasError, LogError, OSError) as error:
+            self.counts.lost()
             raise Unavailable(
                 f"the evidence of session {session} cannot be kept: {error}"
             ) from error
@@ -115,7 +124,9 @@ class Session:
         and nothing counts as proven.
         """
         assert self.last is not None
-        self._is_closed = True
+        if not self._is_closed:
+            self._is_closed = True
+            self._sessions.counts.closed()
         number = self._numbers + 1
         record = close_record(
             self.id, number, self._sessions.now_s(), self.last.record, self._dropped

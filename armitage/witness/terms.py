@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from armitage.clock import Clock
 from armitage.witness.bodies import BodyStore
+from armitage.witness.counts import WitnessCounts
 from armitage.witness.heads import RawHeaders, Target
 from armitage.witness.origins import Origins
 from armitage.witness.policy import Grant, Rule
@@ -44,6 +45,7 @@ class Means:
     """None where nothing that is on record is ever used again."""
     offline: bool = False
     """Whether no origin is ever asked."""
+    counts: WitnessCounts = field(default_factory=WitnessCounts)
 
 
 def no_credentials(_: Target) -> tuple[RawHeaders, Sequence[str]]:

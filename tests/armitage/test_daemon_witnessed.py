@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
-from support.daemon import disk_config, running_daemon
+from support.daemon import disk_config, memory_config, running_daemon
 from support.witnessed import Origin, answering
 
 from armitage.attest.archived import bundle_at
@@ -103,8 +104,11 @@ async def test_declared_uses_are_attested_and_trusted_and_others_do_not_happen(
         fetched = await provenance_of(daemon, actions[1])
         read = await provenance_of(daemon, actions[2])
         # Attestations say of the network what the witness has on record, the witness's own words.
+        metrics = f"http://{daemon.addresses.http[0]}/metrics"
         audit = ["audit", "verify", "--server", f"http://{daemon.addresses.http[0]}"]
         assert await asyncio.to_thread(main, audit) == 0
+        async with aiohttp.ClientSession() as client, client.get(metrics) as response:
+            told = (await response.text()).splitlines()
 
     assert [pure.result.exit_code > 0, outside.result.exit_code > 0] == [True, True]
     assert elsewhere.result.exit_code > 0
@@ -115,3 +119,19 @@ async def test_declared_uses_are_attested_and_trusted_and_others_do_not_happen(
     assert fetched["runDetails"]["builder"]["id"].endswith("/namespace")
     assert "profile" in read["buildDefinition"]["internalParameters"]["sandbox"]
     assert len(origin.heads) == 1
+    assert "armitage_witness_passed_total 1.0" in told
+    assert 'armitage_witness_refused_total{reason="undeclared"} 1.0' in told
+    assert "armitage_witness_open_sessions 0.0" in told
+    assert any(line.startswith("armitage_record_log_entries ") for line in told)
+
+
+async def test_without_a_record_there_is_no_network_and_the_answer_says_so() -> None:
+    async with (
+        running_daemon(memory_config()) as daemon,
+        Channel(daemon.addresses.grpc[0]) as channel,
+    ):
+        _, answer = await run(await connect(channel, ""), "true", "network:h.example")
+
+    assert answer.status.code == Code.FAILED_PRECONDITION
+    assert "this daemon has no witness" in answer.status.message
+    assert "storage to disk" in answer.status.message

@@ -14,6 +14,7 @@ from typing import Any
 from armitage.clock import SystemClock
 from armitage.observability.redaction import Redactor
 from armitage.witness.authority import SessionAuthority
+from armitage.witness.counts import WitnessCounts
 from armitage.witness.evidence import Subject, parse_entry, parse_record
 from armitage.witness.exchange import Exchanges
 from armitage.witness.origins import Origins, origin_tls
@@ -101,6 +102,10 @@ class Witness:
     log: Log
     store: MemoryStore
 
+    @property
+    def counts(self) -> WitnessCounts:
+        return self.proxy.exchanges.means.counts
+
     async def records(self) -> list[dict[str, Any]]:
         """What is on record, in order."""
         return [
@@ -172,7 +177,7 @@ async def witness(
         rules=rules,
         limits=limits,
     )
-    sessions = Sessions(store, log.append, SystemClock(), lambda: "s1")
+    sessions = Sessions(store, log.append, SystemClock(), lambda: "s1", means.counts)
     session = await sessions.open(Subject(action="sha256:aa/1"), "network")
     authority = SessionAuthority("s1", now)
     exchanges = Exchanges(session, Terms(grants=grants, inject=inject), means)

@@ -12,7 +12,7 @@ import pytest
 
 from armitage.log.errors import LogError
 from armitage.log.note import KeyType, Signer
-from armitage.log.service import Log
+from armitage.log.service import Log, LogStats
 from armitage.log.store import NAMES, LogStore
 from cas.volume import DiskVolume
 
@@ -58,6 +58,7 @@ async def test_entries_that_come_together_share_a_checkpoint(log: Log, store: Sl
     assert [task.result() for task in tasks] == list(range(3000))
     assert [store.entry(number) for number in (0, 1, 2999)] == [b"0", b"1", b"2999"]
     assert store.batches == [1, 1024, 1024, 951]
+    assert log.stats() == LogStats(entries=3000, appended=3000, checkpoints=4, failed=0)
 
 
 async def test_an_entry_is_acknowledged_only_under_a_checkpoint(log: Log, store: SlowStore) -> None:
@@ -91,6 +92,7 @@ async def test_a_full_disk_fails_those_who_wait_and_nobody_later(
 
     assert all(isinstance(result, OSError) for result in results)
     assert await log.append(b"c") == 0
+    assert log.stats() == LogStats(entries=1, appended=1, checkpoints=1, failed=2)
 
 
 async def test_any_other_failure_is_an_error_of_the_logs(log: Log, store: SlowStore) -> None:

@@ -6,14 +6,18 @@ import logging
 import pytest
 from prometheus_client.exposition import generate_latest
 
+from armitage.log.service import LogStats
 from armitage.observability.figures import (
     CACHE,
+    RECORD,
     SCHEDULER,
     STORE,
+    WITNESS,
     FiguresCollector,
     open_registry,
 )
 from armitage.scheduler.core import SchedulerStats
+from armitage.witness.counts import WitnessCounts, WitnessStats
 from cas.action_cache import CacheStats
 from cas.store import StoreStats
 
@@ -21,7 +25,14 @@ STATS = StoreStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 
 
 @pytest.mark.parametrize(
-    ("figures", "stats"), [(STORE, StoreStats), (CACHE, CacheStats), (SCHEDULER, SchedulerStats)]
+    ("figures", "stats"),
+    [
+        (STORE, StoreStats),
+        (CACHE, CacheStats),
+        (SCHEDULER, SchedulerStats),
+        (WITNESS, WitnessStats),
+        (RECORD, LogStats),
+    ],
 )
 def test_every_statistic_is_a_metric(figures: dict[str, object], stats: type) -> None:
     assert set(figures) == {field.name for field in dataclasses.fields(stats)}
@@ -36,6 +47,14 @@ def test_figures_are_read_anew_for_each_scrape() -> None:
     assert registry.get_sample_value("armitage_cas_evicted_bytes_total") == 8
     stats = dataclasses.replace(STATS, blobs=10)
     assert registry.get_sample_value("armitage_cas_blobs") == 10
+
+
+def test_a_figure_by_reason_has_a_label() -> None:
+    registry = open_registry("1")
+    registry.register(FiguresCollector(WITNESS, WitnessCounts().read))
+
+    assert registry.get_sample_value("armitage_witness_refused_total", {"reason": "address"}) == 0
+    assert registry.get_sample_value("armitage_witness_refused_total", {"reason": "rule"}) == 0
 
 
 def test_broken_part_does_not_hide_the_rest(caplog: pytest.LogCaptureFixture) -> None:

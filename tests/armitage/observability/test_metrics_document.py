@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prometheus_client.registry import CollectorRegistry
 
@@ -12,12 +12,14 @@ from armitage.observability.figures import (
     CACHE,
     GPUS,
     NOTARY,
+    RECORD,
     SCHEDULER,
     STORE,
     TIERS,
     TRANSPORT,
     TRUST,
     WIRE,
+    WITNESS,
     FiguresCollector,
     open_registry,
 )
@@ -30,6 +32,8 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 class Zeros:
+    refused_for: ClassVar = {"": 0.0}
+
     def __getattr__(self, name: str) -> float:
         return 0.0
 
@@ -43,7 +47,8 @@ async def everything() -> CollectorRegistry:
     handler: Any = observer.interceptor(Unary("/s/M", echo)).handler
     await handler(b"", Call("/s/M"))
     registry.register(observer)
-    for figures in (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT, GPUS, NOTARY, TRUST):
+    parts = (STORE, CACHE, TIERS, WIRE, SCHEDULER, TRANSPORT, GPUS, NOTARY, TRUST, WITNESS, RECORD)
+    for figures in parts:
         registry.register(FiguresCollector(figures, Zeros))
     return registry
 
