@@ -41,7 +41,7 @@ from armitage.witness.policy import READING, Decision, decide
 from armitage.witness.recall import Recalled, Wanted
 from armitage.witness.sessions import Session
 from armitage.witness.terms import Means, Terms
-from armitage.witness.wire import Event, Side
+from armitage.witness.wire import Event, OddHead, Side
 from cas.errors import CasError
 from executor.errors import InvalidInput
 
@@ -414,7 +414,10 @@ class Exchanges:
 
 async def _answer_head(origin: Side) -> h11.Response:
     for _ in range(_MAX_INTERIM + 1):
-        event = await origin.receive()
+        try:
+            event = await origin.receive()
+        except OddHead as odd:
+            raise Refused(502, f"the origin's answer is odd: {odd}", "malformed answer") from None
         if isinstance(event, h11.Response):
             return event
         if not isinstance(event, h11.InformationalResponse):

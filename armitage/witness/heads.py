@@ -37,6 +37,18 @@ _AUTHORITY = re.compile(
 _V6 = 6
 
 
+def head_fault(head: bytes) -> str:
+    """Says why the bytes of a head, with its blank line, may be read in another way than h11 reads
+    them; empty when they may not. h11 lets both of these pass (RFC 9112 sections 2.2 and 5.2).
+    """
+    lines = head.split(b"\n")
+    if any(not line.endswith(b"\r") for line in lines[:-1]):
+        return "a line of its head ends in LF without CR"
+    if any(line.startswith((b" ", b"\t")) for line in lines):
+        return "a header goes on in the next line"
+    return ""
+
+
 class Refused(Exception):
     """A request that is not passed on. `status` is the HTTP status of the answer."""
 

@@ -27,7 +27,7 @@ from armitage.witness.heads import (
     tunnel_target,
 )
 from armitage.witness.policy import Decision
-from armitage.witness.wire import Side
+from armitage.witness.wire import OddHead, Side
 
 _log = logging.getLogger(__name__)
 
@@ -170,11 +170,19 @@ class Proxy:
         """Answers the next request, if there is one; what is no HTTP is on record, too."""
         try:
             return await side.receive()
+        except OddHead as odd:
+            await self._refuse_odd(side, odd, tunnel)
+            return None
         except h11.RemoteProtocolError as error:
             host, port = tunnel or ("", 0)
             facts = Facts(self.exchanges.means.clock.wall(), "", "", host, port, tunnel)
             await self.exchanges.refuse(side, facts, Refused(400, f"this is no HTTP: {error}"))
             return None
+
+    async def _refuse_odd(self, side: Side, odd: OddHead, tunnel: tuple[str, int] | None) -> None:
+        assert isinstance(odd.head, h11.Request)
+        facts = self.exchanges.begin(odd.head, tunnel)
+        await self.exchanges.refuse(side, facts, Refused(400, f"the request is odd: {odd}"))
 
     async def _open_tunnel(self, side: Side, request: h11.Request) -> tuple[str, int] | None:
         facts = self.exchanges.begin(request)

@@ -15,6 +15,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,7 @@ import h11
 from armitage.clock import Clock
 from armitage.errors import ConfigError, Unavailable
 from armitage.witness.proxy import Proxy
-from armitage.witness.wire import Side, plain_answer
+from armitage.witness.wire import OddHead, Side, plain_answer
 from executor.errors import WorkerFailure
 
 _log = logging.getLogger(__name__)
@@ -155,6 +156,10 @@ class StandingProxy:
             session = await self._session_of(user)
         except WorkerFailure as error:
             _log.error("witness: %s", error)
+            return None
+        except OddHead as odd:  # Such a head proves of nobody who it is.
+            with suppress(OSError, TimeoutError):
+                await side.answer(400, f"the request is odd: {odd}", "malformed")
             return None
         except (OSError, TimeoutError, h11.ProtocolError):
             return None

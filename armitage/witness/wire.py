@@ -8,15 +8,28 @@ from collections.abc import Sequence
 
 import h11
 
+from armitage.witness.heads import head_fault
+
 _READ_BYTES = 256 * 1024
 HEAD_LIMIT_BYTES = 256 * 1024
+_BEFORE_HEAD = frozenset({h11.IDLE, h11.SEND_RESPONSE})
 
 Event = h11.Event
+Head = h11.Request | h11.Response | h11.InformationalResponse
+
+
+class OddHead(h11.RemoteProtocolError):
+    """A head that another reader may understand differently."""
+
+    def __init__(self, why: str, head: Head) -> None:
+        super().__init__(why)
+        self.head = head
 
 
 class Side:
     """An h11 connection on a pair of streams. Raises TimeoutError when the other end is silent for
-    longer than `idle_s`, h11.RemoteProtocolError for what is no HTTP, and OSError.
+    longer than `idle_s`, h11.RemoteProtocolError for what is no HTTP (OddHead where it is and might
+    be read in two ways), and OSError.
     """
 
     def __init__(
@@ -34,14 +47,28 @@ class Side:
 
     async def receive(self) -> Event | type[h11.PAUSED]:
         """Answers the next event."""
+        awaits_head = self.http.their_state in _BEFORE_HEAD
+        raw = bytearray(self.http.trailing_data[0]) if awaits_head else None
         while True:
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
                 if isinstance(event, h11.Request):
                     self._is_head = event.method == b"HEAD"
+                if isinstance(event, Head) and raw is not None:
+                    self._check(event, raw)
                 return event  # type: ignore[return-value]  # The only sentinel left is PAUSED.
             async with asyncio.timeout(self._idle_s):
-                self.http.receive_data(await self.reader.read(_READ_BYTES))
+                data = await self.reader.read(_READ_BYTES)
+            if raw is not None:
+                raw += data
+            self.http.receive_data(data)
+
+    def _check(self, head: Head, raw: bytearray) -> None:
+        """Looks at the bytes that a head was read from: those that are not left over."""
+        left, _ = self.http.trailing_data
+        fault = head_fault(bytes(raw[: len(raw) - len(left)]))
+        if fault:
+            raise OddHead(fault, head)
 
     async def send(self, *events: Event) -> None:
         """Sends events, and waits until they have mostly left."""

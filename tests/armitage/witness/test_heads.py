@@ -10,6 +10,7 @@ from armitage.witness.heads import (
     check_response_framing,
     connect_target,
     downstream_headers,
+    head_fault,
     parse_authority,
     plain_target,
     tunnel_target,
@@ -203,3 +204,19 @@ def test_an_answer_whose_end_is_in_doubt_is_refused(headers: list[tuple[bytes, b
         check_response_framing(headers)
 
     assert refused.value.status == 502
+
+
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", ""),
+        (b"GET / HTTP/1.1\r\n\r\n", ""),
+        (b"GET / HTTP/1.1\n\n", "a line of its head ends in LF without CR"),
+        (b"GET / HTTP/1.1\r\nA: b\n\r\n", "a line of its head ends in LF without CR"),
+        (b"GET / HTTP/1.1\r\nA: b\r\n\n", "a line of its head ends in LF without CR"),
+        (b"GET / HTTP/1.1\r\nA: b\r\n c: d\r\n\r\n", "a header goes on in the next line"),
+        (b"GET / HTTP/1.1\r\nA: b\r\n\t\r\n\r\n", "a header goes on in the next line"),
+    ],
+)
+def test_a_head_is_read_in_one_way_or_not_at_all(head: bytes, fault: str) -> None:
+    assert head_fault(head) == fault

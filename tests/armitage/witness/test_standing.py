@@ -114,6 +114,21 @@ async def test_who_does_not_prove_who_it_is_gets_nothing(
     assert origin.heads == []
 
 
+async def test_a_head_that_can_be_read_in_two_ways_proves_nothing(tmp_path: Path) -> None:
+    async with standing(tmp_path) as running, Origin(answering(b"abc")).listening() as origin:
+        host, auth = f"{HOST}:{origin.port}", basic("ann", "s3cr3t-of-ann")
+        head = f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\nProxy-Authorization: {auth}\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(head.encode())
+        answered = await reader.read()
+        writer.close()
+        assert await running.kept() == []
+
+    assert answered.startswith(b"HTTP/1.1 400")
+    assert b"LF without CR" in answered
+    assert origin.heads == []
+
+
 async def test_a_connection_is_its_users_alone(tmp_path: Path) -> None:
     def request(port: int, auth: str) -> bytes:
         host = f"{HOST}:{port}"
