@@ -163,9 +163,10 @@ class GitStore:
         return found.decode().strip() or None
 
     def refs(self, prefix: str) -> dict[str, str]:
-        """Commits by ref below a prefix."""
-        told = self.git("for-each-ref", "--format=%(refname) %(objectname)", prefix)
-        return dict(line.split(" ") for line in told.decode().splitlines())
+        """Commits by ref below a prefix. A ref of others may name anything: no commit is none."""
+        told = self.git("for-each-ref", "--format=%(objecttype) %(refname) %(objectname)", prefix)
+        lines = [line.split(" ") for line in told.decode().splitlines()]
+        return {ref: commit for kind, ref, commit in lines if kind == "commit"}
 
     # Adding
 
@@ -259,9 +260,16 @@ class GitStore:
             named = [(n, b) for n, b in _blobs(listed) if not n.startswith("by-")]
         else:
             told = self.git("diff-tree", "-r", "-z", "--diff-filter=AM", commit, tip)
-            named = list(_added(told))
+            named = self._small(list(_added(told)))
         for name, blob in named:
             yield Found(name.rpartition("/")[2], self.git("cat-file", "blob", blob))
+
+    def _small(self, named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Leaves out what no bundle is as large as, before it is read."""
+        asked = "".join(f"{blob}\n" for _, blob in named).encode()
+        told = self.git("cat-file", "--batch-check=%(objectsize)", data=asked).split()
+        sizes = map(int, told)
+        return [each for each, size in zip(named, sizes, strict=True) if size <= MAX_BUNDLE_BYTES]
 
     # Others
 

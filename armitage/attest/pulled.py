@@ -79,15 +79,17 @@ class PulledHoldings:
 
     def _verify(self, blob: str) -> Verified | None:
         if blob not in self._verified:
-            self._verified[blob] = self._verify_anew(blob)
+            data = self._objects.read(blob, MAX_BUNDLE_BYTES)
+            if data is None:
+                return None  # Not remembered: a tree can name what another remote has yet to bring.
+            self._verified[blob] = self._verify_anew(blob, data)
             if len(self._verified) > _MAX_REMEMBERED:
                 self._verified.popitem(last=False)
         return self._verified[blob]
 
-    def _verify_anew(self, blob: str) -> Verified | None:
-        data = self._objects.read(blob, MAX_BUNDLE_BYTES)
+    def _verify_anew(self, blob: str, data: bytes) -> Verified | None:
         try:
-            return None if data is None else verify_bundle(parse_bundle(data), self._known)
+            return verify_bundle(parse_bundle(data), self._known)
         except AttestationError as error:
             _log.warning("attestation %s of others does not count: %s", blob[:12], error)
             return None

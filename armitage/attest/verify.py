@@ -139,7 +139,7 @@ class Verification:
         (key_id,) = key_ids
         key = self._known.keys.get(key_id)
         if key is None:
-            raise BadSignature(f"its key {key_id} is not known")
+            raise BadSignature(f"its key {key_id[:64]!r} is not known")
         self._claim = parse_statements([each.verified(key.public) for each in envelopes])
         self._key = key
         return f"{len(envelopes)} statements by {key_id[:16]}"

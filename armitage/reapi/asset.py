@@ -250,8 +250,9 @@ class AssetService:
             response.status.message = str(error)
             return None
         directories = (fetched.digest,) if kind == _DIRECTORY else ()
-        shown = tuple(pair for pair in qualifiers if not pair[0].startswith(_HEADER_QUALIFIERS))
-        record = _Record(fetched.digest, self._clock.wall(), None, shown, directories=directories)
+        record = _Record(
+            fetched.digest, self._clock.wall(), None, _shown(qualifiers), directories=directories
+        )
         self._invocations.hold(call, await self._kept(record))
         if wanted.commit or CHECKSUM in dict(qualifiers):
             key = _key(kind, fetched.uri, qualifiers)
@@ -306,7 +307,7 @@ class AssetService:
             digest,
             self._clock.wall(),
             _seconds(message, "expire_at"),
-            qualifiers,
+            _shown(qualifiers),
             _references(message.references_blobs, notation, digest.function),
             _references(message.references_directories, notation, digest.function)
             + ((digest,) if kind == _DIRECTORY else ()),
@@ -484,6 +485,11 @@ def _qualifiers(qualifiers: Iterable[asset.Qualifier]) -> tuple[tuple[str, str],
                 f"{CHECKSUM} {value[:200]!r} holds no sha256, sha384 or sha512 checksum"
             )
     return tuple(pairs)
+
+
+def _shown(qualifiers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Those that may be kept and told to others."""
+    return tuple(pair for pair in qualifiers if not pair[0].startswith(_HEADER_QUALIFIERS))
 
 
 def _refuse_unknown(qualifiers: Iterable[tuple[str, str]]) -> None:

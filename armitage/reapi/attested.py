@@ -91,7 +91,7 @@ def printed_of_result(
 def _refuse_inlined(result: reapi.ActionResult) -> None:
     if result.stdout_raw or result.stderr_raw or any(f.contents for f in result.output_files):
         raise NotPlain("it has contents inlined beside their digests")
-    described = (*result.output_files, *result.output_symlinks)
+    described = (*result.output_files, *_all_symlinks(result))
     if any(each.HasField("node_properties") for each in described):
         raise NotPlain("it has node properties")
 
@@ -112,14 +112,18 @@ async def _check_root(
 def _symlinks(result: reapi.ActionResult) -> dict[str, str]:
     """All three lists, which must not contradict each other."""
     found: dict[str, str] = {}
-    for link in (
-        *result.output_symlinks,
-        *result.output_file_symlinks,
-        *result.output_directory_symlinks,
-    ):
+    for link in _all_symlinks(result):
         if found.setdefault(link.path, link.target) != link.target:
             raise NotPlain(f"output symlink {link.path!r} is there with two targets")
     return found
+
+
+def _all_symlinks(result: reapi.ActionResult) -> tuple[reapi.OutputSymlink, ...]:
+    return (
+        *result.output_symlinks,
+        *result.output_file_symlinks,
+        *result.output_directory_symlinks,
+    )
 
 
 async def _tree(digest: Digest, store: BlobStore) -> reapi.Tree:

@@ -146,11 +146,13 @@ def _lacks(policy: Policy, found: Sequence[Verified], asked: Asked, keys: Keys) 
         case Threshold(count, several):
             return _lacks_keys(count, several, _printing(found, asked), keys)
         case Reproduced(count, several, ignore_streams):
+            wanted = keys.ids_of(several) if several else frozenset(keys.by_id)
+            found = [each for each in found if each.key_id in wanted]
             printing = _printing(found, asked)
             if not ignore_streams or not printing:
-                # Whatever is ignored: somebody must have seen what is to be served.
-                return _lacks_executions(count, several, printing, keys)
-            return _lacks_executions(count, several, found, keys)
+                # Whatever is ignored: one of them must have seen what is to be served.
+                return _lacks_executions(count, printing, keys)
+            return _lacks_executions(count, found, keys)
         case Either(parts):
             lacking = [_lacks(part, found, asked, keys) for part in parts]
             missing = [each for each in lacking if each is not None]
@@ -204,14 +206,10 @@ def _lacks_keys(
     return f"attested by {len(signed)} of {count} distinct keys of {told}{_names(signed, keys)}"
 
 
-def _lacks_executions(
-    count: int, who: Sequence[Who], found: Sequence[Verified], keys: Keys
-) -> str | None:
-    wanted = keys.ids_of(who) if who else frozenset(keys.by_id)
+def _lacks_executions(count: int, found: Sequence[Verified], keys: Keys) -> str | None:
     by_key: dict[str, set[str]] = {}
     for each in found:
-        if each.key_id in wanted:
-            by_key.setdefault(each.key_id, set()).add(each.claim.invocation)
+        by_key.setdefault(each.key_id, set()).add(each.claim.invocation)
     independent = _independent(by_key)
     if independent >= count:
         return None

@@ -33,6 +33,8 @@ class Auditors:
         """The handler for auditors alone, whose errors become answers: 400, 403, 404."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
+            if _is_of_another_page(request):
+                return refusal(request, 403, "the record is not for pages of another site")
             if not self.admit(request):
                 who = identity_of(request) or request.remote
                 return refusal(request, 403, f"{who!r} is not among the server's `auditors`")
@@ -59,6 +61,17 @@ def refusal(request: web.Request, status: int, message: str) -> web.Response:
     if request.path.startswith("/api/"):
         return web.json_response({"error": message}, status=status)
     return web.Response(status=status, text=f"{message}\n")
+
+
+def _is_of_another_page(request: web.Request) -> bool:
+    """Whether a page of somebody else has an auditor's browser ask: it may lead here, and neither
+    embed nor read nor set to work.
+    """
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    leads_here = request.headers.get("Sec-Fetch-Mode") == "navigate" and (
+        request.headers.get("Sec-Fetch-Dest") == "document"
+    )
+    return site not in {"none", "same-origin"} and not leads_here
 
 
 def _is_of_this_host(request: web.Request) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from support.attested import NOW_S, SIGNER, bundle, facts, named
 from support.clock import FakeClock
 
+from armitage.attest import git
 from armitage.attest.bundle import Bundle, parse_bundle
 from armitage.attest.export import Exporter
 from armitage.attest.git import OWN, GitFailed, GitStore, Moved, paths_of, ref_of
@@ -185,6 +186,33 @@ def test_what_others_name_otherwise_is_passed_over(tmp_path: Path) -> None:
 
     names = [found.name for found in (*here.since(before, now), *here.find([action]))]
     assert names == [f"{'0' * 64}.intoto.jsonl"] * 2
+
+
+def test_a_ref_of_others_that_is_no_commit_keeps_nothing_else_back(tmp_path: Path) -> None:
+    there, here = repository(tmp_path / "there"), repository(tmp_path / "here")
+    there.add("main", [ONE], COMMITTER, NOW_S)
+    blob = there.git("hash-object", "-w", "--stdin", data=b"x").decode().strip()
+    there.git("update-ref", f"{OWN}a", blob)
+
+    ((_, before, now),) = here.fetch(str(tmp_path / "there"))
+
+    assert [found.data for found in here.since(before, now)] == [ONE.encode()]
+    assert [found.data for found in here.find([named("a").hash])] == [ONE.encode()]
+
+
+def test_what_is_too_large_for_a_bundle_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = repository(tmp_path / "there")
+    first = there.add("main", [ONE], COMMITTER, NOW_S)
+    second = there.add("main", [TWO], COMMITTER, NOW_S)
+    assert second is not None
+    assert [found.data for found in there.since(first, second)] == [TWO.encode()]
+
+    monkeypatch.setattr(git, "MAX_BUNDLE_BYTES", len(TWO.encode()) - 1)
+
+    assert not list(there.since(first, second))
+    assert not list(there.since(None, second))
 
 
 def test_a_remote_is_no_command(tmp_path: Path) -> None:

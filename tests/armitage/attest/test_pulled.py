@@ -96,6 +96,25 @@ async def test_a_tree_that_others_made_up_does_no_harm(world: World, tmp_path: P
     assert found.claim.action == named("other")  # Which no policy takes for the one asked for.
 
 
+async def test_a_bundle_that_one_remote_names_and_another_brings_counts(world: World) -> None:
+    """Whoever knows a bundle's name can put it into a tree as a submodule, which nobody fetches."""
+    blob = world.remote.git("hash-object", "--stdin", data=bundle().encode()).decode().strip()
+    folder = f"by-action/{ACTION.hash[:2]}/{ACTION.hash}"
+    world.remote.git(
+        *("fast-import", "--quiet"),
+        data=b"commit refs/attestations/other\ncommitter x <x> 0 +0000\ndata 0\n"
+        + f"M 160000 {blob} {folder}/a.intoto.jsonl\n".encode(),
+    )
+    world.store.make()
+    list(world.store.fetch(world.url))
+    assert not await world.holdings.of(ACTION)
+
+    world.clock.advance(60)
+    world.pull(bundle())
+
+    assert len(await world.holdings.of(ACTION)) == 1
+
+
 async def test_a_broken_repository_takes_nothing_away_from_others(
     world: World, tmp_path: Path
 ) -> None:

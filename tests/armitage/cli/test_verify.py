@@ -52,6 +52,17 @@ def test_every_step_from_the_artefact_to_the_policy_is_told(armitage: Cli, artef
     ]
 
 
+def test_what_others_wrote_steers_no_terminal(armitage: Cli, artefact: Path) -> None:
+    data = bundle().encode().replace(SIGNER.public.key_id.encode(), b"\\u001b[2J")
+    artefact.with_name("a.intoto.jsonl").write_bytes(data)
+
+    done = armitage("verify", "a", *WHO)
+
+    assert done.code == 1
+    assert "[2J' is not known" in done.out
+    assert "\x1b" not in done.out
+
+
 def test_programs_get_json(armitage: Cli, artefact: Path) -> None:
     told = json.loads(armitage("verify", "--json", "a", *WHO).out)
 
@@ -86,7 +97,7 @@ def test_a_key_that_nobody_named_fails(armitage: Cli, artefact: Path) -> None:
     done = armitage("verify", "a", *OTHERS)
 
     assert done.code == 1
-    assert f"signature  FAILS  its key {SIGNER.public.key_id} is not known" in done.out
+    assert f"signature  FAILS  its key '{SIGNER.public.key_id}' is not known" in done.out
 
 
 def test_a_policy_may_demand_more(armitage: Cli, artefact: Path) -> None:

@@ -119,6 +119,18 @@ async def test_blobs_and_directories_and_instances_are_apart() -> None:
     assert await code_of(fetch(services, instance_name="who")) == Code.NOT_FOUND
 
 
+async def test_how_to_ask_an_origin_is_told_to_nobody_else() -> None:
+    services = Services()
+    digest = await services.put(b"content")
+    secret = asset.Qualifier(name="http_header:Authorization", value="Bearer secret")
+    await push(services, digest, qualifiers=[secret, *qualifiers(directory="src")])
+
+    answer = await fetch(services, qualifiers=qualifiers(directory="src"))
+
+    assert answer.blob_digest == wire(digest)
+    assert [q.name for q in answer.qualifiers] == ["directory"]
+
+
 async def test_an_unsupported_qualifier_of_unknown_content_is_named() -> None:
     with pytest.raises(Failed) as failed:
         await fetch(Services(), qualifiers=qualifiers(colour="blue", resource_type="x"))

@@ -106,6 +106,10 @@ def _describe(result: reapi.ActionResult) -> None:
     result.output_files[0].node_properties.unix_mode.value = 0o4777
 
 
+def _describe_a_symlink(result: reapi.ActionResult) -> None:
+    result.output_file_symlinks[0].node_properties.unix_mode.value = 0o4777
+
+
 def _lead_elsewhere(result: reapi.ActionResult) -> None:
     result.output_file_symlinks[0].target = "/etc/passwd"
 
@@ -129,6 +133,7 @@ def _garble(result: reapi.ActionResult) -> None:
         _print,
         _complain,
         _describe,
+        _describe_a_symlink,
         _lead_elsewhere,
         _take_another_root,
         _name_no_tree,

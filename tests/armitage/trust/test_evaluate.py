@@ -104,6 +104,11 @@ def test_a_policy_holds(policy: str, found: list[Verified]) -> None:
             [by("a", stderr=named("other"))],
             "reproduced by 0 of 1 independent executions",
         ),
+        (
+            "reproduced(1, org:acme, ignore-streams)",
+            [by("a", stdout=named("other")), by("c")],
+            "reproduced by 0 of 1 independent executions",
+        ),
         ("self", [by("me", stdout=named("other"))], "no attestation by self"),
         ("checker", [by("a", module_sha256=OTHER_MODULE)], "no attestation of this result is left"),
         (

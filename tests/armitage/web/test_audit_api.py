@@ -151,6 +151,32 @@ async def test_pages_of_others_cannot_ask_for_a_verification(
     assert answer.status == status
 
 
+def _navigation(destination: str) -> dict[str, str]:
+    return {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": destination,
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        (_navigation("iframe"), 403),
+        (_navigation("document"), 200),
+    ],
+)
+async def test_pages_of_others_may_lead_here_and_do_nothing_else(
+    served: Served, headers: dict[str, str], status: int
+) -> None:
+    answer = await served.http.get(f"{served.url}/api/audit/entries", headers=headers)
+
+    assert answer.status == status
+
+
 async def test_records_come_framed_for_those_who_verify(served: Served) -> None:
     await served.record.archive.log.append(b"no evidence")
     data = await served.read("/api/audit/records?first=3&count=9")
