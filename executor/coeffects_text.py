@@ -29,6 +29,7 @@ NAME: Final = "coeffects"
 """Of the platform property."""
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_LETTERS = re.compile(r"[a-z]+")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _PATH = re.compile(r"(?:[A-Za-z0-9._~/-]|%[0-9A-Fa-f]{2})*")
@@ -100,7 +101,8 @@ def _unknown(term: str, word: str) -> str:
     if not term:
         return "a term is empty; write terms with one `+` between them"
     known = ", ".join(["pure", *_FORMS])
-    close = difflib.get_close_matches(word.lower(), _FORMS, n=1)
+    letters = _LETTERS.match(word.lower())  # Of `network(HOST)`, the name.
+    close = difflib.get_close_matches(letters[0] if letters else "", _FORMS, n=1)
     meant = f"did you mean {_FORMS[close[0]]}?" if close else f"known words: {known}"
     return f"{_shown(term)} begins with no known word; {meant}"
 

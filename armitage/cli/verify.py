@@ -77,7 +77,8 @@ def _verify(args: argparse.Namespace) -> Exit:
     bundles = list(_bundles(args, artefact))
     if not bundles:
         raise UsageError(
-            f"{args.artefact}: there is no attestation of it at hand; name one with --bundle"
+            f"{args.artefact}: there is no attestation of it at hand; name one with --bundle, or"
+            " the daemon's --data-dir (it has new ones there within half a minute)"
         )
     if args.server and args.offline:
         raise UsageError("--offline asks nobody, so there is no --server with it")

@@ -121,6 +121,8 @@ def test_any_sandbox_and_nothing_else_is_pure(text: str) -> None:
     [
         ("netwrok:example.org", "'netwrok:example.org' begins with no known word; did you mean"),
         ("Network", "did you mean network, network:HOST or network:HOST:PORT?"),
+        ("network(example.org)", "did you mean network, network:HOST or network:HOST:PORT?"),
+        ("(network)", "known words: pure"),
         ("docker", "known words: pure, network, auth, filesystem, gpu, sandbox"),
         ("", "write `pure`"),
         ("pure+network", "`pure` stands alone"),
