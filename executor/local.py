@@ -50,6 +50,8 @@ _INLINE_REQUESTS = 8
 """So few directories are made where we are: going to a thread and back takes longer."""
 ROOTFS = "rootfs"
 """The platform property by which an action names its root filesystem."""
+MOUNTED_IN_ROOT = ("dev", "proc", "tmp")
+"""What every action gets of its own, also where its input root is the filesystem root."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -669,7 +671,8 @@ def _check(work: Work, options: ExecutorOptions) -> list[tuple[tuple[str, ...], 
 def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, ...]:
     """Finds the working directory, makes the parents of outputs and the control group.
 
-    Answers the working directory. Raises InvalidInput, OSError.
+    Answers the working directory, which no link leads through when the input root is the filesystem
+    root: what the launcher mounts there is no place of the tree's. Raises InvalidInput, OSError.
     """
     directory = attempt.work.working_directory
     root_fd = os.open(attempt.root, DIRECTORY_FLAGS)
@@ -680,6 +683,13 @@ def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, .
             raise InvalidInput(
                 f"working directory {directory[:200]!r} is not a directory of the input tree"
             )
+        if mounted_at == "/":
+            cwd = place.parts
+            if cwd and cwd[0] in MOUNTED_IN_ROOT:
+                raise InvalidInput(
+                    f"working directory {directory[:200]!r} lies in /{cwd[0]}, which is not the"
+                    " input tree's when that is the filesystem root"
+                )
         for parts, _ in attempt.requests:
             make_parents(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S)
     finally:

@@ -39,7 +39,14 @@ from executor.launcher.binary import find_launcher
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
 from executor.launching import BUILD_ROOT, Confinement, Launcher
-from executor.local import ExecutorOptions, Job, LauncherKind, LocalExecutor, Process
+from executor.local import (
+    MOUNTED_IN_ROOT,
+    ExecutorOptions,
+    Job,
+    LauncherKind,
+    LocalExecutor,
+    Process,
+)
 from executor.ports import Network, NetworkSession, TreeCodec
 from executor.probe import explain, find_bubblewrap, probe
 from executor.root_trees import RootTrees
@@ -49,8 +56,6 @@ from executor.staging import Layout
 from executor.toolchain import Toolchain, read_toolchain
 
 __all__ = ["BUILD_ROOT", "NamespaceExecutor"]
-
-_MOUNTED_IN_ROOT = ("dev", "proc", "tmp")
 
 
 class NamespaceExecutor(LocalExecutor):
@@ -308,7 +313,7 @@ def _missing_mount_points(root: str) -> list[str]:
     A link there could lead the launcher out of the root. Raises InvalidInput.
     """
     missing = []
-    for name in _MOUNTED_IN_ROOT:
+    for name in MOUNTED_IN_ROOT:
         path = f"{root}/{name}"
         try:
             mode = os.lstat(path).st_mode

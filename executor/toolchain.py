@@ -26,15 +26,17 @@ class Toolchain:
 def read_toolchain(options: ExecutorOptions, private: Path) -> Toolchain:
     """Answers what the options name and the host has.
 
-    Raises SandboxUnavailable when `private`, a directory of the daemon's, would be visible.
+    Raises SandboxUnavailable when `private`, the scratch directory, or one of the options' private
+    directories would be visible.
     """
     paths = sorted({path for pattern in options.toolchain for path in glob.glob(pattern)})
-    for path in paths:
-        if private.is_relative_to(Path(path).resolve()):
-            raise SandboxUnavailable(
-                f"scratch directory {private} lies in toolchain path {path}, which every action"
-                " sees; configure another"
-            )
+    for place in (private, *options.private):
+        for path in paths:
+            if place.resolve().is_relative_to(Path(path).resolve()):
+                raise SandboxUnavailable(
+                    f"{place}, the daemon's own directory, lies in toolchain path {path}, which"
+                    " every action sees; configure another"
+                )
     links = {path: os.readlink(path) for path in paths if os.path.islink(path)}
     return Toolchain(
         shown=tuple(path for path in paths if path not in links),

@@ -8,6 +8,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
@@ -94,15 +95,39 @@ static void check_personality(void) {
     answer(SECCOMP_RET_ALLOW);
 }
 
+/* An internet socket must be of TCP or UDP (or ping): other types and protocols load modules of the
+ * kernel. With the type come flags above its lowest four bits.
+ */
 static void check_socket(void) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 9);
+    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 21);
     load_argument(0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 6, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 5, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 4, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_NETLINK, 0, 2);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 18, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 4, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 3, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_NETLINK, 0, 14);
     load_argument(2);
-    add(BPF_JMP | BPF_JEQ | BPF_K, 0 /* NETLINK_ROUTE */, 1, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, 0 /* NETLINK_ROUTE */, 13, 12);
+    load_argument(1);
+    add(BPF_ALU | BPF_AND | BPF_K, 0xf, 0, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, SOCK_STREAM, 2, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, SOCK_DGRAM, 1, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, SOCK_RAW, 0, 6);
+    load_argument(2);
+    add(BPF_JMP | BPF_JEQ | BPF_K, 0, 6, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_TCP, 5, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 4, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_ICMP, 3, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_ICMPV6, 2, 0);
+    answer(SECCOMP_RET_ERRNO | EPROTONOSUPPORT);
+    answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+/* Makes a socket of any family before it learns that most have no pairs. */
+static void check_socketpair(void) {
+    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_socketpair, 0, 4);
+    load_argument(0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 1, 0);
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
     answer(SECCOMP_RET_ALLOW);
 }
@@ -126,6 +151,7 @@ void filter_build(void) {
     check_ioctl();
     check_personality();
     check_socket();
+    check_socketpair();
     answer(SECCOMP_RET_ALLOW);
 }
 

@@ -183,10 +183,11 @@ def _add_devices(document: Document) -> None:
 
 def _add_bind(document: Document, mount: Mount) -> None:
     flags = BindFlag(0)
-    if mount.is_writable:
-        flags |= BindFlag.WRITABLE
     if mount.is_device:
+        # A device can be written to on a read-only mount; its mode on the host cannot be changed.
         flags |= BindFlag.DEVICES
+    elif mount.is_writable:
+        flags |= BindFlag.WRITABLE
     if mount.is_checked:
         flags |= BindFlag.NO_LINKS
     document.add(Op.BIND, u32(flags), mount.source, mount.target)

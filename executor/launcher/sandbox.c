@@ -99,6 +99,17 @@ static void become(int self, int settings, struct ids ids) {
     write_file(settings, "user/max_user_namespaces", "0");
 }
 
+/* An input root may hold directories named like our own descriptors below /proc, some of which lead
+ * to the host's files.
+ */
+static void enter_directory(const char *path) {
+    struct open_how_to how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+                              .resolve = RESOLVE_NO_MAGIC};
+    int fd = (int)syscall(NR_openat2, AT_FDCWD, path, &how, sizeof how);
+    if (fd < 0 || fchdir(fd) < 0) die("entering the working directory");
+    close(fd);
+}
+
 static void ignore(int number) { (void)number; }
 
 static void die_with_parent(void) {
@@ -208,7 +219,9 @@ void sandbox_run(const struct view *view, const struct action *action) {
     if (self < 0 || settings < 0) die("opening /proc");
     mounts_enter(view, document);
     become(self, settings, command.ids);
-    if (chdir(command.directory) < 0) die("entering the working directory");
+    close(self);
+    close(settings);
+    enter_directory(command.directory);
     int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (input < 0) die("opening /dev/null");
     watch_children();

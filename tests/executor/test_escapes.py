@@ -7,8 +7,8 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from support.executing import (
     Bench,
     Exe,
     JsonCodec,
+    Link,
     Seen,
+    Tree,
     bubblewrap_missing,
     get_tree,
     launcher_missing,
@@ -25,10 +27,10 @@ from support.executing import (
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.errors import InvalidOutput, WorkerFailure
+from executor.errors import InvalidInput, InvalidOutput, WorkerFailure
 from executor.launcher.binary import BINARY
 from executor.launcher.profile import system_calls
-from executor.local import ExecutorOptions, LauncherKind
+from executor.local import ExecutorOptions, Job, LauncherKind, Process
 from executor.namespace import BUILD_ROOT, NamespaceExecutor
 from executor.spec import EndedBy
 
@@ -74,6 +76,21 @@ async def bench(own: ExecutorOptions) -> AsyncIterator[Bench]:
         yield bench
 
 
+@contextmanager
+def launching_in(executor: NamespaceExecutor, cwd: tuple[str, ...]) -> Iterator[None]:
+    """Lets jobs start in a directory of the sandbox that no request could ask for."""
+    launch = executor._launch
+
+    def start(job: Job, stdout_fd: int, stderr_fd: int) -> Process:
+        return launch(replace(job, cwd=cwd), stdout_fd, stderr_fd)
+
+    executor._launch = start  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del executor._launch
+
+
 def compiled(source: Path, target: Path, *flags: str) -> bytes:
     compiler = shutil.which("cc")
     if compiler is None:
@@ -111,7 +128,7 @@ def test_every_call_of_the_list_is_denied_as_it_says(
 
     assert wrong == {}
     if platform.machine() == "x86_64":
-        limited = {"clone", "ioctl", "personality", "socket", "unshare"}
+        limited = {"clone", "ioctl", "personality", "socket", "socketpair", "unshare"}
         assert set(system_calls()) - limited <= set(found)
 
 
@@ -173,6 +190,59 @@ class TestProc:
 
 
 class TestFilesystem:
+    @pytest.mark.parametrize(
+        ("directory", "links"),
+        [
+            ("proc/self/fd/{}", {}),
+            ("dev/fd/{}", {}),
+            ("in/fd/{}", {"in": Link("proc/self")}),
+            ("in", {"in": Link("/proc/self/fd/{}")}),
+        ],
+    )
+    async def test_working_directory_is_none_of_the_launchers_descriptors(
+        self, either: Bench, directory: str, links: Mapping[str, Link]
+    ) -> None:
+        """Directories of the input root named like open ones of the host's, which /proc leads to
+        (CVE-2024-21626).
+        """
+        for number in (3, 10):
+            open_: Tree = {"fd": {str(number): {}}}
+            tree: Tree = {"proc": {"self": open_}, "dev": open_} | {
+                name: Link(link.target.format(number)) for name, link in links.items()
+            }
+            with pytest.raises(InvalidInput, match=r"input root|input tree"):
+                await either.run(
+                    "/pwd",
+                    tree=tree,
+                    working_directory=directory.format(number),
+                    platform={"chroot-input-root": "true"},
+                )
+
+    async def test_launcher_enters_no_descriptor_even_when_told_to(self, bench: Bench) -> None:
+        """As if the check that is made first had a hole."""
+        executor = bench.executor
+        assert isinstance(executor, NamespaceExecutor)
+        for number in range(3, 16):
+            cwd = ("..", "proc", "self", "fd", str(number))
+            with (
+                launching_in(executor, cwd),
+                pytest.raises(WorkerFailure, match="entering the working directory"),
+            ):
+                await bench.run("true")
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="the host's devices are root's")
+    async def test_modes_of_the_hosts_devices_cannot_be_changed(self, bench: Bench) -> None:
+        before = os.stat("/dev/full")
+        try:
+            outcome = await bench.sh("chmod 600 /dev/full; touch -d @1 /dev/full; : > /dev/null")
+            after = os.stat("/dev/full")
+        finally:
+            os.chmod("/dev/full", before.st_mode & 0o7777)
+
+        assert (await bench.errors(outcome)).count("Read-only file system") == 2
+        assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+        assert outcome.exit_code == 0
+
     async def test_mounting_in_new_namespaces_is_closed(self, either: Bench) -> None:
         for script in ("unshare -Urm true", "unshare -m true", "mount --bind /usr /tmp"):
             assert (await either.sh(script)).exit_code != 0, script

@@ -173,6 +173,17 @@ class TestFilesystem:
         with pytest.raises(SandboxUnavailable, match="toolchain path"):
             NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
 
+    async def test_daemons_data_inside_the_toolchain_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "tools" / "data").mkdir(parents=True)
+        options = ExecutorOptions(
+            scratch=tmp_path / "scratch",
+            toolchain=("/usr", "/bin", "/lib*", str(tmp_path / "tools")),
+            private=(tmp_path / "tools" / "data",),
+        )
+
+        with pytest.raises(SandboxUnavailable, match="data, the daemon's own"):
+            NamespaceExecutor(MemoryStore(), JsonCodec(), options, SystemClock().wall)
+
 
 class TestPrivileges:
     async def test_command_is_not_root_and_has_no_capabilities(self, bench: Bench) -> None:

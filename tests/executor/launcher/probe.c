@@ -62,6 +62,12 @@ static void try_sockets(void) {
                  {"alg", 38, SOCK_SEQPACKET, 0, EAFNOSUPPORT},
                  {"vsock", 40, SOCK_STREAM, 0, EAFNOSUPPORT},
                  {"bluetooth", 31, SOCK_RAW, 0, EAFNOSUPPORT},
+                 {"sctp", AF_INET, SOCK_STREAM, 132, EPROTONOSUPPORT},
+                 {"sctp-by-type", AF_INET6, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, EPROTONOSUPPORT},
+                 {"dccp-by-type", AF_INET, SOCK_DCCP, 0, EPROTONOSUPPORT},
+                 {"mptcp", AF_INET, SOCK_STREAM, 262, EPROTONOSUPPORT},
+                 {"tcp", AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP, 0},
+                 {"udp", AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, IPPROTO_UDP, 0},
                  {"raw", AF_INET, SOCK_RAW, IPPROTO_TCP, EPERM}};
     char what[32];
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -70,6 +76,11 @@ static void try_sockets(void) {
         told(what, fd, kinds[i].error);
         if (fd >= 0) close(fd);
     }
+    int pair[2];
+    told("socketpair-unix", socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    told("socketpair-inet", socketpair(AF_INET, SOCK_STREAM, 0, pair), EAFNOSUPPORT);
+    told("socketpair-tipc", socketpair(30, SOCK_STREAM, 0, pair), EAFNOSUPPORT);
+    told("socketpair-vsock", socketpair(40, SOCK_STREAM, 0, pair), EAFNOSUPPORT);
 }
 
 static void try_first_process(void) {
