@@ -44,9 +44,17 @@ class Side:
         self.writer = writer
         self._idle_s = idle_s
         self._is_head = False
+        self._length: int | None = None
+        self._left_bytes = 0
+        self._ends_next = False
 
     async def receive(self) -> Event | type[h11.PAUSED]:
         """Answers the next event."""
+        if self._left_bytes:
+            return await self._receive_more()
+        if self._ends_next:
+            self._ends_next = False
+            return h11.EndOfMessage()
         awaits_head = self.http.their_state in _BEFORE_HEAD
         raw = bytearray(self.http.trailing_data[0]) if awaits_head else None
         while True:
@@ -56,12 +64,34 @@ class Side:
                     self._is_head = event.method == b"HEAD"
                 if isinstance(event, Head) and raw is not None:
                     self._check(event, raw)
+                self._follow(event)
                 return event  # type: ignore[return-value]  # The only sentinel left is PAUSED.
             async with asyncio.timeout(self._idle_s):
                 data = await self.reader.read(_READ_BYTES)
             if raw is not None:
                 raw += data
             self.http.receive_data(data)
+
+    def _follow(self, event: object) -> None:
+        """Notes how much of an answer's body is still to come. h11 copies each piece four times, so
+        what comes after the first is taken as it is, where the head says how much it is. The
+        connection bears no other answer.
+        """
+        if isinstance(event, h11.Response):
+            self._length = _length_of(event)
+        elif isinstance(event, h11.Data) and self._length is not None:
+            self._left_bytes, self._length = self._length - len(event.data), None
+
+    async def _receive_more(self) -> Event:
+        async with asyncio.timeout(self._idle_s):
+            data = await self.reader.read(min(_READ_BYTES, self._left_bytes))
+        if not data:
+            raise h11.RemoteProtocolError(
+                f"the connection ended {self._left_bytes} bytes before the end of the body"
+            )
+        self._left_bytes -= len(data)
+        self._ends_next = not self._left_bytes
+        return h11.Data(data=data)
 
     def _check(self, head: Head, raw: bytearray) -> None:
         """Looks at the bytes that a head was read from: those that are not left over."""
@@ -108,6 +138,14 @@ class Side:
     def abort(self) -> None:
         """Ends the connection so that the other end notices that something is missing."""
         self.writer.transport.abort()
+
+
+def _length_of(response: h11.Response) -> int | None:
+    """How long an answer says that its body is, in so many words."""
+    named = dict(response.headers)  # In lower case; h11 lets no length come twice.
+    if b"transfer-encoding" in named or b"content-length" not in named:
+        return None
+    return int(named[b"content-length"])
 
 
 def printable(text: str, limit: int = 200) -> bytes:

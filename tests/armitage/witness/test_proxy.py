@@ -206,6 +206,21 @@ async def test_a_truncated_answer_is_cut_off_and_marked(made: Witness, data: byt
     assert record["error"] != ""
 
 
+async def test_a_large_answer_ends_where_it_says(made: Witness) -> None:
+    body, head = b"x" * 900_000, b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n"
+    async with Origin(saying(head + body + b"more")).listening() as origin:
+        status, found, _ = await fetch(made, origin, tls=False)
+    async with Origin(saying(head + body[:-1])).listening() as origin:
+        with pytest.raises(aiohttp.ClientError):
+            await fetch(made, origin, tls=False)
+
+    whole, cut = await made.exchanges()
+    assert (status, found) == (200, body)
+    assert whole["response"]["body"]["sha256"] == named(body)
+    assert whole["response"]["body"]["complete"] is True
+    assert "1 bytes before the end of the body" in cut["error"]
+
+
 async def test_an_answer_beyond_the_limit_is_cut_off(tmp_path: Path) -> None:
     limits = ProxyLimits(idle_s=5, response_body_bytes=1000)
     async with witness(tmp_path, limits=limits) as running:
