@@ -22,6 +22,7 @@ from armitage.cli import (
     doctor,
     explain,
     gpu,
+    image,
     key,
     microvm,
     ops,
@@ -39,7 +40,7 @@ from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
 
 COMMANDS = (
-    *(serve, config, run, explain, cas, ac, ops, status, gpu, microvm, upkeep, bucket),
+    *(serve, config, run, explain, cas, ac, ops, status, gpu, image, microvm, upkeep, bucket),
     *(witness, proxy, audit, verify, attest, trust, proofs, key, doctor, conformance),
 )
 

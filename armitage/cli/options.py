@@ -105,6 +105,16 @@ def duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def size(text: str) -> int:
+    """Parses `512MiB` for argparse."""
+    from armitage.settings import parse_size
+
+    try:
+        return int(text) if text.isdecimal() else parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def is_terminal() -> bool:
     """Whether somebody watches stderr."""
     return sys.stderr is not None and sys.stderr.isatty()

@@ -57,7 +57,7 @@ def add(commands: options.Commands) -> None:
     gc.add_argument(
         "--to",
         metavar="SIZE",
-        type=_size,
+        type=options.size,
         help="until no more than this is stored (default: upkeep.low_watermark, if over the high)",
     )
     gc.add_argument(
@@ -75,15 +75,6 @@ def _add_offline(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="on the directory; no daemon may run")
     group.add_argument("--config", metavar="FILE", type=Path, help="the daemon's configuration")
     group.add_argument("--data-dir", metavar="DIR", help="where its data is kept")
-
-
-def _size(text: str) -> int:
-    from armitage.settings import parse_size
-
-    try:
-        return int(text) if text.isdecimal() else parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 async def _fsck(args: argparse.Namespace) -> Exit:
