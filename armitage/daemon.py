@@ -137,6 +137,7 @@ from cas.store import (
 from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
 from executor.isospin.leasing import Discovery, GpuLeases, LeasingExecutor
+from executor.local import raise_open_files
 from executor.ports import Executor
 
 _log = logging.getLogger(__name__)
@@ -527,6 +528,7 @@ class Daemon:
             wasm=replace(chosen.wasm, cache=programs),
             max_timeout_s=self._config.execute.actions.max_timeout_s,
         )
+        raise_open_files()
         executor, self._execution = open_executors(
             stack,
             Means(store, codec, self._clock.wall, self._network),

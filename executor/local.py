@@ -46,6 +46,8 @@ from executor.wasm.options import WasmOptions
 
 _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
+_OWN_FILES = 1_024
+"""What is left to us of the host's limit of open files."""
 _INLINE_REQUESTS = 8
 """So few directories are made where we are: going to a thread and back takes longer."""
 ROOTFS = "rootfs"
@@ -506,7 +508,7 @@ class LocalExecutor(ABC):
         """
         options = self._options
         controllers = self._cgroups.controllers
-        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: options.open_files}
+        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: _files_for_actions(options)}
         if options.file_bytes is not None:
             limits[resource.RLIMIT_FSIZE] = options.file_bytes
         if options.memory_bytes is not None and "memory" not in controllers:
@@ -588,6 +590,25 @@ class LocalExecutor(ABC):
     @abstractmethod
     def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
         """Answers the sandbox really applied to actions, as short facts."""
+
+
+def raise_open_files() -> None:
+    """Raises this process's limit of open files as far as it may: see _files_for_actions."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _files_for_actions(options: ExecutorOptions) -> int:
+    """Answers the limit of open files of an action's processes, which is lower than the host's.
+
+    The kernel counts descriptors that are on their way through sockets for all processes of a user,
+    also in sandboxes, and refuses to send more to whoever has a limit below that count: an action
+    with our own limit could keep us from sending any.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return options.open_files
+    return min(options.open_files, max(hard - _OWN_FILES, hard // 2))
 
 
 def _by_process() -> tuple[str, ...]:

@@ -62,8 +62,8 @@ const char *take_text(struct record *record);
 /* ---- report.c: what Python is told, on the control socket of an action ---- */
 
 extern int control_fd;
-/* Sends one message with descriptors. A reader that is gone is not an error here. */
-void report(const void *message, size_t size, const int *fds, int count);
+/* Sends one message with descriptors; answers whether it was sent, and why not in errno. */
+bool report(const void *message, size_t size, const int *fds, int count);
 /* Says what failed and why (errno), and ends this process. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

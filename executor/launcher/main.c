@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -74,12 +75,21 @@ static long new_process(int group, int *pidfd) {
     return syscall(NR_clone3, &arguments, sizeof arguments);
 }
 
-static void report_process(long pid, int pidfd) {
+static bool report_process(long pid, int pidfd) {
     struct {
         char kind[4];
         uint32_t pid;
     } message = {"P", (uint32_t)pid};
-    report(&message, sizeof message, &pidfd, 1);
+    return report(&message, sizeof message, &pidfd, 1);
+}
+
+static void report_failure(const char *what) {
+    const char *why = strerror(errno);
+    char message[128] = "E";
+    strncat(message, what, sizeof message - strlen(message) - 1);
+    strncat(message, ": ", sizeof message - strlen(message) - 1);
+    strncat(message, why, sizeof message - strlen(message) - 1);
+    report(message, strlen(message), NULL, 0);
 }
 
 static void serve(const struct view *view, const struct request *request) {
@@ -91,15 +101,27 @@ static void serve(const struct view *view, const struct request *request) {
         struct action action = {request->fds[0], request->fds[1], request->fds[2]};
         sandbox_run(view, &action);
     }
-    if (pid > 0) {
-        report_process(pid, pidfd);
-        close(pidfd);
+    if (pid < 0) {
+        report_failure("making a process");
         return;
     }
-    const char *why = strerror(errno);
-    char message[128] = "Emaking a process: ";
-    strncat(message, why, sizeof message - strlen(message) - 1);
-    report(message, strlen(message), NULL, 0);
+    if (!report_process(pid, pidfd)) {
+        /* Nobody could end it. */
+        report_failure("handing over a process");
+        kill((pid_t)pid, SIGKILL);
+    }
+    close(pidfd);
+}
+
+/* The kernel counts the descriptors that are under way in sockets for all processes of a user, also
+ * in sandboxes, and lets nobody send any while there are more than his limit. The limit of commands
+ * is lower than the hard one (executor.local), so they cannot keep us from it.
+ */
+static void raise_open_files(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) die("reading the limit of open files");
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0) die("raising the limit of open files");
 }
 
 /* `self` is our directory of the host's /proc, which is not in view later. */
@@ -153,6 +175,7 @@ static void set_up(void) {
     sigaction(SIGCHLD, &action, NULL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     umask(0);
+    raise_open_files();
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (dup3(0, SERVER, O_CLOEXEC) < 0 || null < 0 || dup2(null, 0) < 0)
         die("keeping the socket");

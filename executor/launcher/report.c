@@ -18,7 +18,7 @@
 
 int control_fd = -1;
 
-void report(const void *message, size_t size, const int *fds, int count) {
+bool report(const void *message, size_t size, const int *fds, int count) {
     char space[CMSG_SPACE(sizeof(int) * LISTENERS_MAX)];
     struct iovec part = {(void *)message, size};
     struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1};
@@ -32,8 +32,11 @@ void report(const void *message, size_t size, const int *fds, int count) {
         control->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)count);
         memcpy(CMSG_DATA(control), fds, sizeof(int) * (size_t)count);
     }
-    while (sendmsg(control_fd, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
-    }
+    ssize_t sent;
+    do {
+        sent = sendmsg(control_fd, &header, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return sent >= 0;
 }
 
 void die(const char *format, ...) {

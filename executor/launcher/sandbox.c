@@ -128,7 +128,9 @@ static void wait_for_release(void) {
     if (size != 1) _exit(1);
 }
 
-static void report_ready(const int *listeners, int count) { report("R", 1, listeners, count); }
+static void report_ready(const int *listeners, int count) {
+    if (!report("R", 1, listeners, count)) die("handing over the sandbox's sockets");
+}
 
 /* Answers the command's process; that of exec's failure comes back in `failed`. */
 static pid_t start(const struct command *command, int input, const struct action *action,
@@ -225,13 +227,14 @@ void sandbox_run(const struct view *view, const struct action *action) {
     int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (input < 0) die("opening /dev/null");
     watch_children();
-    confine_limits(document);
     confine_landlock(document);
     confine_capabilities();
     filter_install();
     die_with_parent();
     report_ready(listeners, count);
     if (command.is_held) wait_for_release();
+    /* Not before: with the command's limit of open files the sockets might not be sent (main.c). */
+    confine_limits(document);
 
     volatile int failed = 0;
     pid_t pid = start(&command, input, action, &failed);

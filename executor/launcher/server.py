@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -63,9 +62,12 @@ class LauncherServer:
     def _shake_hands(self, connection: socket.socket) -> None:
         with _memory_file(self._template) as document:
             socket.send_fds(connection, [b"T"], [document])
-        if not select.select([connection], [], [], _START_TIMEOUT_S)[0]:
-            raise SandboxUnavailable(f"{self._program} does not answer")
-        answer = connection.recv(_MESSAGE_BYTES)
+        connection.settimeout(_START_TIMEOUT_S)
+        try:
+            answer = connection.recv(_MESSAGE_BYTES)
+        except TimeoutError:
+            raise SandboxUnavailable(f"{self._program} does not answer") from None
+        connection.settimeout(_SEND_TIMEOUT_S)
         if answer[:1] == b"E":
             raise SandboxUnavailable(answer[1:].decode(errors="replace"))
         if len(answer) != 3 or answer[0:2] != bytes((ord("K"), PROTOCOL)):

@@ -27,7 +27,7 @@ from support.executing import (
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.errors import InvalidInput, InvalidOutput, WorkerFailure
+from executor.errors import InvalidInput, InvalidOutput, TimedOut, WorkerFailure
 from executor.launcher.binary import BINARY
 from executor.launcher.profile import system_calls
 from executor.local import ExecutorOptions, Job, LauncherKind, Process
@@ -74,6 +74,26 @@ def own(tmp_path: Path) -> ExecutorOptions:
 async def bench(own: ExecutorOptions) -> AsyncIterator[Bench]:
     async with open_bench(own) as bench:
         yield bench
+
+
+SENDING = """
+import array, errno, socket, time
+descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 250))]
+pairs = []
+while True:
+    pairs.append(socket.socketpair())
+    pairs[-1][0].setblocking(False)
+    try:
+        while True:
+            pairs[-1][0].sendmsg([b"x"], descriptors)
+    except BlockingIOError:
+        continue
+    except OSError as error:
+        assert error.errno == errno.ETOOMANYREFS, error
+        break
+print("as many as it may", flush=True)
+time.sleep(60)
+"""
 
 
 @contextmanager
@@ -350,6 +370,20 @@ class TestBombs:
                 outcome = await bench.sh(script)
 
                 assert "No space left" in await bench.errors(outcome)
+
+    async def test_descriptors_under_way_keep_no_other_action_from_being_ended(
+        self, bench: Bench
+    ) -> None:
+        """They count for the user, in every sandbox: too many, and the launcher could send none."""
+        seen = Seen()
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(bench.run("python3", "-c", SENDING, progress=seen))
+            await seen.heard.wait()
+            with pytest.raises(TimedOut):
+                async with asyncio.timeout(3):
+                    await bench.run("sleep", "30", timeout_s=0.1)
+            assert not sending.done()
+            sending.cancel()
 
     async def test_files_in_the_tree_end_the_action_before_the_disk_has_no_more(
         self, own: ExecutorOptions

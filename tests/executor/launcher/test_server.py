@@ -1,7 +1,9 @@
 """The launcher's process: started, asked wrongly, killed, replaced."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -78,6 +80,16 @@ def test_a_sandbox_is_told_of_from_start_to_end(
     said = ask(server, planned.action(trial_job(str(place)), CONFINEMENT))
 
     assert sorted(message[:1] for message in said) == [b"P", b"R", b"X"]
+
+
+def test_a_launcher_starts_also_when_many_files_are_open(planned: Plan) -> None:
+    """select(2) takes no descriptor over 1023, and a launcher that died could not be replaced."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1_200:
+        pytest.skip("this host allows too few open files")
+    with contextlib.ExitStack() as stack:
+        for _ in range(1_030):
+            stack.callback(os.close, os.dup(0))
+        LauncherServer(BINARY, planned.template()).close()
 
 
 def test_a_document_cut_anywhere_makes_no_sandbox_and_no_harm(
