@@ -57,7 +57,8 @@ async def _explain(args: argparse.Namespace) -> Exit:
         told = await record.explain(args.action, args.instance)
     emit(args, told, map(printable, _lines(told)))
     runs, cached = told["runs"], told["cached"]
-    denied = bool(runs) and runs[0]["verdict"] == "denied"
+    last = next((run for run in runs if run["instance"] == args.instance), None)
+    denied = last is not None and last["verdict"] == "denied"
     return Exit.NO if denied or (cached and not cached["is_served"]) else Exit.OK
 
 
@@ -66,6 +67,8 @@ def _lines(told: Any) -> Iterator[str]:
     for run in told["runs"]:
         yield ""
         yield f"entry {run['index']}     {run['verdict']}, {run['time']}, {run['invocation']}"
+        if run["instance"] != told["instance"]:
+            yield f"instance    {run['instance']}"
         yield f"declared    {run['declared']}"
         for number, used in enumerate(run["used"]):
             yield f"{'' if number else 'used':<12}{used}"

@@ -143,15 +143,19 @@ class ActionCacheService:
         return await self._gate.refusal(instance.name, action, result)
 
     async def _may_replace(self, instance: Instance, action: Digest, result: bytes) -> bool:
-        """Whether what a client brings may take the place of what is cached. One that is not
-        trusted never displaces one that is: else whoever may write could empty the cache.
+        """Whether what a client brings may take the place of what is cached. Nothing displaces one
+        that is trusted and whole: whoever may write could else empty the cache, or set an action
+        that does not always come to the same back to what it came to once.
         """
         if self._gate is None or self._gate.is_open(instance.name):
             return True
-        if await self._refusal(instance, action, result) is None:
-            return True
         cached = await self._cache.get(instance.action_cache_key, action)
-        return cached is None or await self._refusal(instance, action, cached) is not None
+        if cached is None or await self._refusal(instance, action, cached) is not None:
+            return True
+        if await self._refusal(instance, action, result) is not None:
+            return False
+        verdict = await self._verdict(cached, action)
+        return verdict is None or not verdict.is_complete
 
     async def _verdict(self, result: bytes, action: Digest) -> Verdict | None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,37 @@ async def test_uploaded_result_is_not_believed_nor_displaces_an_attested_one(gat
     assert not (await gated.get(action)).output_files
     with pytest.raises(NotFound, match="no attestation by self"):
         await gated.get(other)
+
+
+async def test_result_that_was_attested_earlier_displaces_a_later_one_only_when_that_is_lost(
+    gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def build(run: Run) -> int:
+        await run.write("out", f"run {len(gated.world.executor.runs)}".encode())
+        return 0
+
+    gated.world.executor.scripts["build"] = build
+    action = await gated.world.action("build")
+    digest = await gated.executed(action)
+    earlier = await gated.get(action)
+    await gated.world.cache.remove("", digest)
+    await gated.executed(action)
+    later = await gated.get(action)
+    assert earlier.output_files != later.output_files
+
+    await gated.update(action, earlier)
+
+    assert await gated.get(action) == later
+    lost = {Digest(SHA256, file.digest.hash, file.digest.size_bytes) for file in later.output_files}
+    find_missing = gated.world.store.find_missing
+
+    async def find(digests: Iterable[Digest]) -> list[Digest]:
+        asked = list(digests)
+        return [*await find_missing(asked), *lost.intersection(asked)]
+
+    monkeypatch.setattr(gated.world.store, "find_missing", find)
+    await gated.update(action, earlier)
+    assert await gated.get(action) == earlier
 
 
 async def test_uploaded_copy_of_an_attested_result_is_believed(gated: Gated) -> None:
