@@ -36,35 +36,43 @@ _SCOPES = {6: 1 << 0 | 1 << 1}
 
 _DENIED = {
     "x86_64": {
-        "socket": 41, "connect": 42, "bind": 49, "listen": 50, "fork": 57, "vfork": 58,
-        "execve": 59, "ptrace": 101, "personality": 135, "pivot_root": 155, "chroot": 161,
+        "socket": 41, "connect": 42, "bind": 49, "listen": 50, "socketpair": 53, "fork": 57,
+        "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101, "rt_sigqueueinfo": 129,
+        "personality": 135, "pivot_root": 155, "chroot": 161,
         "acct": 163, "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169,
         "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173, "init_module": 175,
-        "delete_module": 176, "quotactl": 179, "kexec_load": 246, "add_key": 248,
-        "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
+        "delete_module": 176, "quotactl": 179, "kexec_load": 246, "tkill": 200,
+        "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272,
+        "rt_tgsigqueueinfo": 297, "perf_event_open": 298,
         "name_to_handle_at": 303, "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310,
         "process_vm_writev": 311, "kcmp": 312, "finit_module": 313, "kexec_file_load": 320,
-        "bpf": 321, "execveat": 322, "userfaultfd": 323, "io_uring_setup": 425,
+        "bpf": 321, "execveat": 322, "userfaultfd": 323, "pidfd_send_signal": 424,
+        "io_uring_setup": 425,
         "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429,
-        "fsopen": 430, "fsmount": 432, "pidfd_getfd": 438, "process_madvise": 440,
-        "mount_setattr": 442,
+        "fsopen": 430, "fsmount": 432, "pidfd_open": 434, "pidfd_getfd": 438,
+        "process_madvise": 440, "mount_setattr": 442,
     },
     "aarch64": {
         "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "quotactl": 60, "acct": 89,
         "personality": 92, "unshare": 97, "kexec_load": 104, "init_module": 105,
-        "delete_module": 106, "ptrace": 117, "reboot": 142, "sethostname": 161,
-        "setdomainname": 162, "socket": 198, "bind": 200, "listen": 201, "connect": 203,
+        "delete_module": 106, "ptrace": 117, "kill": 129, "tkill": 130, "rt_sigqueueinfo": 138,
+        "reboot": 142, "sethostname": 161,
+        "setdomainname": 162, "socket": 198, "socketpair": 199,
+        "bind": 200, "listen": 201, "connect": 203,
         "add_key": 217, "request_key": 218, "keyctl": 219, "execve": 221, "swapon": 224,
-        "swapoff": 225, "perf_event_open": 241, "name_to_handle_at": 264,
+        "swapoff": 225, "rt_tgsigqueueinfo": 240, "perf_event_open": 241,
+        "name_to_handle_at": 264,
         "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271,
         "kcmp": 272, "finit_module": 273, "bpf": 280, "execveat": 281, "userfaultfd": 282,
-        "kexec_file_load": 294, "io_uring_setup": 425, "io_uring_enter": 426,
+        "kexec_file_load": 294, "pidfd_send_signal": 424,
+        "io_uring_setup": 425, "io_uring_enter": 426,
         "io_uring_register": 427, "open_tree": 428, "move_mount": 429, "fsopen": 430,
-        "fsmount": 432, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
+        "fsmount": 432, "pidfd_open": 434, "pidfd_getfd": 438, "process_madvise": 440,
+        "mount_setattr": 442,
     },
 }  # fmt: skip
-_ARCHITECTURES = {"x86_64": (0xC000003E, 56), "aarch64": (0xC00000B7, 220)}
-"""AUDIT_ARCH_* and the number of clone."""
+_ARCHITECTURES = {"x86_64": (0xC000003E, 56, 302), "aarch64": (0xC00000B7, 220, 261)}
+"""AUDIT_ARCH_* and the numbers of clone and prlimit64."""
 _CLONE3 = 435
 _CLONE_VM = 0x100
 _X32 = 0x40000000
@@ -138,7 +146,7 @@ def _filter_calls(libc: ctypes.CDLL) -> str:
 
 def _program(machine: str) -> bytes:
     """Classic BPF over struct seccomp_data (nr, arch, instruction pointer, arguments)."""
-    architecture, clone = _ARCHITECTURES[machine]
+    architecture, clone, prlimit = _ARCHITECTURES[machine]
     deny = [_instruction(_RETURN, _ERRNO | errno.EPERM)]
     code = [
         _instruction(_LOAD, 4),
@@ -151,6 +159,12 @@ def _program(machine: str) -> bytes:
     for number in _DENIED[machine].values():
         code += [_instruction(_JUMP_EQ, number, 0, 1), *deny]
     code += [
+        # Of itself alone: the supervisor's processes have the same user.
+        _instruction(_JUMP_EQ, prlimit, 0, 4),
+        _instruction(_LOAD, 16),
+        _instruction(_JUMP_EQ, 0, 1, 0),
+        *deny,
+        _instruction(_RETURN, _ALLOW),
         # Its arguments are in memory, out of a filter's sight; libc then falls back to clone.
         _instruction(_JUMP_EQ, _CLONE3, 0, 1),
         _instruction(_RETURN, _ERRNO | errno.ENOSYS),

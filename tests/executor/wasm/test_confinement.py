@@ -39,6 +39,11 @@ attempts = {
     "make a fifo": lambda: os.mkfifo(scratch / "fifo"),
     "open a socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
     "open a unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "make a pair of sockets": lambda: socket.socketpair(socket.AF_UNIX),
+    "limit itself": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)),
+    "limit another process": lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE),
+    "signal a process": lambda: os.kill(os.getpid(), 0),
+    "open a process": lambda: os.pidfd_open(os.getpid()),
     "fork": spawn,
     "execute": lambda: os.execv("/bin/true", ["true"]),
     "trace": lambda: call(101, 16, parent, 0, 0),
@@ -63,6 +68,7 @@ ALLOWED = {
     "read in scratch",
     "make a directory in scratch",
     "start a thread",
+    "limit itself",
 }
 NEED_LANDLOCK = {
     "read outside",
