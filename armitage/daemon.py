@@ -32,6 +32,7 @@ from armitage.attest.export import REPOSITORY, Exporter
 from armitage.attest.git import GitStore
 from armitage.attest.holdings import Attested, OwnHoldings
 from armitage.attest.keyring import read_ring
+from armitage.attest.notary import Notary
 from armitage.attest.opening import Builders, Office, open_office, shared_checker
 from armitage.attest.pulled import PulledHoldings
 from armitage.audit.auditor import Auditor, Following, open_auditor
@@ -558,7 +559,8 @@ class Daemon:
         scheduler = self._config.scheduler
         priorities = (scheduler.priority_min, scheduler.priority_max)
         shared = (base.instances, base.invocations)
-        at_once = _at_once(base)
+        notary = None if self._office is None else self._office.notary
+        at_once = _at_once(base, notary)
         return [
             *CapabilitiesService(
                 base.instances, limits=limits, chunking=chunking, priorities=priorities
@@ -572,7 +574,7 @@ class Daemon:
                 base.completeness,
                 limits=limits,
                 at_once=at_once,
-                notary=None if self._office is None else self._office.notary,
+                notary=notary,
                 gate=base.gate,
             ).methods(),
             *StorageService(
@@ -780,7 +782,7 @@ class Daemon:
         return parts
 
 
-def _at_once(base: _Base) -> AtOnce | None:
+def _at_once(base: _Base, notary: Notary | None) -> AtOnce | None:
     """For stores and caches that know something without an await."""
     if not isinstance(base.store, Glimpse) or not isinstance(base.cache, Recall):
         return None
@@ -791,6 +793,7 @@ def _at_once(base: _Base) -> AtOnce | None:
         base.invocations,
         base.completeness,
         gate=base.gate,
+        is_under_way=None if notary is None else notary.is_under_way,
     )
 
 

@@ -174,13 +174,16 @@ class Notary:
 
     async def attest(self, run: Run, judgement: Judgement, key: Hashable, keep: Keep) -> None:
         """Begins to attest an approved run. `keep` is called once that is durable, also where about
-        such an action nothing can be attested, and not at all when it fails. Answers at once,
-        unless very many are under way.
+        such an action nothing can be attested, and not at all when it fails; for equal keys in the
+        order of the calls. Answers at once, unless very many are under way.
         """
         await self._room.acquire()
         done = asyncio.get_running_loop().create_future()
+        before = self._under_way.get(key)
         self._under_way[key] = done
-        self._group.create_task(self._attest(run, judgement, key, done, keep))
+        self._group.create_task(
+            self._attest(run, judgement, keep, key=key, done=done, before=before)
+        )
 
     async def _urls(self, run: Run) -> Mapping[tuple[str, int], str]:
         """What was fetched first from each host, for the reasons; nothing where that is unknown."""
@@ -190,6 +193,10 @@ class Notary:
             _log.debug("the fetches of action %s cannot be told", run.action, exc_info=True)
             return {}
         return {(each.host, each.port): each.url for each in reversed(fetches)}
+
+    def is_under_way(self, key: Hashable) -> bool:
+        """Tells whether a result of that key is being attested, so that `settle` would wait."""
+        return key in self._under_way
 
     async def settle(self, key: Hashable) -> None:
         """Waits until the result of that key, if it is being attested, is kept or given up."""
@@ -206,12 +213,16 @@ class Notary:
         self,
         run: Run,
         judgement: Judgement,
+        keep: Keep,
+        *,
         key: Hashable,
         done: asyncio.Future[None],
-        keep: Keep,
+        before: asyncio.Future[None] | None,
     ) -> None:
         try:
             await self._make(run, judgement)
+            if before is not None:
+                await asyncio.shield(before)  # The later run's result is to be the one that stays.
             await keep()
         except Exception:  # noqa: BLE001 (a task boundary)
             # Whatever it was: the result was answered, and nobody else gets it.

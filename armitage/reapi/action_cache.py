@@ -19,6 +19,7 @@ from armitage.transport.port import Call, Method, Unary
 from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import BlobNotFound
+from cas.keys import key_of
 from cas.store import BlobStore
 
 UNNAMED_WORKER = "client"
@@ -84,7 +85,7 @@ class ActionCacheService:
         refused = ""
         for action in notation.parse(message.action_digest):
             if self._notary is not None:
-                await self._notary.settle((instance.action_cache_key, action))
+                await self._notary.settle((instance.action_cache_key, key_of(action)))
             result = await self._cache.get(instance.action_cache_key, action)
             if result is None:
                 continue

@@ -16,7 +16,7 @@ what takes waiting: renewing leases, reading Trees, telling what is wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from typing import NamedTuple
 
 from armitage.errors import InvalidRequest, NotFound
@@ -78,13 +78,18 @@ class AtOnce:
         completeness: Completeness,
         *,
         gate: TrustGate | None = None,
+        is_under_way: Callable[[Hashable], bool] | None = None,
     ) -> None:
+        """`is_under_way` tells of (action cache key, key of the action) whether a newer result is
+        about to be kept (armitage.attest.notary.Notary).
+        """
         self._store = store
         self._cache = cache
         self._instances = instances
         self._invocations = invocations
         self._completeness = completeness
         self._gate = gate
+        self._is_under_way = is_under_way
         self._finding: dict[tuple[bytes, bytes], _Context] = {}
         self._getting: dict[tuple[bytes, bytes], _Context] = {}
 
@@ -133,7 +138,10 @@ class AtOnce:
         )
         if context is None:
             return None
-        result = self._cache.recall(context.cache_key, context.tag + request[start + 4 : end])
+        action = context.tag + request[start + 4 : end]
+        if self._is_under_way is not None and self._is_under_way((context.cache_key, action)):
+            return None
+        result = self._cache.recall(context.cache_key, action)
         if result is None:
             return None
         closure = self._completeness.recall(result, context.function, self._store)

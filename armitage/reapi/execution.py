@@ -54,6 +54,7 @@ from armitage.transport.port import Call, Method, ServerStream
 from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import BlobNotFound
+from cas.keys import key_of
 from cas.store import BlobStore, Retention
 
 _log = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ class ExecutionService:
     async def _cached(self, request: _Request, action: Digest) -> Answer | None:
         """Answers a complete result of an earlier run, its blobs held for the caller."""
         if self._notary is not None:
-            await self._notary.settle((request.instance.action_cache_key, action))
+            await self._notary.settle((request.instance.action_cache_key, key_of(action)))
         result = await self._action_cache.get(request.instance.action_cache_key, action)
         if result is None:
             return None

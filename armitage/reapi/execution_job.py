@@ -27,6 +27,7 @@ from armitage.transport.port import Call
 from cas.action_cache import ActionCache
 from cas.digest import Digest
 from cas.errors import CasError
+from cas.keys import key_of
 from cas.store import BlobStore, Retention
 from executor.coeffects import Coeffects
 from executor.errors import InputsMissing, TimedOut, WorkerFailure
@@ -243,7 +244,7 @@ class ExecutionJob:
         if judged is None or notary is None:
             await keep()
         else:
-            key = (request.action_cache_key, request.action)
+            key = (request.action_cache_key, key_of(request.action))
             await notary.attest(*judged, key, keep)
 
     async def _cache(self, result: bytes) -> None:

@@ -31,7 +31,6 @@ from cas.store import (
     FileExport,
     Measured,
     Retention,
-    UnnamedStore,
 )
 
 SHA256, BLAKE3 = DigestFunction.SHA256, DigestFunction.BLAKE3
@@ -40,9 +39,7 @@ LEASE_S = 12 * 3600.0
 PAST_LEASE_S = LEASE_S * 13 / 12 + 1
 
 
-class Store(
-    BlobStore, BatchStore, Retention, BlobExporter, BlobImporter, Measured, UnnamedStore, Protocol
-):
+class Store(BlobStore, BatchStore, Retention, BlobExporter, BlobImporter, Measured, Protocol):
     async def close(self) -> None: ...
 
 
@@ -713,49 +710,3 @@ async def test_closed_store_is_unavailable(store: Store, tmp_path: Path) -> None
     ):
         with pytest.raises(StoreUnavailable):
             await call
-
-
-@pytest.mark.parametrize("size", [0, 1, 64 * 1024, 64 * 1024 + 1, 3 * MIB])
-@pytest.mark.parametrize("function", [SHA256, BLAKE3])
-async def test_a_blob_may_come_before_its_digest_is_known(
-    store: Store, size: int, function: DigestFunction
-) -> None:
-    data = random.Random(size).randbytes(size)
-    writer = await store.open_unnamed_writer(function)
-    for first in range(0, size, 200_000):
-        await writer.write(data[first : first + 200_000])
-
-    assert await writer.digest() == function.digest(data)
-    assert await writer.commit() == function.digest(data)
-    await writer.abort()
-    assert await store.get(function.digest(data)) == data
-
-
-async def test_what_came_without_a_digest_and_is_not_committed_is_not_there(store: Store) -> None:
-    data = bytes(2 * MIB)
-    writer = await store.open_unnamed_writer(SHA256)
-    await writer.write(data)
-    await writer.abort()
-
-    assert await store.find_missing([SHA256.digest(data)]) == [SHA256.digest(data)]
-    assert store.stats().bytes == 0
-
-
-async def test_a_blob_that_comes_without_a_digest_is_not_larger_than_blobs_may_be(
-    open_store: Open,
-) -> None:
-    store = await open_store(max_blob_bytes=100_000)
-    writer = await store.open_unnamed_writer(SHA256)
-    with pytest.raises(BlobTooLarge):
-        await writer.write(bytes(100_001))
-    await writer.abort()
-
-
-async def test_a_blob_may_come_twice_without_a_digest(store: Store) -> None:
-    data = bytes(range(256)) * 1000
-    for _ in range(2):
-        writer = await store.open_unnamed_writer(SHA256)
-        await writer.write(data)
-        await writer.commit()
-
-    assert store.stats().bytes == len(data)

@@ -19,6 +19,7 @@ from armitage.client.channel import CallFailed, Channel
 from armitage.conformance import NoControl, Server, Skipped, Variant
 from armitage.reapi import rpcs
 from cas.digest import Digest, DigestFunction
+from executor.launcher.binary import BINARY
 
 INSTANCE = "conformance/suite"
 _FUNCTIONS = {
@@ -200,7 +201,9 @@ def _processes_with(text: str) -> list[int]:
 
 
 def _sandboxes_below(daemon: int) -> list[int]:
-    return [pid for pid in _processes_with("bwrap") if daemon in _ancestors(pid)]
+    """What makes a sandbox of one action: of our launcher, a child of the one that stays."""
+    ours = [pid for pid in _processes_with(BINARY.name) if daemon in _ancestors(pid)[1:]]
+    return ours + [pid for pid in _processes_with("bwrap") if daemon in _ancestors(pid)]
 
 
 def _ancestors(pid: int) -> list[int]:

@@ -155,6 +155,29 @@ async def test_whoever_asks_meanwhile_waits(tmp_path: Path) -> None:
         await made.notary.settle(KEY)
 
 
+async def test_of_two_runs_of_an_action_the_later_is_kept_last(tmp_path: Path) -> None:
+    run, kept = run_of(), list[str]()
+    async with registry(tmp_path) as made:
+        going = asyncio.Event()
+
+        async def first() -> None:
+            await going.wait()
+            kept.append("first")
+
+        async def second() -> None:
+            kept.append("second")
+
+        await made.notary.attest(run, await made.notary.judge(run), KEY, first)
+        await made.notary.attest(run, await made.notary.judge(run), KEY, second)
+        while made.notary.stats().attested < 2:  # noqa: ASYNC110 (it tells no event)
+            await asyncio.sleep(0)
+        assert made.notary.is_under_way(KEY)
+        going.set()
+        await made.notary.settle(KEY)
+
+    assert kept == ["first", "second"]
+
+
 def _waiting(going: asyncio.Event) -> Callable[[], Awaitable[None]]:
     async def keep() -> None:
         await going.wait()

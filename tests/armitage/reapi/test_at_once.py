@@ -39,6 +39,7 @@ class Fresh:
         self.keys: set[bytes] = set()
         self.held: dict[str, set[bytes]] = {}
         self.results: dict[tuple[str, bytes], bytes] = {}
+        self.under_way: set[object] = set()
 
     def all_fresh(self, keys: Collection[bytes]) -> bool:
         return self.keys.issuperset(keys)
@@ -65,6 +66,7 @@ class World:
             self.invocations,
             self.completeness,
             gate=TrustGate(trust, [], self.store, FakeTime()),
+            is_under_way=self.fresh.under_way.__contains__,
         )
 
     async def put(self, data: bytes, function: DigestFunction = SHA256) -> Digest:
@@ -242,6 +244,17 @@ async def test_result_is_not_answered_once_an_output_is_gone() -> None:
 
     world.fresh.keys.remove(key_of(output))
     assert world.get(action) is None
+
+
+async def test_result_is_not_answered_while_a_newer_one_is_attested() -> None:
+    world = World()
+    action = SHA256.digest(b"action")
+    await remembered(world, action, result_of(await world.put(b"output")))
+
+    world.fresh.under_way.add(("", key_of(action)))
+    assert world.get(action) is None
+    world.fresh.under_way.clear()
+    assert world.get(action) is not None
 
 
 async def test_result_that_a_policy_must_let_through_is_left_to_the_handler() -> None:

@@ -17,6 +17,7 @@ from armitage.attest.entries import Kind, parse_attestation_record
 from armitage.reapi.attested import outputs_of_result, printed_of_result
 from armitage.transport.port import Code
 from cas.digest import Digest
+from cas.keys import key_of
 from executor.coeffects import SandboxKind
 from executor.evidence import Evidence, Opened, Reached
 
@@ -32,7 +33,7 @@ class Attesting:
 
     async def settle(self, action: reapi.Digest) -> Digest:
         digest = Digest(SHA256, action.hash, action.size_bytes)
-        await self.registry.notary.settle(("", digest))
+        await self.registry.notary.settle(("", key_of(digest)))
         return digest
 
     async def is_cached(self, action: reapi.Digest) -> bool:

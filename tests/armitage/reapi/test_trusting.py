@@ -21,6 +21,7 @@ from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.trusting import TrustGate
 from armitage.transport.port import Code
 from cas.digest import Digest
+from cas.keys import key_of
 from cas.memory import MemoryStore
 from executor.coeffects import SandboxKind
 from executor.evidence import Evidence
@@ -42,7 +43,7 @@ class Gated:
         response = await self.world.execute(action)
         assert response.status.code == Code.OK
         digest = Digest(SHA256, action.hash, action.size_bytes)
-        await self.registry.notary.settle(("", digest))
+        await self.registry.notary.settle(("", key_of(digest)))
         self.world.clock.advance(1)  # Who asks later shares no run.
         return digest
 

@@ -51,6 +51,7 @@ async def test_the_pages_in_a_browser(tmp_path: Path) -> None:
         await tab.until("document.body?.innerText.includes('all as it was signed')")
 
         await tab.go(f"{served.url}/audit")
+        await tab.until("document.querySelector('.skip') !== null")
         await tab.evaluate("document.querySelector('.skip').focus()")
         assert await tab.evaluate("document.activeElement.getBoundingClientRect().left") == 16
 
