@@ -5,12 +5,15 @@ and where evidence is kept.
 from __future__ import annotations
 
 import argparse
+import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from armitage.witness.credentials import Credentials
     from armitage.witness.options import WitnessOptions
     from armitage.witness.policy import Grant, Rule
     from armitage.witness.reach import Address
@@ -42,6 +45,21 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         type=_known,
         default=[],
         help="the address of a host, in place of looking it up; repeatable",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="a daemon's configuration file, of which [witness] holds here as well: rules (before"
+        " those of --allow-network), authorities, offline, limits and credentials",
+    )
+    parser.add_argument(
+        "--auth",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a credential of --config that is added to requests to its hosts; repeatable (default:"
+        " none)",
     )
     parser.add_argument(
         "--offline",
@@ -91,13 +109,41 @@ def _known(text: str) -> tuple[str, Address]:
 
 
 def witness_options(args: argparse.Namespace) -> WitnessOptions:
-    """What the flags come to. Raises UsageError."""
-    from armitage.witness.options import WitnessOptions
+    """What the file and the flags come to; blocks. Raises UsageError, ConfigError."""
+    from armitage.config import load
 
-    authorities = Path(args.authorities) if args.authorities else None
-    return WitnessOptions(
-        offline=args.offline, authorities=authorities, rules=tuple(_rules(args.allow_network))
+    told = load(args.config).witness
+    return replace(
+        told,
+        offline=args.offline or told.offline,
+        authorities=Path(args.authorities) if args.authorities else told.authorities,
+        rules=(*told.rules, *_rules(args.allow_network)),
     )
+
+
+def granted_credentials(args: argparse.Namespace, told: WitnessOptions) -> Credentials:
+    """Those that --auth names, and no other's secret; blocks. Raises UsageError, ConfigError."""
+    from armitage.client.errors import UsageError
+    from armitage.witness.credentials import read_credentials
+
+    for name in args.auth:
+        if name not in told.credentials:
+            raise UsageError(
+                f"--auth {name}: no such credential; add witness.credentials.{name} to the file"
+                " that --config names"
+            )
+    return read_credentials({name: told.credentials[name] for name in args.auth}, os.environ)
+
+
+def open_environment(told: WitnessOptions) -> dict[str, str]:
+    """This process's, without the secrets that credentials are read from."""
+    secret = {one.environment for one in told.credentials.values()}
+    return {name: value for name, value in os.environ.items() if name not in secret}
+
+
+def declaration(grants: Sequence[Grant], auth: Sequence[str]) -> str:
+    """What a session declares, as coeffects."""
+    return "+".join([*map(word_of, grants), *(f"auth:{name}" for name in auth)])
 
 
 def _rules(networks: list[str]) -> list[Rule]:

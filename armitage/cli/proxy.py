@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 from armitage.cli import options
 from armitage.cli.exits import Exit, NotStarted
-from armitage.cli.network_flags import add_network_flags, witness_options, word_of
+from armitage.cli.network_flags import (
+    add_network_flags,
+    declaration,
+    granted_credentials,
+    witness_options,
+)
 from armitage.cli.output import note
 
 if TYPE_CHECKING:
@@ -116,7 +121,6 @@ async def _open(
     args: argparse.Namespace, archive: Archive, authority: SessionAuthority, stack: AsyncExitStack
 ) -> StandingProxy:
     from armitage.clock import SystemClock
-    from armitage.witness.credentials import Credentials
     from armitage.witness.evidence import Subject
     from armitage.witness.network import WitnessNetwork, open_means
     from armitage.witness.origins import resolve_with
@@ -126,16 +130,20 @@ async def _open(
 
     users, clock = await asyncio.to_thread(read_users, args.users), SystemClock()
     resolve = resolve_with(dict(args.resolve))
-    means = open_means(archive, witness_options(args), Credentials(), clock, resolve)
-    network = WitnessNetwork(archive, means, Credentials())
+    told = await asyncio.to_thread(witness_options, args)
+    credentials = await asyncio.to_thread(granted_credentials, args, told)
+    means = open_means(archive, told, credentials, clock, resolve)
+    network = WitnessNetwork(archive, means, credentials)
     stack.push_async_callback(network.close)
     grants = args.allow or [Grant()]
-    declared = "+".join(map(word_of, grants))
+    declared, granted = declaration(grants, args.auth), frozenset(args.auth)
+    inject = credentials.inject(granted)
 
     async def open_proxy(user: str) -> Proxy:
         # What one user fetched is nobody else's to have again.
-        terms = Terms(grants=grants, instance=f"user:{user}")
-        subject = Subject(instance=f"user:{user}", identity=user)
+        instance = f"user:{user}"
+        terms = Terms(grants=grants, inject=inject, credentials=granted, instance=instance)
+        subject = Subject(instance=instance, identity=user)
         return await network.proxy(terms, subject, declared, authority)
 
     return StandingProxy(users, open_proxy, clock, client_s=means.limits.idle_s)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from armitage.cli import options
 from armitage.cli.exits import Exit, NotStarted
-from armitage.cli.network_flags import add_network_flags, witness_options, word_of
+from armitage.cli.network_flags import (
+    add_network_flags,
+    declaration,
+    granted_credentials,
+    open_environment,
+    witness_options,
+)
 from armitage.cli.output import note, table
 
 if TYPE_CHECKING:
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 
     from armitage.witness.archive import Archive
     from armitage.witness.network import WitnessNetwork, WitnessSession
+    from armitage.witness.terms import Inject
 
 
 def add(commands: options.Commands) -> None:
@@ -73,21 +80,23 @@ async def _run(args: argparse.Namespace) -> int:
 
 async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) -> int:
     from armitage.clock import SystemClock
-    from armitage.witness.credentials import Credentials
     from armitage.witness.enclosure import Inside, enclose
     from armitage.witness.network import WitnessNetwork, open_means
     from armitage.witness.origins import resolve_with
 
     first = archive.log.store.checkpoint.size
     resolve = resolve_with(dict(args.resolve))
-    means = open_means(archive, witness_options(args), Credentials(), SystemClock(), resolve)
-    network = WitnessNetwork(archive, means, Credentials())
+    told = await asyncio.to_thread(witness_options, args)
+    credentials = await asyncio.to_thread(granted_credentials, args, told)
+    means = open_means(archive, told, credentials, SystemClock(), resolve)
+    network = WitnessNetwork(archive, means, credentials)
     with tempfile.TemporaryDirectory(prefix="armitage-witness-") as shown:
-        session = await _session(args, network, shown)
+        session = await _session(args, network, credentials.inject(args.auth), shown)
         resolv_conf = await asyncio.to_thread(_lay_out, session.files, shown)
         inside = Inside(session.ports, session.redirect, resolv_conf)
         try:
-            enclosed = await enclose(args.command, {**os.environ, **session.environment}, inside)
+            environment = open_environment(told) | dict(session.environment)
+            enclosed = await enclose(args.command, environment, inside)
             await session.serve(enclosed.sockets)
             code = await _wait(enclosed.process)
         finally:
@@ -95,13 +104,13 @@ async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) 
             await network.close()
     if not args.quiet:
         await _summarise(args, archive, first, directory)
-        if args.offline and use.refused:
+        if told.offline and use.refused:
             note(f"offline, and {len(use.refused)} requests were refused; see above")
     return 128 - code if code < 0 else code
 
 
 async def _session(
-    args: argparse.Namespace, network: WitnessNetwork, directory: str
+    args: argparse.Namespace, network: WitnessNetwork, inject: Inject, directory: str
 ) -> WitnessSession:
     from armitage.witness.evidence import Subject
     from armitage.witness.modes import NetworkMode, read_pins
@@ -113,8 +122,8 @@ async def _session(
         pins, mode = read_pins(await asyncio.to_thread(args.pins.read_text)), NetworkMode.PINNED
     elif args.transparent:
         mode = NetworkMode.TRANSPARENT
-    declared = "+".join(map(word_of, grants))
-    terms = Terms(grants=grants, pins=pins)
+    declared, granted = declaration(grants, args.auth), frozenset(args.auth)
+    terms = Terms(grants=grants, pins=pins, inject=inject, credentials=granted)
     return await network.begin(terms, Subject(identity=user_name()), declared, mode, directory)
 
 

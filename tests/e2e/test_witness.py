@@ -39,6 +39,8 @@ class World:
     """Set when somebody asks for /stall, which is never answered."""
     stop: Callable[[], None]
     """Ends the origins."""
+    heads: list[bytes]
+    """What they were asked."""
 
     @property
     def url(self) -> str:
@@ -126,7 +128,15 @@ def world(tmp_path: Path) -> Iterator[World]:
             loops[0].call_soon_threadsafe(ended.set)
             thread.join()
 
-    yield World(files, tmp_path / "evidence", tmp_path / "origins.pem", origin.port, stall, stop)
+    yield World(
+        files,
+        tmp_path / "evidence",
+        tmp_path / "origins.pem",
+        origin.port,
+        stall,
+        stop,
+        origin.heads,
+    )
     stop()
 
 
@@ -137,6 +147,33 @@ def test_curl(world: World) -> None:
         ("/a.bin", world.name("a.bin"))
     ]
     assert (world.data.parent / "got").read_bytes() == (world.files / "a.bin").read_bytes()
+    assert world.faults() == []
+
+
+def test_rules_and_credentials_come_from_a_configuration(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_TOKEN", "s3cr3t-of-the-registry")
+    (world.files / "a.txt").write_text("hello\n")
+    file = world.data.parent / "armitage.toml"
+    file.write_text(
+        '[[witness.rules]]\nverdict = "deny"\nname = "no forks"\npaths = ["/forks"]\n'
+        '[witness.credentials.registry]\nhosts = ["127.0.0.1"]\nenvironment = "REGISTRY_TOKEN"\n'
+    )
+    script = f'test -z "$REGISTRY_TOKEN" && curl -sSf {world.url}/a.txt'
+    flags = ["--config", str(file), "--auth", "registry"]
+
+    done = world.run("sh", "-c", script, flags=flags)
+    forked = world.run("curl", "-sSf", f"{world.url}/forks/a.txt", flags=flags)
+
+    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
+    assert forked.returncode > 0
+    assert "no forks denies it" in forked.stderr
+    assert [b"authorization: Bearer s3cr3t-of-the-registry" in head for head in world.heads] == [
+        True
+    ]
+    kept = [path for path in world.data.rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"s3cr3t" in path.read_bytes()]
     assert world.faults() == []
 
 
