@@ -148,6 +148,16 @@ class Config:
     traces: TraceOptions = field(default_factory=TraceOptions)
 
 
+def kept_from_actions(config: Config) -> tuple[Path, ...]:
+    """Answers the daemon's data and the files of secrets: what no action is ever shown, whatever
+    directory of the host it is given.
+    """
+    keys = [tls.key for tls in (config.grpc.tls, config.web.tls) if tls is not None]
+    secrets = [one.file for one in config.witness.credentials.values() if one.file is not None]
+    data = [] if config.data_dir is None else [config.data_dir]
+    return (*data, *keys, *secrets)
+
+
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Reads a file (None: all defaults), lays flags over it, and checks the whole.
 

@@ -42,7 +42,7 @@ from armitage.audit.verifier import Verifier
 from armitage.audit.verify import EntryAudit
 from armitage.chores import Chores
 from armitage.clock import Clock, SystemClock
-from armitage.config import Config, StorageKind, TransportKind, check
+from armitage.config import Config, StorageKind, TransportKind, check, kept_from_actions
 from armitage.errors import ConfigError
 from armitage.executors import Execution, Means, open_executors
 from armitage.gpus import open_gpus
@@ -525,7 +525,7 @@ class Daemon:
         options = replace(
             chosen,
             scratch=scratch,
-            private=() if self._config.data_dir is None else (self._config.data_dir,),
+            private=kept_from_actions(self._config),
             wasm=replace(chosen.wasm, cache=programs),
             max_timeout_s=self._config.execute.actions.max_timeout_s,
         )

@@ -34,8 +34,8 @@ def read_toolchain(options: ExecutorOptions, private: Path) -> Toolchain:
         for path in paths:
             if place.resolve().is_relative_to(Path(path).resolve()):
                 raise SandboxUnavailable(
-                    f"{place}, the daemon's own directory, lies in toolchain path {path}, which"
-                    " every action sees; configure another"
+                    f"{place}, the daemon's own, lies in toolchain path {path}, which every"
+                    " action sees; configure another"
                 )
     links = {path: os.readlink(path) for path in paths if os.path.islink(path)}
     return Toolchain(

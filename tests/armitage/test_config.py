@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from armitage import settings
-from armitage.config import Config, StorageKind, check, load
+from armitage.config import Config, StorageKind, check, kept_from_actions, load
 from armitage.errors import ConfigError
 from armitage.reapi.instances import Instance
 from armitage.transport.tls import TlsFiles
@@ -138,3 +138,17 @@ def test_instances_need_different_names() -> None:
     check(replace(Config(), instances=(Instance("a"), Instance("b/c"))))
     with pytest.raises(ConfigError, match="'a' is there twice"):
         check(replace(Config(), instances=(Instance("a"), Instance("a"))))
+
+
+def test_data_and_files_of_secrets_are_kept_from_actions(tmp_path: Path) -> None:
+    file = tmp_path / "armitage.toml"
+    file.write_text(
+        'data_dir = "/data"\n'
+        '[web.tls]\ncertificate = "/c"\nkey = "/web.key"\n'
+        '[grpc.tls]\ncertificate = "/c"\nkey = "/grpc.key"\n'
+        '[witness.credentials.token]\nhosts = ["h.example"]\nfile = "/token"\n'
+    )
+
+    kept = kept_from_actions(load(file))
+
+    assert kept == (Path("/data"), Path("/grpc.key"), Path("/web.key"), Path("/token"))
