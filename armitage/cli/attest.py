@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from armitage.cli import options
 from armitage.cli.exits import Exit, NotStarted
 from armitage.cli.judging import add_judging, git_environment, open_judges, record_directory
-from armitage.cli.output import emit, printable, table
+from armitage.cli.output import emit, table
 
 if TYPE_CHECKING:
     from armitage.attest.git import GitStore
@@ -137,7 +137,7 @@ def _pull(args: argparse.Namespace) -> Exit:
                 failed.append({"name": found.name, "why": str(error)})
     lines = [f"FAILS  {each['name']}: {each['why']}" for each in failed]
     lines.append(f"{len(verified)} new attestations hold, {len(failed)} do not")
-    emit(args, {"verified": verified, "failed": failed}, map(printable, lines))
+    emit(args, {"verified": verified, "failed": failed}, lines)
     return Exit.NO if failed else Exit.OK
 
 

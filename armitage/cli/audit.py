@@ -19,7 +19,7 @@ from armitage.cli.audit_record import Record, add_record_flags, open_record
 from armitage.cli.audit_verify import verify_record
 from armitage.cli.checkers import add_modules
 from armitage.cli.exits import Exit
-from armitage.cli.output import emit, note, printable, size_text, table
+from armitage.cli.output import emit, json_text, note, printable, size_text, table
 
 if TYPE_CHECKING:
     from armitage.audit.query import Query
@@ -219,7 +219,7 @@ async def _show(args: argparse.Namespace) -> Exit:
     async with _record(args) as record:
         view = await record.entry(args.index)
     told = {"index": args.index, **view}
-    print(json.dumps(told, indent=2, ensure_ascii=False))
+    print(json_text(told))
     return Exit.OK
 
 
@@ -234,7 +234,7 @@ async def _diff(args: argparse.Namespace) -> Exit:
         lines += [f"    + {_answer(each['b'])}"]
     differ = sum(len(found[name]) for name in ("only_a", "only_b", "changed"))
     lines.append(f"{found['same']} requests alike, {differ} not")
-    emit(args, found, map(printable, lines))
+    emit(args, found, lines)
     return Exit.NO if differ else Exit.OK
 
 
@@ -297,7 +297,7 @@ async def _why(args: argparse.Namespace) -> Exit:
     lines = list(_tree(graph))
     if not graph["is_whole"]:
         lines.append("There is more; ask for what is listed last.")
-    emit(args, graph, map(printable, lines))
+    emit(args, graph, lines)
     return Exit.OK
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from armitage.cli.audit_record import known_keys, open_sources
 from armitage.cli.exits import Exit, NotStarted
-from armitage.cli.output import emit, printable, size_text
+from armitage.cli.output import emit, size_text
 from armitage.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _lines(findings: Findings) -> list[str]:
     count = len(findings.faults) + findings.more_faults
     others = [f"{number} {_PLURALS[kind]}" for kind, number in sorted(findings.counts.items())]
     return [
-        *(f"FAULT  {printable(fault)}" for fault in findings.faults),
+        *(f"FAULT  {fault}" for fault in findings.faults),
         *([f"FAULT  and {findings.more_faults} more"] if findings.more_faults else []),
         (
             f"{findings.checkpoint.origin}: {findings.entries} entries,"

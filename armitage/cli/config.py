@@ -41,5 +41,5 @@ def _show(args: argparse.Namespace) -> Exit:
     from armitage.settings import plain, to_toml
 
     table = plain(effective_config(args))
-    emit(args, table, [to_toml(table).rstrip("\n")])
+    emit(args, table, to_toml(table).rstrip("\n").split("\n"))
     return Exit.OK

@@ -38,6 +38,7 @@ from armitage.cli import (
 )
 from armitage.cli.exits import Exit
 from armitage.cli.options import Parser
+from armitage.cli.output import note
 
 COMMANDS = (
     *(serve, config, run, explain, cas, ac, ops, status, gpu, image, microvm, upkeep, bucket),
@@ -91,7 +92,7 @@ def _report(error: Exception, args: argparse.Namespace) -> int:
     if getattr(args, "json", False):
         print(json.dumps({"error": message, "exit_code": int(code)}), file=sys.stderr)
     else:
-        print(f"armitage: {message}", file=sys.stderr)
+        note(message)
     return args.failure_exit or code
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from armitage.cli import options
 from armitage.cli.exits import Exit
-from armitage.cli.output import emit, printable
+from armitage.cli.output import emit
 
 _DEFAULT = "http://127.0.0.1:8982"
 
@@ -55,7 +55,7 @@ async def _explain(args: argparse.Namespace) -> Exit:
     tls = {"ca": args.tls_ca, "cert": args.tls_cert, "key": args.tls_key}
     async with open_http_record(args.server, tls) as record:
         told = await record.explain(args.action, args.instance)
-    emit(args, told, map(printable, _lines(told)))
+    emit(args, told, _lines(told))
     runs, cached = told["runs"], told["cached"]
     last = next((run for run in runs if run["instance"] == args.instance), None)
     denied = last is not None and last["verdict"] == "denied"

@@ -1,4 +1,6 @@
-"""What commands print: text for people, JSON for programs."""
+"""What commands print: text for people, JSON for programs. Names, URLs and messages in it are for
+others to choose, so whatever could steer a terminal is written out.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,28 @@ from typing import Any
 
 
 def emit(args: argparse.Namespace, value: Any, lines: Iterable[str]) -> None:
-    """Prints the value as JSON when asked to, else the lines."""
+    """Prints the value as JSON when asked to, else the lines, each of which stays one."""
     if args.json:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(json_text(value))
         return
     for line in lines:
-        print(line)
+        print(printable(line))
+
+
+def json_text(value: Any) -> str:
+    """JSON over several lines, with letters as they are."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
+    )
 
 
 def note(text: str) -> None:
     """Tells the user something that is not the command's output."""
-    print(f"armitage: {text}", file=sys.stderr)
+    lines = map(printable, text.split("\n"))
+    print("armitage: " + "\n".join(lines), file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -35,6 +48,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def printable(text: str) -> str:
     """Text that others chose, with whatever could steer a terminal written out."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 

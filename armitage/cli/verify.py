@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from armitage.cli import options
 from armitage.cli.exits import Exit
 from armitage.cli.judging import add_judging, git_environment, open_judges, record_directory
-from armitage.cli.output import emit, printable, table
+from armitage.cli.output import emit, table
 
 if TYPE_CHECKING:
     from armitage.trust.report import Artefact, Report
@@ -119,7 +119,7 @@ def tell(args: argparse.Namespace, made: Report) -> Exit:
             for each in made.verified
         ],
     }
-    emit(args, told, map(printable, _lines(made)))
+    emit(args, told, _lines(made))
     return Exit.OK if made.holds else Exit.NO
 
 
