@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -36,6 +36,9 @@ from executor.staging import TreeLimits
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """O_NONBLOCK: should the file turn out to be a fifo after all, opening it does not wait."""
 _BATCH = 1_000
+_BATCH_BYTES = 4 << 20
+_CONCURRENT_BATCHES = 4
+"""Taken in at the same time, in the store's threads; each has one file open at a time."""
 _CONCURRENT_PUTS = 16
 _READ_BYTES = 1 << 20
 _WHOLE_BYTES = 256 * 1024
@@ -68,8 +71,8 @@ class _Found:
     files: list[tuple[str, tuple[str, ...], bool]] = field(default_factory=list)
     folders: list[tuple[str, _Folder]] = field(default_factory=list)
     symlinks: list[OutputSymlink] = field(default_factory=list)
-    paths: dict[tuple[str, ...], None] = field(default_factory=dict)
-    """Every regular file, each once."""
+    paths: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """Every regular file, each once, and its size."""
 
 
 def requests_of(work: Work) -> list[tuple[tuple[str, ...], OutputRequest]]:
@@ -115,7 +118,7 @@ class OutputCollector:
         if not requests:
             return Outputs()
         found = await self._in_thread(_find, root, requests, mounted_at, self._limits)
-        digests = await self._store_files(root, list(found.paths), function)
+        digests = await self._store_files(root, found.paths, function)
         blobs: dict[Digest, bytes] = {}
         directories = []
         for path, folder in found.folders:
@@ -132,11 +135,11 @@ class OutputCollector:
         )
 
     async def _store_files(
-        self, root: str, places: Sequence[tuple[str, ...]], function: DigestFunction
+        self, root: str, sizes: Mapping[tuple[str, ...], int], function: DigestFunction
     ) -> dict[tuple[str, ...], Digest]:
         digests: dict[tuple[str, ...], Digest] = {}
-        for start in range(0, len(places), _BATCH):
-            batch = places[start : start + _BATCH]
+
+        async def store(batch: list[tuple[str, ...]]) -> None:
             paths = ["/".join((root, *place)) for place in batch]
             for path in paths:
                 if len(path) > _PATH_MAX // 4 and len(os.fsencode(path)) > _PATH_MAX:
@@ -144,6 +147,12 @@ class OutputCollector:
                         f"an output has too long a path: {path[len(root) :][:60]!r}..."
                     )
             digests.update(zip(batch, await self._import(function, paths), strict=True))
+
+        batches = list(_batches(sizes))
+        if len(batches) == 1:
+            await store(batches[0])
+        else:
+            await for_each(_CONCURRENT_BATCHES, store, batches)
         return digests
 
     async def _import(self, function: DigestFunction, paths: Sequence[str]) -> list[Digest]:
@@ -216,6 +225,20 @@ class OutputCollector:
         await for_each(_CONCURRENT_PUTS, put, missing)
 
 
+def _batches(sizes: Mapping[tuple[str, ...], int]) -> Iterator[list[tuple[str, ...]]]:
+    """Divides files into groups of some bytes, or one large file."""
+    batch: list[tuple[str, ...]] = []
+    size_bytes = 0
+    for place, size in sizes.items():
+        if batch and (len(batch) >= _BATCH or size_bytes + size > _BATCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(place)
+        size_bytes += size
+    if batch:
+        yield batch
+
+
 def _find(
     root: str,
     requests: Sequence[tuple[tuple[str, ...], OutputRequest]],
@@ -255,7 +278,7 @@ class _Search:
             if request.kind is OutputKind.DIRECTORY:
                 raise _wrong_kind(request, "a file")
             self._make_readable(place.parts)
-            self.found.paths[place.parts] = None
+            self.found.paths[place.parts] = place.status.st_size
             self.found.files.append((request.path, place.parts, bool(mode & stat.S_IXUSR)))
         elif stat.S_ISDIR(mode):
             if request.kind is OutputKind.FILE:
@@ -327,12 +350,13 @@ class _Search:
 
     def _take_entry(self, fd: int, entry: os.DirEntry[str], folder: _Folder) -> None:
         path = (*folder.path, entry.name)
-        mode = entry.stat(follow_symlinks=False).st_mode
+        status = entry.stat(follow_symlinks=False)
+        mode = status.st_mode
         if stat.S_ISREG(mode):
             if not mode & stat.S_IRUSR:
                 os.close(open_readable(fd, entry.name, _FILE_FLAGS))
             folder.files.append((entry.name, bool(mode & stat.S_IXUSR)))
-            self.found.paths[path] = None
+            self.found.paths[path] = status.st_size
         elif stat.S_ISDIR(mode):
             folder.folders.append((entry.name, _Folder(path)))
         elif stat.S_ISLNK(mode):

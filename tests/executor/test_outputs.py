@@ -1,0 +1,125 @@
+"""How outputs are taken in when there are many, or large ones."""
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from support.clock import FakeClock
+from support.executing import SHA256, JsonCodec, PlainStore
+from support.packs import open_storage
+
+from cas.digest import Digest, DigestFunction
+from cas.memory import MemoryStore
+from cas.pack_store import Durability, PackOptions
+from cas.store import BlobStore
+from executor.concurrency import Threads
+from executor.outputs import OutputCollector, Outputs
+from executor.spec import OutputRequest
+from executor.staging import TreeLimits
+
+
+class Counting(MemoryStore):
+    """Imports wait until `expected` of them run, or a moment has passed."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__()
+        self._expected = expected
+        self._all = asyncio.Event()
+        self.running = self.most = 0
+
+    async def import_files(self, function: DigestFunction, paths: Sequence[str]) -> list[Digest]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        if self.running == self._expected:
+            self._all.set()
+        try:
+            async with asyncio.timeout(5):
+                await self._all.wait()
+            return await super().import_files(function, paths)
+        finally:
+            self.running -= 1
+
+
+@contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """Lets this process open so many more files at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@asynccontextmanager
+async def store_of(kind: str, place: Path) -> AsyncIterator[BlobStore]:
+    if kind == "plain":
+        yield PlainStore(MemoryStore())
+        return
+    storage = await open_storage(place, FakeClock(), PackOptions(durability=Durability.NONE))
+    try:
+        yield storage.store
+    finally:
+        await storage.close()
+
+
+async def collect(store: BlobStore, root: Path) -> Outputs:
+    threads = Threads(4)
+    collector = OutputCollector(store, JsonCodec(), TreeLimits(), threads)
+    requests = [((name,), OutputRequest(name)) for name in sorted(os.listdir(root))]
+    try:
+        return await collector.collect(str(root), requests, "/build", SHA256)
+    finally:
+        threads.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "folders"), [("disk", 50), ("plain", 5)])
+async def test_fifty_thousand_outputs_take_few_descriptors(
+    tmp_path: Path, kind: str, folders: int
+) -> None:
+    first = tmp_path / "out" / "0"
+    first.mkdir(parents=True)
+    for number in range(1000):
+        (first / str(number)).write_text(str(number))
+    for folder in range(1, folders):
+        (tmp_path / "out" / str(folder)).mkdir()
+        for number in range(1000):  # A link takes less time to make than a file.
+            os.link(first / str(number), tmp_path / "out" / str(folder) / str(number))
+
+    async with store_of(kind, tmp_path / "store") as store:
+        with few_descriptors(24):
+            outputs = await collect(store, tmp_path / "out")
+
+        assert len(outputs.directories) == folders
+        ends = [SHA256.digest(b"%d" % number) for number in range(1000)]
+        assert await store.find_missing(ends) == []
+
+
+async def test_large_files_are_taken_in_at_the_same_time_but_not_all(tmp_path: Path) -> None:
+    for number in range(9):
+        with (tmp_path / str(number)).open("wb") as file:
+            file.write(b"%d" % number)
+            file.truncate(3 << 20)
+    store = Counting(4)
+
+    outputs = await collect(store, tmp_path)
+
+    assert store.most == 4
+    expected = [SHA256.digest((b"%d" % number).ljust(3 << 20, b"\0")) for number in range(9)]
+    assert [file.digest for file in outputs.files] == expected
+
+
+async def test_a_few_small_files_are_one_call(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / str(number)).write_text(str(number))
+    store = Counting(1)
+
+    outputs = await collect(store, tmp_path)
+
+    assert (store.most, len(outputs.files)) == (1, 20)
