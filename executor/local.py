@@ -23,6 +23,7 @@ import stat
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -37,11 +38,12 @@ from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFa
 from executor.evidence import Evidence
 from executor.grants import NOTHING, Grants
 from executor.outputs import OutputCollector, requests_of
-from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents
+from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents, make_parents_beside
 from executor.ports import NetworkUse, Progress, TreeCodec
 from executor.scratch import Scratch
 from executor.spec import EndedBy, Outcome, OutputRequest, ResourceUse, Timings, Work
 from executor.staging import FIXED_MTIME_S, InputTrees, Layout, TreeLimits
+from executor.tree_cache import Overlay, TreeCacheOptions
 from executor.wasm.options import WasmOptions
 
 _WATCH_INTERVAL_S = 0.5
@@ -148,6 +150,7 @@ class ExecutorOptions:
     reserve_files: int = 10_000
     """Or fewer files than this can be made there."""
     trees: TreeLimits = field(default_factory=TreeLimits)
+    tree_cache: TreeCacheOptions = field(default_factory=TreeCacheOptions)
     wasm: WasmOptions = field(default_factory=WasmOptions)
     threads: int = 4
     """For blocking work: laying out trees, hashing outputs, removing scratch space."""
@@ -176,6 +179,8 @@ class Job:
     """Working directory as components below the root."""
     group: Group | None
     grants: Grants = NOTHING
+    overlay: Overlay | None = None
+    """Of which `root` is the layer with what the command changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,8 @@ class _Attempt:
     root: str
     group: Group | None
     times: _Times
+    held: ExitStack
+    """What is let go of once the outputs are collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,16 +326,18 @@ class LocalExecutor(ABC):
             )
         group = self._cgroups.group(work.name) if self._cgroups.controllers else None
         scratch = self._scratch.make(work.name)
+        held = ExitStack()
         try:
             root = str(scratch / "root")
             return await self._execute(
-                _Attempt(work, progress, requests, scratch, root, group, times)
+                _Attempt(work, progress, requests, scratch, root, group, times, held)
             )
         except CasError as error:
             raise WorkerFailure(f"running {work.name}: the store failed: {error}") from error
         except OSError as error:
             raise WorkerFailure(f"running {work.name}: {error}") from error
         finally:
+            held.close()
             if group is None and self._scratch.is_small(scratch):
                 self._clean_up(scratch, group)
             else:
@@ -350,14 +359,18 @@ class LocalExecutor(ABC):
         mounted_at = "/" if is_root else self._mount_point(attempt.scratch)
         os.mkdir(root, 0o755)
         times.mark()
-        layout = await self._inputs.plan(work)
-        await self._inputs.lay_out(layout, root)
+        layout, overlay = await self._stage(work, root)
+        lower = root
+        if overlay is not None:
+            attempt.held.callback(overlay.close)
+            lower = overlay.lower
         if group is None and len(attempt.requests) <= _INLINE_REQUESTS:
-            cwd = _prepare(attempt, mounted_at, self._limits())
+            cwd = _prepare(attempt, mounted_at, self._limits(), lower)
         else:
-            cwd = await self._threads(_prepare, attempt, mounted_at, self._limits())
+            cwd = await self._threads(_prepare, attempt, mounted_at, self._limits(), lower)
         times.mark()
-        job = Job(work, root, is_root, self._environment(work), cwd, group)
+        environment = self._environment(work)
+        job = Job(work, root, is_root, environment, cwd, group, overlay=overlay)
         job = await self._equip(job, layout)
         try:
             return await self._carry_out(job, attempt, mounted_at)
@@ -382,7 +395,10 @@ class LocalExecutor(ABC):
             for capture in captures:
                 capture.close()
         found = await self._outputs.collect(
-            attempt.root, attempt.requests, mounted_at, work.digest_function
+            job.overlay.merged if job.overlay else attempt.root,
+            attempt.requests,
+            mounted_at,
+            work.digest_function,
         )
         times.mark()
         times.mark()
@@ -480,8 +496,18 @@ class LocalExecutor(ABC):
                 return True
             await asyncio.wait([ended], timeout=min(left, _WATCH_INTERVAL_S))
             if not ended.done():
+                await self._save_room()
                 self._check_room()
         return False
+
+    async def _save_room(self) -> None:  # noqa: B027 (few keep anything)
+        """Frees what can be done without on a scratch filesystem that is nearly full."""
+
+    def _has_room(self) -> bool:
+        free_files = self._scratch.free_files()
+        return self._scratch.free_bytes() >= self._options.reserve_bytes and (
+            free_files is None or free_files >= self._options.reserve_files
+        )
 
     def _check_room(self) -> None:
         options, directory = self._options, self._scratch.directory
@@ -561,6 +587,15 @@ class LocalExecutor(ABC):
 
     def _is_root(self, work: Work) -> bool:
         return wants_input_root(self._options.filesystem_root, work)
+
+    async def _stage(self, work: Work, root: str) -> tuple[Layout, Overlay | None]:
+        """Gives an action its input tree: in `root`, an empty directory, or as an overlay of it.
+
+        Raises what InputTrees does. The caller closes the overlay.
+        """
+        layout = await self._inputs.plan(work)
+        await self._inputs.lay_out(layout, root)
+        return layout, None
 
     async def _equip(self, job: Job, layout: Layout) -> Job:  # noqa: ARG002 (for those who need it)
         """Answers the job with whatever else its launch takes; the time for it is not the
@@ -689,14 +724,16 @@ def _check(work: Work, options: ExecutorOptions) -> list[tuple[tuple[str, ...], 
     return requests_of(work)
 
 
-def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, ...]:
+def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits, lower: str) -> tuple[str, ...]:
     """Finds the working directory, makes the parents of outputs and the control group.
+
+    `lower` is where the input tree is: the root, or what is below it.
 
     Answers the working directory, which no link leads through when the input root is the filesystem
     root: what the launcher mounts there is no place of the tree's. Raises InvalidInput, OSError.
     """
     directory = attempt.work.working_directory
-    root_fd = os.open(attempt.root, DIRECTORY_FLAGS)
+    root_fd = os.open(lower, DIRECTORY_FLAGS)
     try:
         cwd = join("", directory)
         place = locate(root_fd, cwd, mounted_at, follow_last=True)
@@ -712,7 +749,11 @@ def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits) -> tuple[str, .
                     " input tree's when that is the filesystem root"
                 )
         for parts, _ in attempt.requests:
-            make_parents(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S)
+            if lower == attempt.root:
+                make_parents(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S)
+            else:
+                upper = attempt.root
+                make_parents_beside(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S, upper)
     finally:
         os.close(root_fd)
     if attempt.group is not None:

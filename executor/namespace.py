@@ -26,6 +26,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cas.digest import Digest, DigestFunction
@@ -36,6 +37,7 @@ from executor.errors import InvalidInput, SandboxUnavailable
 from executor.evidence import Evidence, Opened
 from executor.grants import NOTHING, Grants, Mount, RootView, device_mounts, filesystem_mounts
 from executor.launcher.binary import find_launcher
+from executor.launcher.overlay import try_overlay
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
 from executor.launching import BUILD_ROOT, Confinement, Launcher
@@ -52,8 +54,9 @@ from executor.probe import explain, find_bubblewrap, probe
 from executor.root_trees import RootTrees
 from executor.rootfs import host_root, read_roots, rootfs_of, view_root
 from executor.spec import Work
-from executor.staging import Layout
+from executor.staging import FIXED_MTIME_S, Layout
 from executor.toolchain import Toolchain, read_toolchain
+from executor.tree_cache import Overlay, TreeCache
 
 __all__ = ["BUILD_ROOT", "NamespaceExecutor"]
 
@@ -83,9 +86,12 @@ class NamespaceExecutor(LocalExecutor):
         super().__init__(store, codec, options, clock)
         self._network = network
         self._root_trees = RootTrees(store, codec, options, self._scratch, self._threads)
-        self._plain_profiles: dict[DigestFunction, tuple[Digest, bytes]] = {}
+        self._plain_profiles: dict[tuple[DigestFunction, bool], tuple[Digest, bytes]] = {}
         self.fallback = ""
         """Why bubblewrap is used although our own launcher is preferred; empty otherwise."""
+        self._trees: TreeCache | None = None
+        self.no_overlay = ""
+        """Why every input tree is copied; empty where large ones are shown as overlays."""
         try:
             self._launcher = self._open_launcher()
         except BaseException:
@@ -117,16 +123,31 @@ class NamespaceExecutor(LocalExecutor):
         try:
             root = self._scratch.directory / "trial"
             root.mkdir(exist_ok=True)
-            launcher.try_out(trial_job(str(root)), self._confinement(self._user()))
+            confinement = self._confinement(self._user())
+            launcher.try_out(trial_job(str(root)), confinement)
+            self._open_trees(launcher, confinement)
         except BaseException:
             launcher.close()
             raise
         return launcher
 
+    def _open_trees(self, launcher: OwnLauncher, confinement: Confinement) -> None:
+        options = self._options.tree_cache
+        if not options.enabled:
+            self.no_overlay = "it is configured so"
+            return
+        self.no_overlay = try_overlay(launcher, self._scratch, confinement)
+        if not self.no_overlay:
+            self._trees = TreeCache(
+                self._store, self._inputs, self._scratch, options, self._threads
+            )
+
     async def close(self) -> None:
         """Frees everything; see LocalExecutor."""
         self._launcher.close()
         await self._root_trees.close()
+        if self._trees is not None:
+            await self._trees.clear()
         await super().close()
 
     @property
@@ -136,6 +157,32 @@ class NamespaceExecutor(LocalExecutor):
 
     def _mount_point(self, scratch: Path) -> str:  # noqa: ARG002 (the same for all)
         return BUILD_ROOT
+
+    async def _stage(self, work: Work, root: str) -> tuple[Layout, Overlay | None]:
+        """Lends the tree where it can be, else lays it out; see LocalExecutor."""
+        trees = self._trees
+        if trees is None or self._is_root(work):
+            return await super()._stage(work, root)
+        tree = await trees.find(work.input_root)
+        if tree is None:
+            layout = await self._inputs.plan(work)
+            tree = await trees.add(work.input_root, layout) if trees.takes(layout) else None
+            if tree is None:
+                await self._inputs.lay_out(layout, root)
+                return layout, None
+        overlay = Overlay(tree.root, f"{root}.work", partial(trees.give_back, tree))
+        try:
+            os.mkdir(overlay.work, 0o700)
+            os.utime(root, (FIXED_MTIME_S, FIXED_MTIME_S))
+        except BaseException:
+            overlay.close()
+            raise
+        return Layout(), overlay
+
+    async def _save_room(self) -> None:
+        """Removes trees that are only kept; see LocalExecutor."""
+        if self._trees is not None and not self._has_room():
+            await self._trees.clear()
 
     async def _equip(self, job: Job, layout: Layout) -> Job:
         """Adds what the action declares and may have; see LocalExecutor."""
@@ -191,7 +238,7 @@ class NamespaceExecutor(LocalExecutor):
             self._root_trees.give_back(job.grants.root.tree)
 
     def _applied(self, job: Job) -> Mapping[str, str]:
-        return {**super()._applied(job), **_root_fact(job)}
+        return {**super()._applied(job), **_root_fact(job), **_inputs(job)}
 
     async def _open_session(self, work: Work) -> NetworkSession:
         if self._network is None:
@@ -226,6 +273,7 @@ class NamespaceExecutor(LocalExecutor):
             **self._launcher.facts(),
             "network": "none",
             "root": "inputs" if is_root else "toolchain",
+            "inputs": "overlay" if self._trees is not None and not is_root else "copy",
             "limits": self._describe_limits(),
         }
 
@@ -240,12 +288,13 @@ class NamespaceExecutor(LocalExecutor):
 
     async def _keep_profile(self, job: Job, function: DigestFunction) -> Digest:
         is_plain = job.grants == NOTHING and not job.is_root
-        profile = self._plain_profiles.get(function) if is_plain else None
+        kind = function, job.overlay is not None
+        profile = self._plain_profiles.get(kind) if is_plain else None
         if profile is None:
             data = canonical(self._profile(job))
             profile = function.digest(data), data
             if is_plain:
-                self._plain_profiles[function] = profile
+                self._plain_profiles[kind] = profile
         digest, data = profile
         if await self._store.find_missing([digest]):
             await self._store.put([digest], data)
@@ -255,7 +304,7 @@ class NamespaceExecutor(LocalExecutor):
         limits = self._limits()
         identity = _identity(job.work, self._options) if job.is_root else self._user()
         return {
-            "facts": {**self.sandbox(is_root=job.is_root), **_root_fact(job)},
+            "facts": {**self.sandbox(is_root=job.is_root), **_root_fact(job), **_inputs(job)},
             "launcher": dict(self._launcher.profile(job)),
             "granted": [[mount.target, mount.kind] for mount in job.grants.mounts],
             "limits": {
@@ -272,6 +321,10 @@ class NamespaceExecutor(LocalExecutor):
 def _root_fact(job: Job) -> Mapping[str, str]:
     root = job.grants.root
     return {} if root is None else {"root": f"rootfs={root.name}"}
+
+
+def _inputs(job: Job) -> Mapping[str, str]:
+    return {"inputs": "copy" if job.overlay is None else "overlay"}
 
 
 def _describe(session: NetworkSession | None) -> Mapping[str, object] | None:

@@ -8,6 +8,7 @@ can swap a component for a link to elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -158,10 +159,7 @@ def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: i
     if place is None:
         if _blocked_by_file(root_fd, parts):
             return
-        raise InvalidInput(
-            f"output directory {'/'.join(parts)[:200]!r} leads out of the input root"
-            " through a symbolic link"
-        )
+        raise _leads_out(parts)
     if place.status is not None:
         return
     fd = open_directory(root_fd, place.parts[: place.existing])
@@ -175,6 +173,38 @@ def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: i
         os.utime(fd, (mtime_s, mtime_s))
     finally:
         os.close(fd)
+
+
+def make_parents_beside(
+    root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: int, upper: str
+) -> None:
+    """Does what make_parents does, in a directory that will be merged over the root.
+
+    What it makes there has the same name, mode and time as the directory of the root below it.
+    """
+    place = locate(root_fd, parts, mounted_at, follow_last=True)
+    if place is None:
+        if _blocked_by_file(root_fd, parts):
+            return
+        raise _leads_out(parts)
+    if place.status is not None:
+        return
+    path = upper
+    made = [path]
+    for part in place.parts:
+        path = f"{path}/{part}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        made.append(path)
+    for path in made:
+        os.utime(path, (mtime_s, mtime_s))
+
+
+def _leads_out(parts: Sequence[str]) -> InvalidInput:
+    return InvalidInput(
+        f"output directory {'/'.join(parts)[:200]!r} leads out of the input root"
+        " through a symbolic link"
+    )
 
 
 def _blocked_by_file(root_fd: int, parts: Sequence[str]) -> bool:

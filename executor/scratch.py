@@ -44,9 +44,11 @@ class Scratch:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._work = self.directory / "work"
             self._trash = self.directory / "trash"
-            self._work.mkdir(mode=0o700, exist_ok=True)
-            _spread(self._work)
-            for place in (self._trash, self._work):
+            self.trees = self.directory / "trees"
+            for place in (self._work, self.trees):
+                place.mkdir(mode=0o700, exist_ok=True)
+                _spread(place)
+            for place in (self._trash, self._work, self.trees):
                 place.mkdir(mode=0o700, exist_ok=True)
                 for leftover in list(place.iterdir()):
                     remove_tree(leftover, self._trash)
@@ -60,6 +62,11 @@ class Scratch:
             raise SandboxUnavailable(
                 f"scratch directory {directory}: {why}; configure another or stop that process"
             ) from error
+
+    @property
+    def trash(self) -> Path:
+        """Where remove_tree may put what it removes."""
+        return self._trash
 
     @property
     def work(self) -> Path:

@@ -60,6 +60,8 @@ class Layout:
     """Digest, path, executable."""
     symlinks: list[tuple[str, str]] = field(default_factory=list)
     """Path, target."""
+    nodes: list[Digest] = field(default_factory=list)
+    """The distinct Directories that say all this."""
 
 
 class InputTrees:
@@ -236,7 +238,7 @@ def _next_level(
 
 def _expand(root: Digest, tree: Mapping[Digest, Directory | None]) -> Layout:
     """Writes out a whole tree of known directories. Raises InvalidInput."""
-    layout = Layout()
+    layout = Layout(nodes=list(tree))
     pending = [("", root)]
     for prefix, digest in pending:
         directory = tree[digest]

@@ -35,6 +35,7 @@ class Op(IntEnum):
     VARIABLE = 20
     DIRECTORY = 21
     HOLD = 22
+    OVERLAY = 23
 
 
 class BindFlag(IntFlag):

@@ -36,6 +36,7 @@ enum {
     MOVE_FROM_EMPTY = 0x4,
     MOVE_TO_EMPTY = 0x40,
     FS_CLOEXEC = 1,
+    FS_SET_FLAG = 0,
     FS_SET_STRING = 1,
     FS_CREATE = 6,
     MOUNT_RDONLY = 0x1,

@@ -60,6 +60,38 @@ static int make_detached(const char *type, const char *option, const char *value
     return fd;
 }
 
+static void set_layer(int context, const char *option, const char *path) {
+    char name[32];
+    int place = open_path(AT_FDCWD, path, RESOLVE_NO_LINKS);
+    if (place < 0) die("opening %s", path);
+    /* The path itself may be longer than fsconfig takes, or hold a colon. */
+    snprintf(name, sizeof name, "/proc/self/fd/%d", place);
+    if (syscall(NR_fsconfig, context, FS_SET_STRING, option, name, 0) < 0)
+        die("setting %s of an overlay", option);
+    close(place);
+}
+
+/* `userxattr`: marks that a user namespace may make. `volatile`: its end must not wait for all of
+ * the host's disk to be written. Moving a directory of the lower tree is EXDEV, as it is where the
+ * mark for it needs privileges.
+ */
+static int make_overlay(struct record *record) {
+    static const char *const FLAGS[] = {"userxattr", "volatile"};
+    int context = (int)syscall(NR_fsopen, "overlay", FS_CLOEXEC);
+    if (context < 0) die("opening a filesystem of type overlay");
+    set_layer(context, "lowerdir", take_text(record));
+    set_layer(context, "upperdir", take_text(record));
+    set_layer(context, "workdir", take_text(record));
+    for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++)
+        if (syscall(NR_fsconfig, context, FS_SET_FLAG, FLAGS[i], NULL, 0) < 0)
+            die("setting %s of an overlay", FLAGS[i]);
+    if (syscall(NR_fsconfig, context, FS_CREATE, NULL, NULL, 0) < 0) die("making an overlay");
+    int fd = (int)syscall(NR_fsmount, context, FS_CLOEXEC, MOUNT_NOSUID | MOUNT_NODEV);
+    if (fd < 0) die("mounting an overlay");
+    close(context);
+    return fd;
+}
+
 /* What has to be done among the host's files. A proc filesystem as well: the kernel makes one only
  * where another is in full view (mount_too_revealing in fs/namespace.c).
  */
@@ -75,6 +107,8 @@ static int prepare(struct record record) {
             uint32_t flags = take_u32(&record);
             return hold(take_text(&record), flags);
         }
+        case OP_OVERLAY:
+            return make_overlay(&record);
         case OP_PROC:
             return make_detached("proc", NULL, NULL,
                                  MOUNT_NOSUID | MOUNT_NODEV | MOUNT_NOEXEC | MOUNT_RDONLY);
@@ -130,6 +164,15 @@ static void attach(int root, int fd, const char *path) {
         die("mounting %s in the sandbox", path);
     close(target);
     close(fd);
+}
+
+/* Gives Python a hold of a mount, which keeps that alone when the sandbox's others end with it. No
+ * copy of the mount: the end of a detached one waits for the kernel's grace period.
+ */
+static void report_view(int root, const char *path) {
+    int place = open_target(root, path, true);
+    if (!report("M", 1, &place, 1)) die("handing over %s", path);
+    close(place);
 }
 
 static void mount_here(int root, const char *path, const char *type, unsigned long flags,
@@ -216,6 +259,13 @@ static void apply(int root, struct record record, int fd) {
             take_text(&record);
             attach(root, fd, take_text(&record));
             break;
+        case OP_OVERLAY: {
+            for (int layer = 0; layer < 3; layer++) take_text(&record);
+            const char *path = take_text(&record);
+            attach(root, fd, path);
+            report_view(root, path);
+            break;
+        }
         case OP_PROC:
             attach(root, fd, take_text(&record));
             break;
@@ -260,8 +310,8 @@ static void change_root(int fd) {
 }
 
 static bool is_held(enum op op) {
-    return op == OP_ROOT_TMPFS || op == OP_ROOT_BIND || op == OP_BIND || op == OP_PROC ||
-           op == OP_MASK;
+    return op == OP_ROOT_TMPFS || op == OP_ROOT_BIND || op == OP_BIND || op == OP_OVERLAY ||
+           op == OP_PROC || op == OP_MASK;
 }
 
 void mounts_enter(const struct view *view, struct document document) {

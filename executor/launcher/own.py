@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from executor.toolchain import Toolchain, read_toolchain
 
 NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
 _TRIAL_TIMEOUT_S = 20.0
+_MESSAGE_BYTES = 2048
 
 
 def trial_job(root: str) -> Job:
@@ -74,7 +76,7 @@ class OwnLauncher:
         with control:
             control.settimeout(_TRIAL_TIMEOUT_S)
             try:
-                while message := control.recv(2048):
+                while message := self._hear(control, job):
                     if message[:1] == b"E":
                         raise SandboxUnavailable(message[1:].decode(errors="replace"))
                     if message[:1] == b"X" and not any(message[1:5]):
@@ -82,6 +84,14 @@ class OwnLauncher:
             except OSError as error:
                 raise SandboxUnavailable(f"a trial sandbox: {error}") from error
         raise SandboxUnavailable("a trial sandbox ended without success")
+
+    def _hear(self, control: socket.socket, job: Job) -> bytes:
+        message, fds, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        if message[:1] == b"M" and fds and job.overlay is not None:
+            job.overlay.take(fds.pop())
+        for fd in fds:
+            os.close(fd)
+        return message
 
     def launch(
         self,
@@ -104,6 +114,7 @@ class OwnLauncher:
                 is_metered=job.group is not None,
                 serve=job.grants.session.serve if job.grants.session else None,
                 made=made,
+                overlay=job.overlay,
             )
         finally:
             if group is not None:

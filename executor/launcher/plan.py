@@ -105,7 +105,11 @@ class Plan:
         is_own = bool(mounts) or job.grants.root is not None
         if is_own:
             self._add_root(document, job.grants.root)
-        _add_bind(document, Mount(job.root, BUILD_ROOT, is_writable=True))
+        if job.overlay is None:
+            _add_bind(document, Mount(job.root, BUILD_ROOT, is_writable=True))
+        else:
+            layers = (job.overlay.lower, job.root, job.overlay.work)
+            document.add(Op.OVERLAY, *layers, BUILD_ROOT)
         self._add_private(document)
         for mount in mounts:
             _add_bind(document, mount)

@@ -1,6 +1,7 @@
 /* Messages to Python: one datagram each, its first byte the kind.
  *
  *   P u32 pid          + pidfd: the sandbox's first process
+ *   M                  + the root of an overlay, once that is mounted
  *   R                  + listening sockets: all is made, the command starts (or is held)
  *   N u32 errno, text  the command could not be executed
  *   X u32 status, u64 user us, u64 system us, u64 peak KiB   the command ended

@@ -17,6 +17,7 @@ from executor.errors import InvalidInput, WorkerFailure
 from executor.launcher.server import LauncherServer
 from executor.local import Ending, command_line_too_long, exec_failure
 from executor.pidfd import PidWatch
+from executor.tree_cache import Overlay
 
 _MESSAGE_BYTES = 2048
 _LISTENERS_MAX = 64
@@ -48,17 +49,20 @@ class Sandbox:
         is_metered: bool,
         serve: Serve | None,
         made: Sequence[str],
+        overlay: Overlay | None = None,
     ) -> None:
         """Asks for it. Raises WorkerFailure.
 
         `is_metered` says that a control group tells what it uses; with `serve` the document must
-        hold the command back until it has served; `made` are directories to remove at the end.
+        hold the command back until it has served; `made` are directories to remove at the end;
+        `overlay` takes the view of it.
         """
         self._server = server
         self._arguments = arguments
         self._is_metered = is_metered
         self._serve = serve
         self._made = made
+        self._overlay = overlay
         self._first: PidWatch | None = None
         self._listeners: list[socket.socket] = []
         self._ending: Ending | Exception | None = None
@@ -103,6 +107,9 @@ class Sandbox:
                 _settle(self._known)
                 if self._is_dying:
                     self._first.kill()
+                return
+            case b"M" if self._overlay is not None:
+                self._overlay.take(fds[0])
                 return
             case b"R":
                 self._listeners = [socket.socket(fileno=fd) for fd in fds]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of documents and messages; PROTOCOL in launcher.h."""
 
 _START_TIMEOUT_S = 10.0

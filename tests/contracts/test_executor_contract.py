@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from support.executing import (
     bubblewrap_missing,
     get_tree,
     launcher_missing,
+    overlay_missing,
     put_tree,
 )
 from support.wasi_programs import CACHE, compiler_missing, shell
@@ -40,6 +42,7 @@ from executor.spec import (
     OutputRequest,
     Work,
 )
+from executor.tree_cache import TreeCacheOptions
 from executor.unsandboxed import UnsandboxedExecutor
 from executor.wasm.executor import WasmExecutor
 from executor.wasm.nursery import Nursery
@@ -47,12 +50,20 @@ from executor.wasm.options import WasmOptions
 
 MISSING_BUBBLEWRAP = bubblewrap_missing()
 MISSING_LAUNCHER = launcher_missing()
+MISSING_OVERLAY = MISSING_LAUNCHER or overlay_missing()
 KINDS = [
     pytest.param(
         "armitage",
         marks=[
             pytest.mark.sandbox,
             pytest.mark.skipif(bool(MISSING_LAUNCHER), reason=MISSING_LAUNCHER),
+        ],
+    ),
+    pytest.param(
+        "overlay",
+        marks=[
+            pytest.mark.sandbox,
+            pytest.mark.skipif(bool(MISSING_OVERLAY), reason=MISSING_OVERLAY),
         ],
     ),
     pytest.param(
@@ -144,6 +155,13 @@ def make(kind: str, store: BlobStore, scratch: Path) -> LocalExecutor:
         return UnsandboxedExecutor(store, JsonCodec(), options(scratch), clock)
     if kind == "wasm":
         return WasmExecutor(store, JsonCodec(), options(scratch), clock, nursery())
+    if kind == "overlay":
+        shown = replace(
+            options(scratch, LauncherKind.ARMITAGE), tree_cache=TreeCacheOptions(from_entries=0)
+        )
+        executor = NamespaceExecutor(store, JsonCodec(), shown, clock)
+        assert executor.no_overlay == ""
+        return executor
     launcher = LauncherKind(kind)
     return NamespaceExecutor(store, JsonCodec(), options(scratch, launcher), clock)
 

@@ -14,6 +14,7 @@ from cas.digest import Digest, DigestFunction
 from cas.store import BlobStore
 from executor.coeffects import PURE, Coeffects
 from executor.errors import InvalidInput, SandboxUnavailable
+from executor.launcher.overlay import try_overlay_anywhere
 from executor.launcher.own import try_launcher
 from executor.ports import Executor
 from executor.probe import probe
@@ -227,6 +228,12 @@ class Bench:
         return [
             str(path) for place in ("work", "trash") for path in (self.scratch / place).iterdir()
         ]
+
+
+@functools.cache
+def overlay_missing() -> str:
+    """Why sandboxes show no input tree as an overlay on this host; empty when they do."""
+    return try_overlay_anywhere()
 
 
 @functools.cache

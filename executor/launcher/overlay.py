@@ -1,0 +1,82 @@
+"""Whether sandboxes can show input trees as overlays here: tried with all that it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from executor.errors import SandboxUnavailable, WorkerFailure
+from executor.launcher.binary import find_launcher
+from executor.launcher.own import OwnLauncher, trial_job
+from executor.launching import Confinement
+from executor.local import ExecutorOptions
+from executor.scratch import Scratch
+from executor.toolchain import read_toolchain
+from executor.tree_cache import Overlay
+
+_SCRIPT = "echo more >> kept && rm gone && rm -r d && mkdir d && : > d/new"
+
+
+def try_overlay(launcher: OwnLauncher, scratch: Scratch, confinement: Confinement) -> str:
+    """Runs a sandbox over a small tree, and looks at what it leaves; answers the complaint, empty
+    when all is well. Blocks for some 5 ms.
+    """
+    try:
+        place = scratch.make("overlay-trial")
+        try:
+            return _try(launcher, place, confinement)
+        finally:
+            scratch.discard(place)
+    except (OSError, SandboxUnavailable, WorkerFailure) as error:
+        return str(error)
+
+
+def try_overlay_anywhere() -> str:
+    """Tries it in the directory for temporary files. Blocks for some 30 ms."""
+    with tempfile.TemporaryDirectory(prefix="armitage-trial-") as place:
+        options = ExecutorOptions(scratch=Path(place))
+        try:
+            toolchain = read_toolchain(options, Path(place).resolve())
+            launcher = OwnLauncher(find_launcher(), toolchain, options)
+        except SandboxUnavailable as error:
+            return str(error)
+        try:
+            scratch = Scratch(Path(place))
+            with contextlib.closing(scratch):
+                return try_overlay(launcher, scratch, Confinement({}, options.uid, options.gid))
+        except SandboxUnavailable as error:
+            return str(error)
+        finally:
+            launcher.close()
+
+
+def _try(launcher: OwnLauncher, place: Path, confinement: Confinement) -> str:
+    lower, upper, work = (place / name for name in ("lower", "root", "root.work"))
+    for path in (lower, upper, work, lower / "d"):
+        path.mkdir()
+    for path in (lower / "kept", lower / "gone", lower / "d" / "old"):
+        path.write_text("as it was\n")
+    job = trial_job(str(upper))
+    overlay = Overlay(str(lower), str(work), lambda: None)
+    work_item = replace(job.work, arguments=("/bin/sh", "-c", _SCRIPT))
+    with contextlib.closing(overlay):
+        launcher.try_out(replace(job, work=work_item, overlay=overlay), confinement)
+        seen, kept = _read(overlay.merged), _read(str(lower))
+    old = "as it was\n"
+    if seen != {"kept": old + "more\n", "d/new": ""}:
+        return f"a trial overlay showed {sorted(seen)}"
+    if kept != {"kept": old, "gone": old, "d/old": old}:
+        return "a trial overlay changed what is below it"
+    return ""
+
+
+def _read(root: str) -> dict[str, str]:
+    found = {}
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            found[os.path.relpath(path, root)] = path.read_text()
+    return found
