@@ -94,6 +94,8 @@ def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed:
         namespace = NamespaceExecutor(*parts, network=means.network)
         if namespace.fallback:
             _log.warning("bubblewrap makes sandboxes: %s", namespace.fallback)
+        elif namespace.no_overlay:
+            _log.info("every input tree is copied: %s", namespace.no_overlay)
         return _Default(namespace, (Route(SandboxKind.NAMESPACE, namespace),))
     except SandboxUnavailable as error:
         if not accept_unsandboxed:

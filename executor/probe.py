@@ -19,6 +19,7 @@ from pathlib import Path
 from executor.cgroup import open_cgroups
 from executor.errors import SandboxUnavailable
 from executor.launcher.binary import BINARY
+from executor.launcher.overlay import try_overlay_anywhere
 from executor.launcher.own import try_launcher
 from executor.launcher.profile import system_calls
 
@@ -107,12 +108,13 @@ def probe(
     path: str = SYSTEM_PATH,
     run: Callable[[Sequence[str]], str] | None = None,
     launcher: Callable[[], int] = try_launcher,
+    overlay: Callable[[], str] = try_overlay_anywhere,
 ) -> Report:
     """Tries everything. Blocks for up to a second.
 
     `bubblewrap` is a configured path of `bwrap`, `path` where programs are looked for; `run` runs a
-    program and answers its complaint (empty when it went well), and `launcher` tries our own; both
-    are there for tests.
+    program and answers its complaint (empty when it went well), `launcher` tries our own, and
+    `overlay` its overlays; they are there for tests.
     """
     run = run or _run
     own = _probe_launcher(launcher)
@@ -125,7 +127,7 @@ def probe(
     findings += [
         _probe_cgroups(),
         _probe_files(),
-        _probe_overlay(run),
+        _probe_overlay(overlay if own[0].is_there else None),
         _probe_kvm(),
         _probe_wasm(),
         _probe_gpu(),
@@ -281,13 +283,11 @@ def _probe_files() -> Finding:
     )
 
 
-def _probe_overlay(run: Callable[[Sequence[str]], str]) -> Finding:
-    script = (
-        "mount -t tmpfs none /tmp && cd /tmp && mkdir l u w m"
-        " && mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w m"
-    )
-    complaint = run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script])
-    return Finding("overlayfs", not complaint, complaint.splitlines()[-1] if complaint else "works")
+def _probe_overlay(overlay: Callable[[], str] | None) -> Finding:
+    complaint = "the launcher makes them" if overlay is None else overlay()
+    if complaint:
+        return Finding("overlayfs", False, f"every input tree is copied: {complaint}")
+    return Finding("overlayfs", True, "large input trees are laid out once; scratch is tried again")
 
 
 def _probe_kvm() -> Finding:

@@ -108,3 +108,17 @@ def test_wasm_is_really_tried() -> None:
     assert finding.is_there
     assert not finding.is_needed
     assert "ran a program; no_new_privs: yes" in finding.detail
+
+
+def test_complaint_about_overlays_says_what_happens_instead() -> None:
+    report = probe(run=fine, launcher=lambda: 7, overlay=lambda: "not in a user namespace")
+
+    assert "no  overlayfs" in "\n".join(report.lines())
+    assert "every input tree is copied: not in a user namespace" in "\n".join(report.lines())
+
+
+def test_overlays_are_not_tried_without_a_launcher() -> None:
+    def never() -> str:
+        raise AssertionError
+
+    probe(run=fine, launcher=no_launcher, overlay=never)
