@@ -11,7 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from support.executing import Bench, JsonCodec, Seen, bubblewrap_missing, launcher_missing
+from support.executing import (
+    Bench,
+    Exe,
+    JsonCodec,
+    Link,
+    Seen,
+    Tree,
+    bubblewrap_missing,
+    launcher_missing,
+    put_tree,
+)
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
@@ -29,6 +39,14 @@ MISSING = {
 }
 pytestmark = pytest.mark.sandbox
 NETWORK = Coeffects(network=(NetworkGrant("example.com", 443),))
+
+
+PROGRAMS: Tree = {"busybox": Exe(Path("/bin/busybox").read_bytes()), "sh": Link("busybox")}
+
+
+async def root_of(bench: Bench, tree: Tree) -> dict[str, str]:
+    digest = await put_tree(bench.store, tree)
+    return {"rootfs": f"cas:{digest.hash}/{digest.size_bytes}"}
 
 
 @dataclass
@@ -300,6 +318,25 @@ class TestNetwork:
             assert outcome.sandbox["network"] == "witness"
             assert session.closed == ["closed"]
             assert bench.leftovers() == []
+
+    async def test_files_of_a_session_are_seen_in_a_root_filesystem_without_links(
+        self, own: ExecutorOptions
+    ) -> None:
+        files = {"/run/witness/ca.pem": b"authority", "/etc/resolv.conf": b"+resolver"}
+        whole: Tree = {"bin": PROGRAMS, "etc": {"own": b"+own"}, "run": {"x": b""}}
+        astray: Tree = {"bin": PROGRAMS, "run": Link("/etc")}
+        script = "busybox cat /run/witness/ca.pem /etc/resolv.conf /etc/own"
+        network = OneSession(Session(files=files))
+        async with open_bench(own, network) as bench:
+            rootfs = await root_of(bench, whole)
+            assert await bench.says(script, coeffects=NETWORK, platform=rootfs) == (
+                "authority+resolver+own"
+            )
+            network.session = refused = Session(files=files)
+            rootfs = await root_of(bench, astray)
+            with pytest.raises(InvalidInput, match=r"/run of its root filesystem .* symbolic link"):
+                await bench.sh(script, coeffects=NETWORK, platform=rootfs)
+        assert refused.closed == ["closed"]
 
     async def test_sockets_are_closed_to_the_host(self, own: ExecutorOptions) -> None:
         async with open_bench(own, OneSession(Session(ports=(3199,)))) as bench:
