@@ -154,6 +154,17 @@ async def test_what_is_given_is_seen_in_directories_that_the_tree_has(
             assert printed == "given+sibling"
 
 
+async def test_a_large_input_tree_is_shown_beside_it(bench: Bench) -> None:
+    rootfs = await named(bench, image())
+    inputs: Tree = {str(number): b"%d" % number for number in range(300)}
+    script = "busybox ls | busybox wc -l; echo x > 7; echo y > 300; busybox cat 7 300 299"
+
+    for _ in range(2):
+        outcome = await bench.sh(script, platform=rootfs, tree=inputs, outputs=["300"])
+        assert await bench.text(outcome) == "300\nx\ny\n299"
+        assert [file.path for file in outcome.files] == ["300"]
+
+
 def test_a_place_is_made_where_the_tree_lacks_it_and_no_link_leads_to_it(tmp_path: Path) -> None:
     (tmp_path / "etc" / "ssl").mkdir(parents=True)
     (tmp_path / "etc" / "hosts").touch()
