@@ -39,17 +39,26 @@ async def settle(*futures: asyncio.Future[Any]) -> None:
 
     For clean-up that must be complete before anybody else is told.
     """
+    cancelled = await outlast(*futures)
+    if cancelled is not None:
+        for future in futures:
+            if not future.cancelled():
+                future.exception()  # Looked at, so that asyncio does not report it as forgotten.
+        raise cancelled
+
+
+async def outlast(*futures: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Waits until all futures are done, however often this task is cancelled meanwhile.
+
+    Answers the last cancellation, which the caller raises once what must be done first is done.
+    """
     cancelled: asyncio.CancelledError | None = None
     while not all(future.done() for future in futures):
         try:
             await asyncio.wait(futures)
         except asyncio.CancelledError as error:
             cancelled = error
-    if cancelled is not None:
-        for future in futures:
-            if not future.cancelled():
-                future.exception()  # Looked at, so that asyncio does not report it as forgotten.
-        raise cancelled
+    return cancelled
 
 
 async def for_each(

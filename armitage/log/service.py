@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from armitage.log.errors import LogError
 from armitage.log.store import LogStore
 from armitage.log.tiles import MAX_ENTRY_BYTES
+from executor.concurrency import outlast
 
 _BATCH_ENTRIES = 1024
 
@@ -76,7 +77,8 @@ class Log:
         appending = loop.run_in_executor(
             self._threads, self.store.append, [entry for entry, _ in waiting]
         )
-        cancelled = await _outlast(appending)
+        # The thread cannot be stopped, and the next append must not begin beside it.
+        cancelled = await outlast(appending)
         self._count(len(waiting), failed=appending.exception() is not None)
         for number, (_, place) in enumerate(waiting):
             _settle(place, appending, number)
@@ -91,19 +93,6 @@ class Log:
         elif entries:
             self._appended += entries
             self._checkpoints += 1
-
-
-async def _outlast(work: asyncio.Future[int]) -> asyncio.CancelledError | None:
-    """Waits until the work is done, however often this task is cancelled meanwhile: the thread
-    cannot be stopped, and the next append must not begin beside it.
-    """
-    cancelled = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return cancelled
 
 
 def _settle(place: asyncio.Future[int], appended: asyncio.Future[int], number: int) -> None:

@@ -23,6 +23,7 @@ from armitage.witness.evidence import (
 from cas.digest import DigestFunction
 from cas.errors import CasError
 from cas.store import BlobStore
+from executor.concurrency import outlast
 
 Append = Callable[[bytes], Awaitable[int]]
 """Adds an entry to the log durably and answers its index (armitage.log.service.Log.append)."""
@@ -103,7 +104,8 @@ class Session:
         keeping = self._sessions.keep(self.id, number, Kind.EXCHANGE, record)
         work = asyncio.get_running_loop().create_task(keeping)
         try:
-            cancelled = await _outlast(work)
+            # A number that was given away and is not in the log is a gap.
+            cancelled = await outlast(work)
             kept = work.result()
         except BaseException:
             self._dropped += 1
@@ -132,19 +134,6 @@ class Session:
             self.id, number, self._sessions.now_s(), self.last.record, self._dropped
         )
         return await self._sessions.keep(self.id, number, Kind.CLOSE, record)
-
-
-async def _outlast(work: asyncio.Task[Kept]) -> asyncio.CancelledError | None:
-    """Waits for the work, however often this task is cancelled meanwhile: a number that was given
-    away and is not in the log is a gap.
-    """
-    cancelled = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return cancelled
 
 
 @dataclass(slots=True)
