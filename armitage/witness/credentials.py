@@ -11,9 +11,7 @@ configuration itself, and never from a command line.
 from __future__ import annotations
 
 import base64
-import os
 import re
-import stat
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +19,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from armitage.errors import ConfigError
+from armitage.private_file import is_for_others, read_with_mode
 from armitage.witness.heads import RawHeaders, Target
 from armitage.witness.policy import host_matches, normal_host
 from armitage.witness.terms import Inject
 
 _COMMAND_S = 30.0
 _MAX_BYTES = 64 * 1024
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # A credential under one of these would change where a request goes or where its body ends.
@@ -172,13 +170,8 @@ def _read(path: str, options: CredentialOptions, environment: Mapping[str, str])
 
 
 def _read_file(path: str, file: Path) -> str:
-    try:
-        with open(file, "rb") as opened:
-            mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
-            data = opened.read(_MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path}: {file} cannot be read: {error.strerror}") from None
-    if mode & _OTHERS:
+    data, mode = read_with_mode(file, _MAX_BYTES, path)
+    if is_for_others(mode):
         raise ConfigError(
             f"{path}: others can read {file} (mode {mode:04o}); chmod 600 it, and change the"
             " secret if anybody may have read it"

@@ -27,7 +27,7 @@ from armitage.log.note import KeyType, PublicKey, Signer
 from armitage.log.store import LogStore
 from armitage.log.succession import beginning, ending
 from armitage.log.witnessed import COSIGNED
-from armitage.private_file import read_private, write_private
+from armitage.private_file import read_private, replace_file, sync_folder, write_private
 from cas.errors import StoreUnavailable
 from cas.volume import DiskVolume
 
@@ -69,7 +69,7 @@ def _rotate(directory: Path, origin: str) -> Rotated:
     final, size = _end(directory / _LOG, signer, following.public)
     _begin(staged / _LOG, following, beginning(final, signer.public))
     past = _next_past(directory)
-    _write(staged / _READY, past.name.encode())
+    replace_file(staged / _READY, past.name.encode())
     _finish(directory)
     return Rotated(signer.public, size, following.public, past)
 
@@ -148,15 +148,15 @@ def _finish(directory: Path) -> None:
         (staged / _LOG).rename(directory / _LOG)
     if (staged / _KEY).exists():
         before = read_key(directory / _KEY).public
-        _write(past / PUBLIC, f"{before}\n".encode())
+        replace_file(past / PUBLIC, f"{before}\n".encode())
         with suppress(FileNotFoundError):
             (directory / COSIGNED).rename(past / COSIGNED)
         for folder in (past, past.parent, directory, staged):
-            _sync(folder)
+            sync_folder(folder)
         (staged / _KEY).rename(directory / _KEY)
-        _sync(directory)
+        sync_folder(directory)
     shutil.rmtree(staged)
-    _sync(directory)
+    sync_folder(directory)
 
 
 def past_logs(directory: Path) -> list[Path]:
@@ -172,21 +172,5 @@ def _alone(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(fd)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

@@ -12,8 +12,6 @@ import base64
 import binascii
 import hmac
 import logging
-import os
-import stat
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +22,13 @@ import h11
 
 from armitage.clock import Clock
 from armitage.errors import ConfigError, Unavailable
+from armitage.private_file import is_for_others, read_with_mode
 from armitage.witness.proxy import Proxy
 from armitage.witness.wire import OddHead, Side, plain_answer
 from executor.errors import WorkerFailure
 
 _log = logging.getLogger(__name__)
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _MAX_BYTES = 1 << 20
 _CHALLENGE = (b"Proxy-Authenticate", b'Basic realm="armitage witness"')
 
@@ -65,19 +63,14 @@ class Users:
 
 def read_users(path: Path) -> Users:
     """Reads lines of NAME:SECRET; # begins a comment. Raises ConfigError, which holds no secret."""
-    try:
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            text = file.read(_MAX_BYTES).decode("utf-8", "replace")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if mode & _OTHERS:
+    content, mode = read_with_mode(path, _MAX_BYTES)
+    if is_for_others(mode):
         raise ConfigError(
             f"{path}: others can read these secrets (mode {mode:04o}); chmod 600 it, and change"
             " the secrets if anybody may have read them"
         )
     secrets: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, colon, secret = line.strip().partition(":")

@@ -82,8 +82,8 @@ async def test_nobody_rotates_a_log_that_is_in_use(tmp_path: Path) -> None:
 
 STEPS = [
     *(("write_key", 0), ("write_private", 0), ("_end", 0), ("_begin", 0), ("_next_past", 0)),
-    *(("_write", 0), ("_write", 1), ("_finish", 0), ("_sync", 1), ("_sync", 3), ("_sync", 5)),
-    *(("_sync", 6), ("_sync", 7)),
+    *(("replace_file", 0), ("_finish", 0), ("replace_file", 1)),
+    *(("sync_folder", number) for number in range(6)),
 ]
 
 
