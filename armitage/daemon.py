@@ -35,12 +35,12 @@ from armitage.attest.keyring import read_ring
 from armitage.attest.notary import Notary
 from armitage.attest.opening import Builders, Office, open_office, shared_checker
 from armitage.attest.pulled import PulledHoldings
-from armitage.audit.auditor import Auditor, Following, open_auditor
+from armitage.audit.auditor import Auditor, open_auditor
 from armitage.audit.fetches import SessionFetches
 from armitage.audit.source import ArchiveSource
 from armitage.audit.verifier import Verifier
 from armitage.audit.verify import EntryAudit
-from armitage.chores import Chores
+from armitage.chores import Chores, Meanwhile
 from armitage.clock import Clock, SystemClock
 from armitage.config import Config, StorageKind, TransportKind, check, kept_from_actions
 from armitage.errors import ConfigError
@@ -460,7 +460,7 @@ class Daemon:
             auditor = await stack.enter_async_context(open_auditor(archive, directory, self._clock))
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the index in {directory}: {error}") from error
-        await stack.enter_async_context(Following(auditor))
+        await stack.enter_async_context(Meanwhile(auditor.follow))
         await self._open_witnesses(stack, auditor)
         return auditor
 

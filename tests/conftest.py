@@ -18,7 +18,7 @@ settings.register_profile("armitage", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=50_000)
 settings.load_profile("armitage")
 
-_REMEDIES = ("apt-get install", "run tests/e2e/prepare")
+_REMEDIES = ("apt-get install", "pip install", "run tests/e2e/prepare")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from armitage.audit.index import HostRow, Hour, Index, SessionRow
 from armitage.audit.query import Query
@@ -351,27 +350,3 @@ async def open_auditor(archive: Archive, directory: Path, clock: Clock) -> Async
             yield Auditor(archive, index, threads, clock)
         finally:
             await loop.run_in_executor(threads, index.close)
-
-
-class Following:
-    """Keeps the index up with the log meanwhile. An async context manager."""
-
-    def __init__(self, auditor: Auditor) -> None:
-        self._auditor = auditor
-        self._group = asyncio.TaskGroup()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._group.__aenter__()
-        self._task = self._group.create_task(self._auditor.follow())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await self._group.__aexit__(None, None, None)

@@ -17,6 +17,7 @@ from armitage.client.blobs import Source
 from armitage.client.errors import UsageError
 from armitage.client.trees import LocalTree
 from armitage.reapi.trees import DirectoryCodec
+from armitage.tar_headers import BoundedHeader
 from cas.digest import Digest, DigestFunction
 from executor.spec import Directory, DirectoryNode, FileNode, SymlinkNode
 
@@ -27,7 +28,6 @@ _MAX_DEPTH = 200
 _MAX_NAME_BYTES = 255
 _MAX_TARGET_BYTES = 4095
 _MAX_LINKS = 40
-_MAX_EXTENSION_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,6 @@ class _Folder:
     nodes: dict[str, _File | _Link | _Folder] = field(default_factory=dict)
 
 
-class Header(tarfile.TarInfo):
-    """A header whose extensions (long names, PAX) are not read into memory however long they say
-    to be.
-    """
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        plain = {*tarfile.SUPPORTED_TYPES} - {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-        if self.type not in plain and self.size > _MAX_EXTENSION_BYTES:
-            raise tarfile.ReadError("it has a header that is too long")
-        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
-
-
 class Layers:
     """The tree that layers make, applied from the lowest on. Blocks; for a thread."""
 
@@ -89,7 +77,7 @@ class Layers:
     def apply(self, layer: IO[bytes]) -> None:
         """Applies one layer, an uncompressed tar. Raises UsageError, tarfile.TarError, OSError."""
         self._layer += 1
-        with tarfile.open(fileobj=layer, mode="r|", tarinfo=Header) as packed:
+        with tarfile.open(fileobj=layer, mode="r|", tarinfo=BoundedHeader) as packed:
             for member in packed:
                 packed.members = []  # type: ignore[attr-defined]  # It would remember them all.
                 self._add(packed, member)

@@ -20,7 +20,8 @@ from typing import IO, Any, Protocol, cast
 import zstandard
 
 from armitage.client.errors import UsageError
-from armitage.client.layers import Header, Layers
+from armitage.client.layers import Layers
+from armitage.tar_headers import BoundedHeader
 
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
 _MAX_DOCUMENT_BYTES = 16 << 20
@@ -88,7 +89,7 @@ def open_image(path: Path, platform: str | None, name: str | None) -> Iterator[I
         return
     with ExitStack() as stack:
         with _explained(str(path)):
-            archive = stack.enter_context(tarfile.open(path, tarinfo=Header))
+            archive = stack.enter_context(tarfile.open(path, tarinfo=BoundedHeader))
             image = _choose(_open_in_tar(archive), wanted)
         yield image
 

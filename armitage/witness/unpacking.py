@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from armitage.errors import ArmitageError
+from armitage.tar_headers import BoundedHeader, HeaderTooLong
 
 _SLICE_BYTES = 1 << 20
 _MAX_NAME_BYTES = 255
 _MAX_DEPTH = 200
-_MAX_EXTENSION_BYTES = 1 << 20
 _MAX_TARGET_BYTES = 4095
 
 
@@ -159,6 +159,8 @@ def unpack(archive: Path, into: Unpacking) -> None:
             _unpack_zip(archive, into)
         else:
             _unpack_tar(archive, into)
+    except HeaderTooLong as error:
+        raise BadArchive(str(error)) from error
     except (
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
         *(ValueError, NotImplementedError, RuntimeError),
@@ -186,23 +188,11 @@ def _unpack_zip(archive: Path, into: Unpacking) -> None:
                     into.add_file(member.filename, content, is_executable=executable)
 
 
-class _Member(tarfile.TarInfo):
-    """A header whose extensions (long names, PAX) are not read into memory however long they say
-    to be.
-    """
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        plain = {*tarfile.SUPPORTED_TYPES} - {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-        if self.type not in plain and self.size > _MAX_EXTENSION_BYTES:
-            raise BadArchive("it has a header that is too long")
-        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
-
-
 def _unpack_tar(archive: Path, into: Unpacking) -> None:
     with (
         archive.open("rb") as file,
         _decompressed(file) as plain,
-        tarfile.open(fileobj=plain, mode="r|", tarinfo=_Member) as packed,
+        tarfile.open(fileobj=plain, mode="r|", tarinfo=BoundedHeader) as packed,
     ):
         for member in packed:
             packed.members = []  # type: ignore[attr-defined]  # It would remember them all.

@@ -241,12 +241,22 @@ CLIENTS = {
 }
 
 
+INSTALLED = {"curl", "wget", "git", "apt-get", "go"}
+"""What scripts/test sees to; npm, cargo and Java are tried where they happen to be."""
+
+
+def skip_without(client: str) -> None:
+    """pip comes with the environment."""
+    if client != "pip" and shutil.which(client) is None:
+        remedy = f" (apt-get install {client})" if client in INSTALLED else ""
+        pytest.skip(f"no {client} here{remedy}")
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_what_was_fetched_once_is_fetched_again_without_any_origin(
     tmp_path: Path, client: str
 ) -> None:
-    if client != "pip" and shutil.which(client) is None:
-        pytest.skip(f"no {client} here")
+    skip_without(client)
     lay_out, script, result = CLIENTS[client]
     with world_of(tmp_path, lay_out) as world:
         place, _ = world.run(script)
@@ -261,8 +271,7 @@ def test_what_was_fetched_once_is_fetched_again_without_any_origin(
 
 @pytest.mark.parametrize("client", ["curl", "wget", "git", "pip", "npm"])
 def test_a_refusal_is_explained_where_the_client_says_why(tmp_path: Path, client: str) -> None:
-    if client != "pip" and shutil.which(client) is None:
-        pytest.skip(f"no {client} here")
+    skip_without(client)
     lay_out, script, _ = CLIENTS[client]
     with world_of(tmp_path, lay_out) as world:
         _, said = world.run(script, refuse=True)
@@ -284,7 +293,7 @@ def test_java_can_read_the_authority(tmp_path: Path) -> None:
     assert "trustedCertEntry" in said
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)")
 def test_a_standing_proxy_knows_its_users(tmp_path: Path) -> None:
     (tmp_path / "users").write_text("ann:s3cr3t-of-ann\n")
     (tmp_path / "users").chmod(0o600)

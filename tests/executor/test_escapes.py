@@ -114,11 +114,11 @@ def launching_in(executor: NamespaceExecutor, cwd: tuple[str, ...]) -> Iterator[
 def compiled(source: Path, target: Path, *flags: str) -> bytes:
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler")
+        pytest.skip("no C compiler (apt-get install gcc)")
     command = [compiler, "-static", "-O1", *flags, "-I", str(BINARY.parent), "-o", str(target)]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"no static program: {done.stderr[-200:]}")
+        pytest.skip(f"no static program (apt-get install libc6-dev): {done.stderr[-200:]}")
     return target.read_bytes()
 
 

@@ -242,7 +242,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Exe:
         capture_output=True,
     )
     if done.returncode != 0:
-        pytest.skip("no C compiler that links statically")
+        pytest.skip("no C compiler that links statically (apt-get install gcc libc6-dev)")
     return Exe((directory / "p").read_bytes())
 
 

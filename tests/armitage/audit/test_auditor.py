@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from support.records import T0, Fetch, Record, hash_of, record
 
-from armitage.audit.auditor import INDEX_NAME, Following
+from armitage.audit.auditor import INDEX_NAME
 from armitage.audit.query import Query
 from armitage.audit.rows import Link, row_of
+from armitage.chores import Meanwhile
 from armitage.errors import NotFound
 from armitage.log.receipt import parse_receipt
 from armitage.witness.evidence import Kind, entry_of
@@ -132,7 +133,7 @@ async def test_the_overview_sums_hosts_and_hours(kept: Record) -> None:
 
 
 async def test_the_index_grows_with_the_log(tmp_path: Path) -> None:
-    async with record(tmp_path) as kept, Following(kept.auditor):
+    async with record(tmp_path) as kept, Meanwhile(kept.auditor.follow):
         await kept.archive.log.append(b"no evidence at all")
 
         assert await kept.auditor.wait_indexed(0) == 1

@@ -12,7 +12,7 @@ from support.audited import Served, serving
 from support.certificates import Authority
 from support.records import Fetch, hash_of, record
 
-from armitage.audit.auditor import Following
+from armitage.chores import Meanwhile
 from armitage.log.checkpoint import open_checkpoint
 from armitage.log.note import parse_public_key
 from armitage.log.tiles import Tile, parse_path
@@ -22,7 +22,7 @@ from armitage.transport.tls import TlsFiles
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with record(tmp_path) as kept, Following(kept.auditor), serving(kept) as made:
+    async with record(tmp_path) as kept, Meanwhile(kept.auditor.follow), serving(kept) as made:
         await kept.session(
             Fetch("https://a.example/<script>", b"body"),
             Fetch("https://b.example/x", None, None, allowed=False, rule="undeclared"),

@@ -9,13 +9,13 @@ from support.audited import serving
 from support.browser import browser, chromium
 from support.records import Fetch, hash_of, record
 
-from armitage.audit.auditor import Following
+from armitage.chores import Meanwhile
 
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="chromium is not installed (Debian's chromium)"),
+    pytest.mark.skipif(chromium() is None, reason="needs chromium (apt-get install chromium)"),
 ]
 
 
@@ -23,7 +23,7 @@ async def test_the_pages_in_a_browser(tmp_path: Path) -> None:
     """One browser for all, since it takes seconds to start."""
     async with (
         record(tmp_path / "record") as kept,
-        Following(kept.auditor),
+        Meanwhile(kept.auditor.follow),
         serving(kept) as served,
         browser(tmp_path) as tab,
     ):

@@ -331,7 +331,7 @@ class TestUnprivileged:
 def test_sources_compile_without_a_warning() -> None:
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler")
+        pytest.skip("no C compiler (apt-get install gcc)")
     flags = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-fsyntax-only")
 
     done = subprocess.run([compiler, *flags, *SOURCES], capture_output=True, text=True, check=False)
