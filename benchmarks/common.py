@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 # This checkout itself first: tests/ has directories named like the packages that they test.
@@ -41,6 +44,15 @@ def bare_server(*arguments: str) -> Iterator[tuple[str, int]]:
         finally:
             process.terminate()
             process.stdout.read()
+
+
+async def until_all_end_s(caller: Callable[[], Coroutine[Any, Any, None]], callers: int) -> float:
+    """Seconds that so many callers take who begin at once."""
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    return time.perf_counter() - began
 
 
 def cpu_s(pid: int) -> float:

@@ -18,12 +18,11 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import print_table
+from common import print_table, until_all_end_s
 from support.executing import JsonCodec, Seen
 
 from armitage.clock import SystemClock
@@ -81,11 +80,7 @@ async def rate(action: Action, count: int, concurrency: int) -> float:
         for number in numbers:
             await action(number)
 
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(worker())
-    return count / (time.perf_counter() - started)
+    return count / await until_all_end_s(worker, concurrency)
 
 
 class Meter:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from common import cpu_s, print_table
+from common import cpu_s, print_table, until_all_end_s
 from support.executing import SHA256, JsonCodec, Seen, put_tree
 from support.wasi_programs import exiting, printing
 
@@ -74,11 +74,7 @@ async def spent_us(action: Action, numbers: range, concurrency: int) -> float:
         for number in waiting:
             await action(number)
 
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(worker())
-    return (time.perf_counter() - started) / len(numbers) * 1e6
+    return await until_all_end_s(worker, concurrency) / len(numbers) * 1e6
 
 
 def cpu_us(executor: WasmExecutor) -> float:

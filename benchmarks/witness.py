@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import cpu_s, print_table, reset_peak, resident_bytes
+from common import cpu_s, print_table, reset_peak, resident_bytes, until_all_end_s
 
 from armitage.clock import SystemClock
 from armitage.settings import parse_size
@@ -103,11 +103,7 @@ class Bench:
                 await reader.readexactly(len(SMALL))
             writer.close()
 
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(connections):
-                group.create_task(caller())
-        return time.perf_counter() - began
+        return await until_all_end_s(caller, connections)
 
     async def handshakes(self, count: int, connections: int) -> float:
         """Seconds for as many connections to the origin, each with one request."""
@@ -125,11 +121,7 @@ class Bench:
                 await reader.readexactly(len(SMALL))
                 writer.close()
 
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(connections):
-                group.create_task(caller())
-        return time.perf_counter() - began
+        return await until_all_end_s(caller, connections)
 
 
 @contextmanager
