@@ -30,7 +30,7 @@ from pathlib import Path
 from executor.concurrency import Threads, settle
 from executor.errors import SandboxUnavailable, WorkerFailure
 from executor.grants import Mount
-from executor.launching import BUILD_ROOT, Confinement
+from executor.launching import Confinement
 from executor.local import (
     Ending,
     ExecutorOptions,
@@ -40,6 +40,7 @@ from executor.local import (
     exec_failure,
     start_failure,
 )
+from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
 from executor.probe import explain, find_bubblewrap, probe
 from executor.spec import Work

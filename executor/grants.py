@@ -10,10 +10,11 @@ from pathlib import Path
 from cas.digest import Digest
 from executor.coeffects import FilesystemGrant
 from executor.errors import InvalidInput, SandboxUnavailable
+from executor.paths import BUILD_ROOT
 from executor.ports import NetworkSession
 from executor.spec import Devices
 
-_NEVER = ("/proc", "/sys", "/dev", "/build")
+_NEVER = ("/proc", "/sys", "/dev", BUILD_ROOT)
 """What is made for each action, or shows the host's kernel: not to be had from the host."""
 
 
@@ -77,15 +78,15 @@ def _mount(grant: FilesystemGrant, allowed: Sequence[str], private: Sequence[Pat
     path = grant.path
     if not path.startswith("/") or os.path.normpath(path) != path or path.startswith("//"):
         raise InvalidInput(f"filesystem:{path} is not an absolute path in normal form")
-    if path == "/" or any(_is_in(path, never) for never in _NEVER):
+    if path == "/" or any(is_in(path, never) for never in _NEVER):
         raise InvalidInput(
             f"filesystem:{path} cannot be given to an action: it is the host's root, or its /proc,"
             " /sys or /dev, or where inputs are; declare what is really needed"
         )
     real = {os.path.realpath(place) for place in private}
-    if any(_is_in(path, place) or _is_in(place, path) for place in real):
+    if any(is_in(path, place) or is_in(place, path) for place in real):
         raise InvalidInput(f"filesystem:{path} would show the daemon's own data to an action")
-    if not any(_is_in(path, directory) for directory in allowed):
+    if not any(is_in(path, directory) for directory in allowed):
         raise SandboxUnavailable(
             f"filesystem:{path} is not given to actions by this worker: its operator would have to"
             " add it, or a directory that it is in, to executor.filesystem_allow"
@@ -110,7 +111,7 @@ def device_mounts(devices: Devices | None, visible: Sequence[str]) -> tuple[Moun
         place: Mount(place, place)
         for path in devices.files
         for place in (_place(path), os.path.realpath(path))
-        if not any(_is_in(place, directory) for directory in visible)
+        if not any(is_in(place, directory) for directory in visible)
     }
     return (*nodes, *files.values())
 
@@ -121,6 +122,7 @@ def _place(path: str) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
-def _is_in(path: str, directory: str) -> bool:
+def is_in(path: str, directory: str) -> bool:
+    """Tells whether a path is a directory or lies below it, by their names."""
     directory = directory.rstrip("/")
     return path == directory or path.startswith(f"{directory}/")

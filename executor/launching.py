@@ -8,9 +8,6 @@ from typing import Protocol
 
 from executor.local import Job, Process
 
-BUILD_ROOT = "/build"
-"""Where an action sees its input root, unless that is the filesystem root."""
-
 
 @dataclass(frozen=True, slots=True)
 class Confinement:

@@ -40,7 +40,7 @@ from executor.launcher.binary import find_launcher
 from executor.launcher.overlay import try_overlay
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
-from executor.launching import BUILD_ROOT, Confinement, Launcher
+from executor.launching import Confinement, Launcher
 from executor.local import (
     MOUNTED_IN_ROOT,
     ExecutorOptions,
@@ -49,6 +49,7 @@ from executor.local import (
     LocalExecutor,
     Process,
 )
+from executor.paths import BUILD_ROOT
 from executor.ports import Network, NetworkSession, TreeCodec
 from executor.probe import explain, find_bubblewrap, probe
 from executor.root_trees import RootTrees
@@ -57,8 +58,6 @@ from executor.spec import Work
 from executor.staging import FIXED_MTIME_S, Layout
 from executor.toolchain import Toolchain, read_toolchain
 from executor.tree_cache import Overlay, TreeCache
-
-__all__ = ["BUILD_ROOT", "NamespaceExecutor"]
 
 
 class NamespaceExecutor(LocalExecutor):

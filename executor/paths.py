@@ -19,6 +19,9 @@ from executor.errors import InvalidInput
 _MAX_LINKS = 40
 """As many as the kernel follows (path_resolution(7))."""
 
+BUILD_ROOT = "/build"
+"""Where an action sees its input root, unless that is the filesystem root."""
+
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

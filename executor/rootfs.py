@@ -19,11 +19,12 @@ from pathlib import Path
 from cas.digest import Digest, DigestFunction
 from cas.errors import InvalidDigest
 from executor.errors import InvalidInput, SandboxUnavailable
-from executor.grants import Mount, RootView
+from executor.grants import Mount, RootView, is_in
 from executor.local import ROOTFS, ExecutorOptions
+from executor.paths import BUILD_ROOT
 from executor.spec import Work
 
-_OURS = frozenset({"/build", "/dev", "/proc", "/sys", "/tmp"})  # noqa: S108 (the sandbox's)
+_OURS = frozenset({BUILD_ROOT, "/dev", "/proc", "/sys", "/tmp"})  # noqa: S108 (the sandbox's)
 """What of a root filesystem is not shown: made for each action, or (`/sys`) had by none."""
 _MAX_PARTS = 2_000
 """Mounts and links of one view."""
@@ -92,7 +93,7 @@ def view_root(source: str, name: str, tree: Digest | None, places: Iterable[str]
 
     Raises InvalidInput where a place cannot be had in it, OSError.
     """
-    wanted = [place for place in places if not any(_is_below(place, ours) for ours in _OURS)]
+    wanted = [place for place in places if not any(is_in(place, ours) for ours in _OURS)]
     spread = _Spread(name, wanted)
     spread.show(source, "")
     return RootView(
@@ -153,7 +154,3 @@ class _Spread:
                 f"the action is given {places[0]}, but {path} of its root filesystem {self._name}"
                 " is a symbolic link or a file; leave it out of the root filesystem"
             )
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(f"{directory}/")

@@ -15,8 +15,9 @@ from executor.launcher.plan import DEVICES, Plan
 from executor.launcher.profile import program_digest, system_calls
 from executor.launcher.sandbox import Sandbox
 from executor.launcher.server import LauncherServer
-from executor.launching import BUILD_ROOT, Confinement
+from executor.launching import Confinement
 from executor.local import ExecutorOptions, Job, Process
+from executor.paths import BUILD_ROOT
 from executor.spec import Work
 from executor.toolchain import Toolchain, read_toolchain
 

@@ -11,8 +11,9 @@ import os
 
 from executor.grants import Mount, RootView
 from executor.launcher.document import BindFlag, Document, ListenFlag, Op, u32, u64
-from executor.launching import BUILD_ROOT, Confinement
+from executor.launching import Confinement
 from executor.local import ExecutorOptions, Job
+from executor.paths import BUILD_ROOT
 from executor.toolchain import Toolchain
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")

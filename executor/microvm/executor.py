@@ -55,6 +55,7 @@ from executor.microvm.machine import (
 from executor.microvm.made_of import MadeOf
 from executor.microvm.unpack import Unpacker
 from executor.outputs import requests_of
+from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
 from executor.ports import TreeCodec
 from executor.spec import Work
@@ -62,7 +63,6 @@ from executor.staging import Layout
 
 _log = logging.getLogger(__name__)
 
-BUILD_ROOT = "/build"
 _OVERHEAD_BYTES = 512 << 20
 """Of QEMU itself, beside the guest's memory: translated code, disk images in the page cache."""
 _GATE = 'read -r _; exec "$@" </dev/null'

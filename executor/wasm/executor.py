@@ -41,6 +41,7 @@ from executor.local import (
     asks_for_rootfs,
     exec_failure,
 )
+from executor.paths import BUILD_ROOT
 from executor.ports import TreeCodec
 from executor.spec import Work
 from executor.staging import Layout
@@ -50,7 +51,7 @@ from executor.wasm.nursery import Nursery
 from executor.wasm.options import WasmOptions
 from executor.wasm.pool import Pool, WorkerProcess, WorkerSettings
 from executor.wasm.programs import Programs
-from executor.wasm.views import BUILD_ROOT, preopens
+from executor.wasm.views import preopens
 
 _APIS = {Kind.MODULE: "wasi preview 1", Kind.COMPONENT: "wasi 0.2"}
 _WORKER_BYTES = 1 << 30

@@ -10,11 +10,8 @@ from dataclasses import replace
 from executor.errors import InvalidInput
 from executor.local import Job
 from executor.outputs import requests_of
-from executor.paths import DIRECTORY_FLAGS, join, locate
+from executor.paths import BUILD_ROOT, DIRECTORY_FLAGS, join, locate
 from executor.wasm.engine import Preopen
-
-BUILD_ROOT = "/build"
-"""Where a program sees its input root."""
 
 
 def path_in_tree(job: Job) -> str:

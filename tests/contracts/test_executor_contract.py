@@ -32,7 +32,8 @@ from cas.memory import MemoryStore
 from cas.store import BlobStore
 from executor.errors import InputsMissing, InvalidInput, InvalidOutput, TimedOut
 from executor.local import ExecutorOptions, LauncherKind, LocalExecutor
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.spec import (
     Directory,
     DirectoryNode,

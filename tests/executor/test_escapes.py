@@ -31,7 +31,8 @@ from executor.errors import InvalidInput, InvalidOutput, TimedOut, WorkerFailure
 from executor.launcher.binary import BINARY
 from executor.launcher.profile import system_calls
 from executor.local import ExecutorOptions, Job, LauncherKind, Process
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.spec import EndedBy
 
 MISSING = {

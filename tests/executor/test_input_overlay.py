@@ -21,7 +21,8 @@ from support.executing import (
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.local import ExecutorOptions, LauncherKind
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.spec import Outcome
 from executor.tree_cache import TreeCacheOptions
 

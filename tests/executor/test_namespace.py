@@ -28,7 +28,8 @@ from cas.memory import MemoryStore
 from executor.cgroup import Cgroups
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
 from executor.local import ExecutorOptions, FilesystemRoot, LauncherKind
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.spec import Devices, OutputKind, OutputRequest
 
 MISSING = {

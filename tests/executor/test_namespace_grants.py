@@ -29,7 +29,8 @@ from executor.coeffects import Coeffects, FilesystemGrant, NetworkGrant, Sandbox
 from executor.errors import InvalidInput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence, Leased, Opened, Reached
 from executor.local import ExecutorOptions, LauncherKind
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.ports import Network, NetworkSession, NetworkUse
 from executor.spec import Devices, Outcome, Work
 

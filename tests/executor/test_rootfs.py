@@ -28,7 +28,8 @@ from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant
 from executor.errors import InputsMissing, InvalidInput, SandboxUnavailable
 from executor.local import ExecutorOptions, LauncherKind
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.rootfs import rootfs_of, view_root
 from executor.spec import Work
 from executor.unsandboxed import UnsandboxedExecutor

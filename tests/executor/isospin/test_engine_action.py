@@ -21,7 +21,8 @@ from executor.errors import DevicesUnavailable
 from executor.isospin.builders import engine
 from executor.isospin.leasing import GpuLeases, GpuOptions, LeasingExecutor
 from executor.local import ExecutorOptions
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.spec import Outcome, OutputRequest, Work
 
 MISSING = sandbox_missing()

@@ -26,7 +26,8 @@ from executor.launcher.plan import Plan
 from executor.launcher.server import LauncherServer
 from executor.launching import Confinement
 from executor.local import ExecutorOptions, LauncherKind
-from executor.namespace import BUILD_ROOT, NamespaceExecutor
+from executor.namespace import NamespaceExecutor
+from executor.paths import BUILD_ROOT
 from executor.toolchain import Toolchain, read_toolchain
 
 MISSING = launcher_missing()

@@ -19,7 +19,8 @@ from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant, GpuGrant, NetworkGrant, SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut
 from executor.local import ExecutorOptions
-from executor.microvm.executor import BUILD_ROOT, MicrovmExecutor
+from executor.microvm.executor import MicrovmExecutor
+from executor.paths import BUILD_ROOT
 from executor.spec import Work
 
 MISSING = microvm_missing()
