@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
-from executor.launcher.binary import find_launcher
-from executor.launcher.own import OwnLauncher, trial_job
+from executor.launcher.own import OwnLauncher, trial_job, trial_launcher
 from executor.launching import Confinement
-from executor.local import ExecutorOptions
 from executor.scratch import Scratch
-from executor.toolchain import read_toolchain
 from executor.tree_cache import Overlay
 
 _SCRIPT = "echo more >> kept && rm gone && rm -r d && mkdir d && : > d/new"
@@ -36,21 +32,14 @@ def try_overlay(launcher: OwnLauncher, scratch: Scratch, confinement: Confinemen
 
 def try_overlay_anywhere() -> str:
     """Tries it in the directory for temporary files. Blocks for some 30 ms."""
-    with tempfile.TemporaryDirectory(prefix="armitage-trial-") as place:
-        options = ExecutorOptions(scratch=Path(place))
-        try:
-            toolchain = read_toolchain(options, Path(place).resolve())
-            launcher = OwnLauncher(find_launcher(), toolchain, options)
-        except SandboxUnavailable as error:
-            return str(error)
-        try:
-            scratch = Scratch(Path(place))
-            with contextlib.closing(scratch):
-                return try_overlay(launcher, scratch, Confinement({}, options.uid, options.gid))
-        except SandboxUnavailable as error:
-            return str(error)
-        finally:
-            launcher.close()
+    try:
+        with (
+            trial_launcher() as (launcher, place, confinement),
+            contextlib.closing(Scratch(place)) as scratch,
+        ):
+            return try_overlay(launcher, scratch, confinement)
+    except SandboxUnavailable as error:
+        return str(error)
 
 
 def _try(launcher: OwnLauncher, place: Path, confinement: Confinement) -> str:

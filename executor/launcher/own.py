@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cas.digest import DigestFunction
@@ -14,7 +15,7 @@ from executor.launcher.binary import find_launcher
 from executor.launcher.plan import DEVICES, Plan
 from executor.launcher.profile import program_digest, system_calls
 from executor.launcher.sandbox import Sandbox
-from executor.launcher.server import LauncherServer
+from executor.launcher.server import LauncherServer, receive
 from executor.launching import Confinement
 from executor.local import ExecutorOptions, Job, Process
 from executor.paths import BUILD_ROOT
@@ -23,7 +24,6 @@ from executor.toolchain import Toolchain, read_toolchain
 
 NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
 _TRIAL_TIMEOUT_S = 20.0
-_MESSAGE_BYTES = 2048
 
 
 def trial_job(root: str) -> Job:
@@ -38,13 +38,23 @@ def try_launcher() -> int:
 
     Blocks for some 20 ms. Raises SandboxUnavailable.
     """
-    with tempfile.TemporaryDirectory(prefix="armitage-trial-") as place:
-        options = ExecutorOptions(scratch=Path(place))
-        toolchain = read_toolchain(options, Path(place).resolve())
+    with trial_launcher() as (launcher, place, confinement):
+        launcher.try_out(trial_job(str(place)), confinement)
+        return launcher.landlock
+
+
+@contextlib.contextmanager
+def trial_launcher() -> Iterator[tuple[OwnLauncher, Path, Confinement]]:
+    """Gives a launcher with the default options, a directory to try it in, and what its sandboxes
+    get. Raises SandboxUnavailable.
+    """
+    with tempfile.TemporaryDirectory(prefix="armitage-trial-") as name:
+        place = Path(name)
+        options = ExecutorOptions(scratch=place)
+        toolchain = read_toolchain(options, place.resolve())
         launcher = OwnLauncher(find_launcher(), toolchain, options)
         try:
-            launcher.try_out(trial_job(place), Confinement({}, options.uid, options.gid))
-            return launcher.landlock
+            yield launcher, place, Confinement({}, options.uid, options.gid)
         finally:
             launcher.close()
 
@@ -87,7 +97,7 @@ class OwnLauncher:
         raise SandboxUnavailable("a trial sandbox ended without success")
 
     def _hear(self, control: socket.socket, job: Job) -> bytes:
-        message, fds, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        message, fds = receive(control)
         if message[:1] == b"M" and fds and job.overlay is not None:
             job.overlay.take(fds.pop())
         for fd in fds:

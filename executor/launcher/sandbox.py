@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import errno
@@ -14,15 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from executor.cgroup import Usage
 from executor.concurrency import settle
 from executor.errors import InvalidInput, WorkerFailure
-from executor.launcher.server import LauncherServer
+from executor.launcher.server import LauncherServer, receive
 from executor.local import Ending, command_line_too_long, exec_failure
 from executor.pidfd import PidWatch
 from executor.tree_cache import Overlay
 
-_MESSAGE_BYTES = 2048
-_LISTENERS_MAX = 64
 _KNOWN_TIMEOUT_S = 5.0
-_PROCESS = struct.Struct("=4xI")
 _FAILED_EXEC = struct.Struct("=4xI")
 _ENDED = struct.Struct("=xIQQQ")
 
@@ -49,7 +45,7 @@ class Sandbox:
         is_metered: bool,
         serve: Serve | None,
         made: Sequence[str],
-        overlay: Overlay | None = None,
+        overlay: Overlay | None,
     ) -> None:
         """Asks for it. Raises WorkerFailure.
 
@@ -79,17 +75,15 @@ class Sandbox:
     def _read(self) -> None:
         while self._is_open:
             try:
-                data, ancillary, _, _ = self._control.recvmsg(
-                    _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _LISTENERS_MAX), socket.MSG_CMSG_CLOEXEC
-                )
+                data, fds = receive(self._control)
             except BlockingIOError:
                 return
             except OSError:
-                data, ancillary = b"", []
+                data, fds = b"", []
             if not data:
                 self._shut()
                 return
-            self._take(data, _descriptors(ancillary))
+            self._take(data, fds)
 
     def _shut(self) -> None:
         """Lets go of the control socket, which also ends a sandbox that still has its other end."""
@@ -173,14 +167,6 @@ class Sandbox:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
 
 
 def _ending(status: int, usage: Usage | None) -> Ending:

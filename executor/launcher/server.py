@@ -6,6 +6,7 @@ and every sandbox with it (main.c).
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -22,6 +23,7 @@ _START_TIMEOUT_S = 10.0
 _SEND_TIMEOUT_S = 5.0
 """It takes requests off its socket at once, unless something has stopped it."""
 _MESSAGE_BYTES = 2048
+_LISTENERS_MAX = 64
 _OPTIONS = socket.AF_UNIX, socket.SOCK_SEQPACKET
 
 
@@ -77,11 +79,6 @@ class LauncherServer:
             )
         self.landlock = answer[2]
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
-
     def ask(self, document: bytes, outputs: Sequence[int], group: int | None) -> socket.socket:
         """Asks for a sandbox; answers the control socket, on which its fate is told (report.c).
 
@@ -115,6 +112,21 @@ class LauncherServer:
         """Lets go of it, and waits until it has ended."""
         self._socket.close()
         self._process.wait()
+
+
+def receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Takes one message about a sandbox, empty at the end, and the descriptors that came with it,
+    which are the caller's.
+    """
+    # socket.recv_fds passes no flags on.
+    data, ancillary, _, _ = control.recvmsg(
+        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _LISTENERS_MAX), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array.array("i")
+    for level, kind, passed in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(passed[: len(passed) - len(passed) % fds.itemsize])
+    return data, list(fds)
 
 
 def _spawn(program: Path, connection: socket.socket) -> subprocess.Popen[bytes]:
