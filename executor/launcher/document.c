@@ -65,3 +65,12 @@ const char *take_text(struct record *record) {
     record->data = end + 1;
     return text;
 }
+
+struct ids take_ids(struct record *record) {
+    struct ids ids;
+    ids.uid = take_u32(record);
+    ids.gid = take_u32(record);
+    ids.outer_uid = take_u32(record);
+    ids.outer_gid = take_u32(record);
+    return ids;
+}

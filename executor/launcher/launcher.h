@@ -60,12 +60,20 @@ uint32_t take_u32(struct record *record);
 uint64_t take_u64(struct record *record);
 const char *take_text(struct record *record);
 
+struct ids {
+    uint32_t uid, gid, outer_uid, outer_gid;
+};
+
+struct ids take_ids(struct record *record);
+
 /* ---- report.c: what Python is told, on the control socket of an action ---- */
 
 extern int control_fd;
 /* Sends one message with descriptors; answers whether it was sent, and why not in errno. */
 bool report(const void *message, size_t size, const int *fds, int count);
-/* Says what failed and why (errno), and ends this process. */
+/* Says what failed and why (errno). */
+void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same, and ends this process. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- mounts.c ---- */
@@ -84,10 +92,6 @@ void mounts_enter(const struct view *view, struct document document);
 int network_open(struct document document, int *fds, int limit);
 
 /* ---- confine.c ---- */
-
-struct ids {
-    uint32_t uid, gid, outer_uid, outer_gid;
-};
 
 /* Writes a short text to a file below a directory. Dies when it cannot. */
 void write_file(int directory, const char *path, const char *format, ...)

@@ -19,7 +19,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -83,15 +82,6 @@ static bool report_process(long pid, int pidfd) {
     return report(&message, sizeof message, &pidfd, 1);
 }
 
-static void report_failure(const char *what) {
-    const char *why = strerror(errno);
-    char message[128] = "E";
-    strncat(message, what, sizeof message - strlen(message) - 1);
-    strncat(message, ": ", sizeof message - strlen(message) - 1);
-    strncat(message, why, sizeof message - strlen(message) - 1);
-    report(message, strlen(message), NULL, 0);
-}
-
 static void serve(const struct view *view, const struct request *request) {
     int pidfd = -1;
     control_fd = request->fds[3];
@@ -102,12 +92,12 @@ static void serve(const struct view *view, const struct request *request) {
         sandbox_run(view, &action);
     }
     if (pid < 0) {
-        report_failure("making a process");
+        complain("making a process");
         return;
     }
     if (!report_process(pid, pidfd)) {
         /* Nobody could end it. */
-        report_failure("handing over a process");
+        complain("handing over a process");
         kill((pid_t)pid, SIGKILL);
     }
     close(pidfd);
@@ -133,15 +123,8 @@ static int mount_namespace(int self) {
 
 static struct ids template_ids(struct document document) {
     struct record record;
-    while (document_next(&document, &record)) {
-        if (record.op != OP_IDS) continue;
-        struct ids ids;
-        ids.uid = take_u32(&record);
-        ids.gid = take_u32(&record);
-        ids.outer_uid = take_u32(&record);
-        ids.outer_gid = take_u32(&record);
-        return ids;
-    }
+    while (document_next(&document, &record))
+        if (record.op == OP_IDS) return take_ids(&record);
     errno = 0;
     die("the template does not say whose user namespace it is for");
 }

@@ -3,7 +3,7 @@
  *   P u32 pid          + pidfd: the sandbox's first process
  *   M                  + the root of an overlay, once that is mounted
  *   R                  + listening sockets: all is made, the command starts (or is held)
- *   N u32 errno, text  the command could not be executed
+ *   N u32 errno        the command could not be executed
  *   X u32 status, u64 user us, u64 system us, u64 peak KiB   the command ended
  *   E text             the sandbox could not be made
  */
@@ -40,13 +40,10 @@ bool report(const void *message, size_t size, const int *fds, int count) {
     return sent >= 0;
 }
 
-void die(const char *format, ...) {
+static void complain_of(const char *format, va_list arguments) {
     int why = errno;
     char text[1024] = "E";
-    va_list arguments;
-    va_start(arguments, format);
     int used = vsnprintf(text + 1, sizeof text - 1, format, arguments);
-    va_end(arguments);
     size_t size = used < 0 ? 1 : (size_t)used + 1;
     if (size >= sizeof text) size = sizeof text - 1;
     if (why != 0) {
@@ -55,5 +52,19 @@ void die(const char *format, ...) {
         if (size >= sizeof text) size = sizeof text - 1;
     }
     report(text, size, NULL, 0);
+}
+
+void complain(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    complain_of(format, arguments);
+    va_end(arguments);
+}
+
+void die(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    complain_of(format, arguments);
+    va_end(arguments);
     _exit(1);
 }

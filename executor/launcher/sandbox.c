@@ -58,10 +58,7 @@ static struct command read_command(struct document document) {
         } else if (record.op == OP_HOLD) {
             command.is_held = true;
         } else if (record.op == OP_IDS) {
-            command.ids.uid = take_u32(&record);
-            command.ids.gid = take_u32(&record);
-            command.ids.outer_uid = take_u32(&record);
-            command.ids.outer_gid = take_u32(&record);
+            command.ids = take_ids(&record);
             command.has_ids = true;
         }
     }
