@@ -158,12 +158,8 @@ def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: i
     Does nothing where a file is in the way: that is the command's affair. Raises InvalidInput when
     links lead the path outside the root.
     """
-    place = locate(root_fd, parts, mounted_at, follow_last=True)
+    place = _missing(root_fd, parts, mounted_at)
     if place is None:
-        if _blocked_by_file(root_fd, parts):
-            return
-        raise _leads_out(parts)
-    if place.status is not None:
         return
     fd = open_directory(root_fd, place.parts[: place.existing])
     try:
@@ -185,12 +181,8 @@ def make_parents_beside(
 
     What it makes there has the same name, mode and time as the directory of the root below it.
     """
-    place = locate(root_fd, parts, mounted_at, follow_last=True)
+    place = _missing(root_fd, parts, mounted_at)
     if place is None:
-        if _blocked_by_file(root_fd, parts):
-            return
-        raise _leads_out(parts)
-    if place.status is not None:
         return
     path = upper
     made = [path]
@@ -203,11 +195,18 @@ def make_parents_beside(
         os.utime(path, (mtime_s, mtime_s))
 
 
-def _leads_out(parts: Sequence[str]) -> InvalidInput:
-    return InvalidInput(
-        f"output directory {'/'.join(parts)[:200]!r} leads out of the input root"
-        " through a symbolic link"
-    )
+def _missing(root_fd: int, parts: Sequence[str], mounted_at: str) -> Place | None:
+    """Answers where directories are to be made; None where all are there, or a file is in the way.
+
+    Raises InvalidInput when links lead the path outside the root.
+    """
+    place = locate(root_fd, parts, mounted_at, follow_last=True)
+    if place is None and not _blocked_by_file(root_fd, parts):
+        raise InvalidInput(
+            f"output directory {'/'.join(parts)[:200]!r} leads out of the input root"
+            " through a symbolic link"
+        )
+    return place if place is not None and place.status is None else None
 
 
 def _blocked_by_file(root_fd: int, parts: Sequence[str]) -> bool:
