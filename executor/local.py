@@ -388,7 +388,7 @@ class LocalExecutor(ABC):
             usage = await self._usage(run.ending, group)
             out, err = await stdout.store(self._store), await stderr.store(self._store)
             if run.timed_out:
-                raise TimedOut(_timeout(work, self._options), out, err)
+                raise TimedOut(timeout_of(work, self._options), out, err)
             if run.ending.is_lost and not usage.out_of_memory:
                 raise WorkerFailure(f"running {work.name}: its sandbox was killed from outside")
         finally:
@@ -465,7 +465,7 @@ class LocalExecutor(ABC):
             attempt.times.mark()
             started = loop.time()
             attempt.progress.executing()
-            timed_out = await self._watch(process.ended, _timeout(job.work, self._options))
+            timed_out = await self._watch(process.ended, timeout_of(job.work, self._options))
             wall_s = loop.time() - started
         except TimeoutError:
             raise WorkerFailure(
@@ -495,33 +495,29 @@ class LocalExecutor(ABC):
             if left <= 0:
                 return True
             await asyncio.wait([ended], timeout=min(left, _WATCH_INTERVAL_S))
-            if not ended.done():
+            if not ended.done() and self._shortage():
                 await self._save_room()
-                self._check_room()
+                if shortage := self._shortage():
+                    raise WorkerFailure(f"killed: {shortage}")
         return False
 
     async def _save_room(self) -> None:  # noqa: B027 (few keep anything)
-        """Frees what can be done without on a scratch filesystem that is nearly full."""
+        """Frees what can be done without: the scratch filesystem is nearly full."""
 
-    def _has_room(self) -> bool:
-        free_files = self._scratch.free_files()
-        return self._scratch.free_bytes() >= self._options.reserve_bytes and (
-            free_files is None or free_files >= self._options.reserve_files
-        )
-
-    def _check_room(self) -> None:
+    def _shortage(self) -> str:
+        """Answers what the scratch filesystem is short of; empty while there is enough."""
         options, directory = self._options, self._scratch.directory
         if self._scratch.free_bytes() < options.reserve_bytes:
-            raise WorkerFailure(
-                f"killed: under {options.reserve_bytes >> 20} MiB are free in scratch"
-                f" directory {directory}"
+            return (
+                f"under {options.reserve_bytes >> 20} MiB are free in scratch directory {directory}"
             )
         free_files = self._scratch.free_files()
         if free_files is not None and free_files < options.reserve_files:
-            raise WorkerFailure(
-                f"killed: under {options.reserve_files} more files can be made in scratch"
+            return (
+                f"under {options.reserve_files} more files can be made in scratch"
                 f" directory {directory}"
             )
+        return ""
 
     def _limits(self) -> Limits:
         return Limits(self._options.memory_bytes, self._options.processes, self._options.cpus)
@@ -703,7 +699,8 @@ def _resources(run: _Run, usage: Usage) -> ResourceUse:
     )
 
 
-def _timeout(work: Work, options: ExecutorOptions) -> float:
+def timeout_of(work: Work, options: ExecutorOptions) -> float:
+    """Answers how many seconds an action's command may run."""
     return options.max_timeout_s if work.timeout_s is None else work.timeout_s
 
 

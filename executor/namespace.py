@@ -180,7 +180,7 @@ class NamespaceExecutor(LocalExecutor):
 
     async def _save_room(self) -> None:
         """Removes trees that are only kept; see LocalExecutor."""
-        if self._trees is not None and not self._has_room():
+        if self._trees is not None:
             await self._trees.clear()
 
     async def _equip(self, job: Job, layout: Layout) -> Job:

@@ -40,6 +40,7 @@ from executor.local import (
     Process,
     asks_for_rootfs,
     exec_failure,
+    timeout_of,
 )
 from executor.paths import BUILD_ROOT
 from executor.ports import TreeCodec
@@ -171,12 +172,11 @@ class WasmExecutor(LocalExecutor):
             refusal = exec_failure(f"{name}: not found in the input tree", is_missing=True)
         except InvalidInput as error:
             refusal = exec_failure(f"{work.arguments[0]}: {error}", is_missing=False)
-        timeout_s = self._options.max_timeout_s if work.timeout_s is None else work.timeout_s
         return _WasmJob(
             **{one.name: getattr(job, one.name) for one in fields(Job)},
             program=program,
             preopens=preopens(job),
-            fuel=max(1, int(timeout_s * self._wasm.fuel_per_s)),
+            fuel=max(1, int(timeout_of(work, self._options) * self._wasm.fuel_per_s)),
             refusal=refusal,
         )
 
