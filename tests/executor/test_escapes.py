@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,59 +16,29 @@ import pytest
 from support.executing import (
     Bench,
     Exe,
-    JsonCodec,
     Link,
     Seen,
     Tree,
-    bubblewrap_missing,
     get_tree,
-    launcher_missing,
 )
+from support.sandboxes import open_bench, options_for
 
-from armitage.clock import SystemClock
-from cas.memory import MemoryStore
 from executor.errors import InvalidInput, InvalidOutput, TimedOut, WorkerFailure
 from executor.launcher.binary import BINARY
 from executor.launcher.profile import system_calls
 from executor.local import ExecutorOptions, Job, LauncherKind, Process
 from executor.namespace import NamespaceExecutor
-from executor.paths import BUILD_ROOT
 from executor.spec import EndedBy
 
-MISSING = {
-    LauncherKind.ARMITAGE: launcher_missing(),
-    LauncherKind.BUBBLEWRAP: bubblewrap_missing(),
-}
 PROBE = Path(__file__).parent / "launcher" / "probe.c"
 pytestmark = pytest.mark.sandbox
 
 
-@asynccontextmanager
-async def open_bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
-    store = MemoryStore()
-    executor = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall)
-    try:
-        yield Bench(executor, store, options.scratch, BUILD_ROOT)
-    finally:
-        await executor.close()
-
-
-def options_for(kind: LauncherKind, scratch: Path) -> ExecutorOptions:
-    if MISSING[kind]:
-        pytest.skip(MISSING[kind])
-    return ExecutorOptions(scratch=scratch, launcher=kind)
-
-
-@pytest.fixture(params=list(MISSING), ids=lambda kind: kind.value)
-async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    """With our own launcher, and with bubblewrap, which keeps this as well."""
-    async with open_bench(options_for(request.param, tmp_path / "scratch")) as bench:
-        yield bench
-
-
 @pytest.fixture
-def own(tmp_path: Path) -> ExecutorOptions:
-    return options_for(LauncherKind.ARMITAGE, tmp_path / "scratch")
+async def either(options: ExecutorOptions) -> AsyncIterator[Bench]:
+    """With our own launcher, and with bubblewrap, which keeps this as well."""
+    async with open_bench(options) as bench:
+        yield bench
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support.executing import (
@@ -17,10 +16,11 @@ from support.executing import (
     launcher_missing,
     overlay_missing,
 )
+from support.sandboxes import open_bench
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.local import ExecutorOptions, LauncherKind
+from executor.local import ExecutorOptions
 from executor.namespace import NamespaceExecutor
 from executor.paths import BUILD_ROOT
 from executor.spec import Outcome
@@ -39,19 +39,15 @@ LISTING = "find . -printf '%P %y %m %T@ %l\\n' | sort; cat a d/one d/two d/below
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> ExecutorOptions:
-    cache = TreeCacheOptions(from_entries=0)
-    launcher = LauncherKind.ARMITAGE
-    return ExecutorOptions(scratch=tmp_path / "scratch", launcher=launcher, tree_cache=cache)
+def options(own: ExecutorOptions) -> ExecutorOptions:
+    return replace(own, tree_cache=TreeCacheOptions(from_entries=0))
 
 
 @pytest.fixture
 async def bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
-    store = MemoryStore()
-    executor = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall)
-    yield Bench(executor, store, options.scratch, BUILD_ROOT)
-    assert list((options.scratch / "work").iterdir()) == []
-    await executor.close()
+    async with open_bench(options) as bench:
+        yield bench
+        assert list((options.scratch / "work").iterdir()) == []
     assert list((options.scratch / "trees").iterdir()) == []
 
 

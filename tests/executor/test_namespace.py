@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from support.executing import (
     JsonCodec,
     Link,
     Tree,
-    bubblewrap_missing,
     get_tree,
-    launcher_missing,
 )
+from support.sandboxes import open_bench
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
@@ -29,13 +27,8 @@ from executor.cgroup import Cgroups
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
 from executor.local import ExecutorOptions, FilesystemRoot, LauncherKind
 from executor.namespace import NamespaceExecutor
-from executor.paths import BUILD_ROOT
 from executor.spec import Devices, OutputKind, OutputRequest
 
-MISSING = {
-    LauncherKind.ARMITAGE: launcher_missing(),
-    LauncherKind.BUBBLEWRAP: bubblewrap_missing(),
-}
 pytestmark = pytest.mark.sandbox
 
 
@@ -44,31 +37,6 @@ class NoGroups(NamespaceExecutor):
 
     def _open_cgroups(self) -> Cgroups:
         return Cgroups(1, {})
-
-
-@asynccontextmanager
-async def open_bench(
-    options: ExecutorOptions, kind: type[NamespaceExecutor] = NamespaceExecutor
-) -> AsyncIterator[Bench]:
-    store = MemoryStore()
-    executor = kind(store, JsonCodec(), options, SystemClock().wall)
-    try:
-        yield Bench(executor, store, options.scratch, BUILD_ROOT)
-    finally:
-        await executor.close()
-
-
-@pytest.fixture(params=list(MISSING), ids=lambda kind: kind.value)
-def options(request: pytest.FixtureRequest, tmp_path: Path) -> ExecutorOptions:
-    if MISSING[request.param]:
-        pytest.skip(MISSING[request.param])
-    return ExecutorOptions(scratch=tmp_path / "scratch", launcher=request.param)
-
-
-@pytest.fixture
-async def bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
-    async with open_bench(options) as bench:
-        yield bench
 
 
 async def succeeds(bench: Bench, script: str) -> bool:
@@ -335,7 +303,7 @@ class TestLimits:
     async def test_memory_bomb_is_bounded_without_control_groups(
         self, options: ExecutorOptions
     ) -> None:
-        async with open_bench(replace(options, memory_bytes=96 << 20), NoGroups) as bench:
+        async with open_bench(replace(options, memory_bytes=96 << 20), kind=NoGroups) as bench:
             code = "x = []\nwhile True: x.append(bytearray(1 << 20))"
 
             outcome = await bench.run("python3", "-c", code)

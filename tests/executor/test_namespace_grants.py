@@ -5,8 +5,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,30 +13,20 @@ import pytest
 from support.executing import (
     Bench,
     Exe,
-    JsonCodec,
     Link,
     Seen,
     Tree,
-    bubblewrap_missing,
-    launcher_missing,
     put_tree,
 )
+from support.sandboxes import open_bench, options_for
 
-from armitage.clock import SystemClock
-from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant, NetworkGrant, SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence, Leased, Opened, Reached
 from executor.local import ExecutorOptions, LauncherKind
-from executor.namespace import NamespaceExecutor
-from executor.paths import BUILD_ROOT
-from executor.ports import Network, NetworkSession, NetworkUse
+from executor.ports import NetworkSession, NetworkUse
 from executor.spec import Devices, Outcome, Work
 
-MISSING = {
-    LauncherKind.ARMITAGE: launcher_missing(),
-    LauncherKind.BUBBLEWRAP: bubblewrap_missing(),
-}
 pytestmark = pytest.mark.sandbox
 NETWORK = Coeffects(network=(NetworkGrant("example.com", 443),))
 
@@ -103,32 +92,6 @@ class OneSession:
     async def open(self, work: Work) -> NetworkSession:
         self.opened.append(work)
         return self.session
-
-
-@asynccontextmanager
-async def open_bench(
-    options: ExecutorOptions, network: Network | None = None
-) -> AsyncIterator[Bench]:
-    store = MemoryStore()
-    executor = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall, network)
-    try:
-        yield Bench(executor, store, options.scratch, BUILD_ROOT)
-    finally:
-        await executor.close()
-
-
-@pytest.fixture(params=list(MISSING), ids=lambda kind: kind.value)
-def options(request: pytest.FixtureRequest, tmp_path: Path) -> ExecutorOptions:
-    if MISSING[request.param]:
-        pytest.skip(MISSING[request.param])
-    return ExecutorOptions(scratch=tmp_path / "scratch", launcher=request.param)
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> ExecutorOptions:
-    if MISSING[LauncherKind.ARMITAGE]:
-        pytest.skip(MISSING[LauncherKind.ARMITAGE])
-    return ExecutorOptions(scratch=tmp_path / "scratch", launcher=LauncherKind.ARMITAGE)
 
 
 @pytest.fixture
@@ -276,9 +239,7 @@ class TestNetwork:
                 await bench.sh("true", coeffects=NETWORK)
 
     async def test_bubblewrap_gives_none(self, tmp_path: Path) -> None:
-        if MISSING[LauncherKind.BUBBLEWRAP]:
-            pytest.skip(MISSING[LauncherKind.BUBBLEWRAP])
-        options = ExecutorOptions(scratch=tmp_path / "s", launcher=LauncherKind.BUBBLEWRAP)
+        options = options_for(LauncherKind.BUBBLEWRAP, tmp_path / "s")
         network = OneSession(Session())
         async with open_bench(options, network) as bench:
             with pytest.raises(SandboxUnavailable, match="armitage's own launcher"):

@@ -4,8 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,28 +16,22 @@ from support.executing import (
     JsonCodec,
     Link,
     Tree,
-    bubblewrap_missing,
-    launcher_missing,
     put_tree,
 )
+from support.sandboxes import open_bench
 
 from armitage.clock import SystemClock
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant
 from executor.errors import InputsMissing, InvalidInput, SandboxUnavailable
-from executor.local import ExecutorOptions, LauncherKind
+from executor.local import ExecutorOptions
 from executor.namespace import NamespaceExecutor
-from executor.paths import BUILD_ROOT
 from executor.rootfs import rootfs_of, view_root
 from executor.spec import Work
 from executor.unsandboxed import UnsandboxedExecutor
 
 BUSYBOX = Path("/bin/busybox")
-MISSING = {
-    LauncherKind.ARMITAGE: launcher_missing(),
-    LauncherKind.BUBBLEWRAP: bubblewrap_missing(),
-}
 pytestmark = pytest.mark.sandbox
 
 
@@ -47,31 +40,9 @@ def image(**more: "bytes | Exe | Link | Tree") -> Tree:
     return {"bin": {"busybox": Exe(BUSYBOX.read_bytes()), "sh": Link("busybox")}, **more}
 
 
-@asynccontextmanager
-async def open_bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
-    store = MemoryStore()
-    executor = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall)
-    try:
-        yield Bench(executor, store, options.scratch, BUILD_ROOT)
-    finally:
-        await executor.close()
-
-
-@pytest.fixture(params=list(MISSING), ids=lambda kind: kind.value)
-def options(request: pytest.FixtureRequest, tmp_path: Path) -> ExecutorOptions:
-    if MISSING[request.param]:
-        pytest.skip(MISSING[request.param])
-    return ExecutorOptions(
-        scratch=tmp_path / "scratch",
-        launcher=request.param,
-        rootfs={"small": str(tmp_path / "small")},
-    )
-
-
 @pytest.fixture
-async def bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
-    async with open_bench(options) as bench:
-        yield bench
+def options(options: ExecutorOptions, tmp_path: Path) -> ExecutorOptions:
+    return replace(options, rootfs={"small": str(tmp_path / "small")})
 
 
 async def named(bench: Bench, tree: Tree) -> dict[str, str]:
