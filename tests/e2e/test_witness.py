@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -10,18 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.witnessed import Origin
-
-from armitage.clock import SystemClock
-from armitage.witness.authority import SessionAuthority
+from support.origins import Site, put_wheel, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(100)]
 ARMITAGE = [sys.executable, "-m", "armitage"]
@@ -29,26 +23,22 @@ ARMITAGE = [sys.executable, "-m", "armitage"]
 
 @dataclass
 class World:
-    """Origins that serve the files of a directory, and a place for evidence."""
+    """A site, and a place for evidence."""
 
-    files: Path
+    site: Site
     data: Path
-    authorities: Path
-    port: int
-    stall: threading.Event
-    """Set when somebody asks for /stall, which is never answered."""
-    stop: Callable[[], None]
-    """Ends the origins."""
-    heads: list[bytes]
-    """What they were asked."""
+
+    @property
+    def files(self) -> Path:
+        return self.site.files
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return self.site.url
 
     def command(self, *command: str, flags: Sequence[str] = ()) -> list[str]:
-        allowed = ["--allow-network", "127.0.0.0/8", "--allow", f"127.0.0.1:{self.port}"]
-        kept = ["--data-dir", str(self.data), "--authorities", str(self.authorities)]
+        allowed = ["--allow-network", "127.0.0.0/8", "--allow", f"127.0.0.1:{self.site.port}"]
+        kept = ["--data-dir", str(self.data), "--authorities", str(self.site.authorities)]
         return [*ARMITAGE, "witness", *kept, *allowed, *flags, "--", *command]
 
     def run(self, *command: str, flags: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -89,55 +79,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    authority = SessionAuthority("origins", SystemClock().wall())
-    (tmp_path / "origins.pem").write_bytes(authority.certificate)
-    files, stall = tmp_path / "files", threading.Event()
-    files.mkdir()
-
-    async def serve(asked: bytes, reader: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
-        target = asked.split()[1].decode().partition("?")[0]
-        if target == "/stall":
-            stall.set()
-            await reader.read()
-        path = files / target.lstrip("/")
-        path = path / "index.html" if path.is_dir() else path
-        found = path.is_file()
-        body = path.read_bytes() if found else b"not found\n"
-        status = "200 OK" if found else "404 Not Found"
-        kind = "text/html" if path.suffix == ".html" else "application/octet-stream"
-        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-        out.write(head.encode() + body)
-
-    ready, ended = threading.Event(), asyncio.Event()
-    origin = Origin(serve)
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def listen() -> None:
-        loops.append(asyncio.get_running_loop())
-        tls = authority.caught_context(lambda name: name or "127.0.0.1")
-        async with origin.listening(tls):
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=asyncio.run, args=[listen()])
-    thread.start()
-    ready.wait()
-
-    def stop() -> None:
-        if thread.is_alive():
-            loops[0].call_soon_threadsafe(ended.set)
-            thread.join()
-
-    yield World(
-        files,
-        tmp_path / "evidence",
-        tmp_path / "origins.pem",
-        origin.port,
-        stall,
-        stop,
-        origin.heads,
-    )
-    stop()
+    with serving(tmp_path, "127.0.0.1") as site:
+        yield World(site, tmp_path / "evidence")
 
 
 def test_curl(world: World) -> None:
@@ -169,9 +112,9 @@ def test_rules_and_credentials_come_from_a_configuration(
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
     assert forked.returncode > 0
     assert "no forks denies it" in forked.stderr
-    assert [b"authorization: Bearer s3cr3t-of-the-registry" in head for head in world.heads] == [
-        True
-    ]
+    assert [
+        b"authorization: Bearer s3cr3t-of-the-registry" in head for head in world.site.heads
+    ] == [True]
     kept = [path for path in world.data.rglob("*") if path.is_file()]
     assert not [path for path in kept if b"s3cr3t" in path.read_bytes()]
     assert world.faults() == []
@@ -203,34 +146,15 @@ def test_git(world: World) -> None:
     assert (world.data.parent / "cloned" / ".git").is_dir()
 
 
-def make_wheel(directory: Path) -> str:
-    """The smallest wheel there is; answers its file's name."""
-    name, info = "demo-1.0-py3-none-any.whl", "demo-1.0.dist-info"
-    wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    contents = {
-        "demo.py": "",
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n",
-        f"{info}/WHEEL": wheel,
-    }
-    contents[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])
-    with zipfile.ZipFile(directory / name, "w") as made:
-        for path, data in contents.items():
-            made.writestr(path, data)
-    return name
-
-
 def test_pip(world: World) -> None:
-    index = world.files / "simple" / "demo"
-    index.mkdir(parents=True)
-    wheel = make_wheel(index)
-    (index / "index.html").write_text(f'<!DOCTYPE html><a href="{wheel}">{wheel}</a>')
+    wheel = put_wheel(world.files)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     flags = ["--no-cache-dir", "--no-deps", "--index-url", f"{world.url}/simple/"]
 
     fetched = world.fetched(*pip, "download", *flags, "demo")
 
-    assert fetched[-1] == (f"/simple/demo/{wheel}", world.name(f"simple/demo/{wheel}"))
-    assert (world.data.parent / wheel).is_file()
+    assert fetched[-1] == (f"/{wheel}", world.name(wheel))
+    assert (world.data.parent / Path(wheel).name).is_file()
 
 
 @pytest.mark.parametrize(
@@ -251,7 +175,7 @@ def test_there_is_no_other_way_out(world: World, attempt: str) -> None:
     tool = attempt.split(maxsplit=1)[0]
     if shutil.which(tool) is None:
         pytest.skip(f"no {tool} here")
-    script = attempt.format(url=world.url, port=world.port, pid=os.getpid())
+    script = attempt.format(url=world.url, port=world.site.port, pid=os.getpid())
 
     done = world.run("sh", "-c", f"if {script}; then exit 66; else exit 7; fi")
 
@@ -260,19 +184,20 @@ def test_there_is_no_other_way_out(world: World, attempt: str) -> None:
 
 def test_clients_that_know_of_no_proxy_are_caught(world: World) -> None:
     (world.files / "a").write_text("hello\n")
-    caught = f"--resolve localhost:{world.port}:198.18.9.9 https://localhost:{world.port}/a"
+    place = f"localhost:{world.site.port}"
+    caught = f"--resolve {place}:198.18.9.9 https://{place}/a"
     script = (
         f"curl -sS --noproxy '*' {caught}; curl -sS --noproxy '*' http://1.2.3.4:81/;"
         " curl -sS --noproxy '*' https://evil.example/; true"
     )
-    flags = ["--transparent", "--json", "--allow", f"localhost:{world.port}"]
+    flags = ["--transparent", "--json", "--allow", place]
 
     done = world.run("sh", "-c", script, flags=flags)
 
     assert done.stdout == "hello\n"
     told = json.loads(done.stderr.splitlines()[-1])["exchanges"]
     assert [(each["method"], each["url"], each["decision"]["rule"]) for each in told] == [
-        ("GET", f"https://localhost:{world.port}/a", "allow-network"),
+        ("GET", f"https://{place}/a", "allow-network"),
         ("CONNECT", "tcp://1.2.3.4:81", "port"),
         ("LOOKUP", "dns:evil.example", "undeclared"),
     ]
@@ -306,7 +231,7 @@ def test_the_exit_code_is_the_commands(world: World, command: list[str], code: i
 
 def test_two_at_once_do_not_share_evidence(world: World) -> None:
     first = subprocess.Popen(world.command("curl", "-sS", f"{world.url}/stall"))
-    world.stall.wait()
+    world.site.stall.wait()
     second = world.run("true")
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -319,7 +244,7 @@ def test_two_at_once_do_not_share_evidence(world: World) -> None:
 
 def test_what_was_cut_off_shows_and_the_log_goes_on(world: World) -> None:
     first = subprocess.Popen(world.command("curl", "-sS", f"{world.url}/stall"))
-    world.stall.wait()
+    world.site.stall.wait()
     first.send_signal(signal.SIGKILL)
     first.wait()
 
@@ -383,7 +308,7 @@ def test_no_secret_is_kept(world: World) -> None:
     command = (
         f"curl -sS -u u:{secret} -H 'Cookie: s={secret}' -H 'X-Api-Key: {secret}'"
         f" -H 'Authorization: Bearer {secret}' '{world.url}/a?token={secret}&q={secret}#{secret}';"
-        f" curl -sS https://u:{secret}@127.0.0.1:{world.port}/a; curl -sS {world.url}/a -d"
+        f" curl -sS https://u:{secret}@127.0.0.1:{world.site.port}/a; curl -sS {world.url}/a -d"
         f" {secret};"
         f" curl -sS '{world.url}/a?{secret}'; curl -sS -A 'Bearer {secret}' {world.url}/a"
     )

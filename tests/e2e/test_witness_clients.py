@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.origins import HOST, Site, serving
+from support.origins import HOST, Site, put_wheel, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(100)]
 ARMITAGE = [sys.executable, "-m", "armitage"]
@@ -43,17 +43,8 @@ class World:
         command = [
             *(*ARMITAGE, "witness", "--data-dir", str(self.directory / "evidence")),
             *("--authorities", str(self.site.authorities), "--allow-network", "127.0.0.0/8"),
-            *(
-                "--resolve",
-                f"{HOST}:127.0.0.1",
-                "--allow",
-                allowed,
-                *flags,
-                "--",
-                "sh",
-                "-ec",
-                script,
-            ),
+            *("--resolve", f"{HOST}:127.0.0.1", "--allow", allowed, *flags),
+            *("--", "sh", "-ec", script),
         ]
         environment = {
             "PATH": os.environ["PATH"],
@@ -98,19 +89,7 @@ def curl(files: Path, _: str) -> None:
 
 
 def wheel(files: Path, _: str) -> None:
-    folder = files / "simple" / "demo"
-    folder.mkdir(parents=True)
-    name, info = "demo-1.0-py3-none-any.whl", "demo-1.0.dist-info"
-    contents = {
-        "demo.py": "",
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    contents[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])
-    with zipfile.ZipFile(folder / name, "w") as made:
-        for path, data in contents.items():
-            made.writestr(path, data)
-    (folder / "index.html").write_text(f'<!DOCTYPE html><a href="{name}">{name}</a>')
+    put_wheel(files)
 
 
 def package(files: Path, url: str) -> None:
@@ -224,14 +203,11 @@ GO = (
     " go mod download -x example.org/demo@v1.0.0;"
     " cp path/pkg/mod/cache/download/example.org/demo/@v/v1.0.0.zip got"
 )
+CURL = "curl -sS --fail-with-body -o got $URL/a || { cat got; exit 1; }"
 WGET = "wget -q --tries 1 --content-on-error -O got $URL/a || { cat got; exit 1; }"
 CLIENTS = {
-    "curl": (curl, "curl -sS --fail-with-body -o got $URL/a || { cat got; exit 1; }", "got"),
-    "wget": (
-        curl,
-        "wget -q --tries 1 --content-on-error -O got $URL/a || { cat got; exit 1; }",
-        "got",
-    ),
+    "curl": (curl, CURL, "got"),
+    "wget": (curl, WGET, "got"),
     "git": (repository, "git clone -q $URL/r.git cloned", "cloned/file"),
     "pip": (wheel, PIP, "demo-1.0-py3-none-any.whl"),
     "npm": (package, NPM, "node_modules/demo/package.json"),
