@@ -20,7 +20,11 @@ async def bundle_at(archive: Archive, index: int) -> Bundle:
 
     Raises MalformedAttestation for an entry of another kind, NotLogged, BlobNotFound.
     """
-    data = archive.log.store.entry(index)
+    return await bundle_for(archive, index, archive.log.store.entry(index))
+
+
+async def bundle_for(archive: Archive, index: int, data: bytes) -> Bundle:
+    """The same, for whoever has read the entry: each reading decodes 256 of them."""
     entry = parse_entry(data)
     if entry.kind is not Kind.ATTESTATION:
         raise MalformedAttestation(f"entry {index} of the log is no attestation")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from armitage.attest.archived import bundle_at
+from armitage.attest.archived import bundle_for
 from armitage.attest.bundle import Bundle
 from armitage.attest.canonical import canonical, number_at, parse_canonical, text_at
 from armitage.attest.entries import Kind, parse_entry
@@ -64,13 +64,14 @@ class Exporter:
 
     async def _carry(self, first: int, end: int) -> int:
         by_instance: dict[str, list[Bundle]] = {}
-        for index in range(first, end):
+        entries = await asyncio.to_thread(self._archive.log.store.entries, first, end)
+        for index, data in enumerate(entries, first):
             try:
-                entry = parse_entry(self._archive.log.store.entry(index))
+                entry = parse_entry(data)
             except MalformedAttestation:
                 continue  # A session's, which stays here.
             if entry.kind is Kind.ATTESTATION:
-                bundle = await bundle_at(self._archive, index)
+                bundle = await bundle_for(self._archive, index, data)
                 by_instance.setdefault(entry.instance, []).append(bundle)
         for instance, bundles in by_instance.items():
             await asyncio.to_thread(self._add, instance, bundles)

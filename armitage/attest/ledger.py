@@ -21,7 +21,7 @@ from armitage.attest.errors import MalformedAttestation
 from armitage.attest.service import Kept
 from armitage.errors import Unavailable
 from armitage.log.store import LogStore
-from armitage.log.tiles import WIDTH, Tile, decode_entries
+from armitage.log.tiles import WIDTH
 from cas.digest import Digest, DigestFunction
 
 _log = logging.getLogger(__name__)
@@ -112,12 +112,12 @@ class Ledger:
         size = self._log.checkpoint.size
         (self._known,) = self._db.execute("SELECT size FROM log").fetchone()
         for first in range(self._known // WIDTH * WIDTH, size, WIDTH):
-            width = min(WIDTH, size - first)
-            entries = decode_entries(self._log.read(Tile(None, first // WIDTH, width)))
+            end = min(size, first + WIDTH)
+            entries = self._log.entries(first, end)
             with self._db:
                 self._insert(_attestations(entries, first))
-                self._db.execute("UPDATE log SET size = ?", (first + width,))
-            self._known = first + width
+                self._db.execute("UPDATE log SET size = ?", (end,))
+            self._known = end
 
     def _insert(self, kept: Iterable[Kept]) -> None:
         self._db.executemany(

@@ -22,7 +22,7 @@ from armitage.errors import NotFound
 from armitage.log.checkpoint import open_checkpoint
 from armitage.log.errors import InvalidProof, LogError, NotLogged
 from armitage.log.merkle import EMPTY_ROOT, root_hash, verify_consistency
-from armitage.log.tiles import WIDTH, Tile, decode_entries, subtrees_of
+from armitage.log.tiles import WIDTH, subtrees_of
 from armitage.log.witnessed import Standing
 from armitage.witness.archive import Archive
 from cas.digest import Digest, DigestFunction
@@ -173,7 +173,9 @@ class Auditor:
 
     async def _index_some(self, size: int) -> None:
         first = self._indexed
-        entries = await asyncio.to_thread(self._read_entries, first, min(size, first + _BATCH))
+        entries = await asyncio.to_thread(
+            self.archive.log.store.entries, first, min(size, first + _BATCH)
+        )
         rows = [
             row_of(index, entry, await self._record_bytes(entry))
             for index, entry in enumerate(entries, first)
@@ -184,14 +186,6 @@ class Auditor:
         self._indexed = end
         passed, self._progress = self._progress, asyncio.Event()
         passed.set()
-
-    def _read_entries(self, first: int, end: int) -> list[bytes]:
-        store, entries = self.archive.log.store, []
-        for number in range(first // WIDTH, -(-end // WIDTH)):
-            width = min(WIDTH, end - number * WIDTH)
-            bundle = decode_entries(store.read(Tile(None, number, width)))
-            entries += bundle[max(0, first - number * WIDTH) :]
-        return entries
 
     def _root_at(self, size: int) -> bytes:
         store = self.archive.log.store
@@ -262,11 +256,11 @@ class Auditor:
 
     async def records(self, first: int, count: int) -> list[bytes | None]:
         """The records of some entries, None for those that are not there. Raises NotFound."""
-        size = self.archive.log.store.checkpoint.size
+        store = self.archive.log.store
+        size = store.checkpoint.size
         if first >= size:
             raise NotFound(f"the log has {size} entries, none at {first}")
-        end = min(size, first + count)
-        entries = await asyncio.to_thread(self._read_entries, first, end)
+        entries = await asyncio.to_thread(store.entries, first, min(size, first + count))
         return [await self._record_bytes(entry) for entry in entries]
 
     async def sessions(self, column: str, text: str, limit: int = 100) -> list[SessionRow]:

@@ -144,6 +144,17 @@ class LogStore:
         width = min(WIDTH, state.tree.size - number * WIDTH)
         return decode_entries(self._read(Tile(None, number, width), state))[index % WIDTH]
 
+    def entries(self, first: int, end: int) -> list[bytes]:
+        """Answers the entries from one index up to another, reading each bundle once. Raises
+        NotLogged.
+        """
+        found = []
+        for number in range(first // WIDTH, -(-end // WIDTH)):
+            width = min(WIDTH, end - number * WIDTH)
+            bundle = decode_entries(self.read(Tile(None, number, width)))
+            found += bundle[max(0, first - number * WIDTH) :]
+        return found
+
     def receipt(self, index: int) -> Receipt:
         """Proves that an entry is in the published tree. Raises NotLogged."""
         state = self._state

@@ -22,7 +22,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from armitage.log.errors import LogError
-from armitage.log.tiles import WIDTH, Tile, decode_entries
+from armitage.log.tiles import WIDTH
 from armitage.witness.archive import Archive
 from armitage.witness.evidence import (
     Body,
@@ -102,16 +102,14 @@ class Recall:
                 self._known, self._next = await self._run(self._open)
             size = self._archive.log.store.checkpoint.size
             while self._next < size:
-                number = self._next // WIDTH
-                tile = Tile(None, number, min(WIDTH, size - number * WIDTH))
-                bundle = await self._run(partial(self._bundle, tile))
-                entries = bundle[self._next - number * WIDTH :]
+                upto = min(size, (self._next // WIDTH + 1) * WIDTH)
+                read = self._archive.log.store.entries
+                entries = await self._run(partial(read, self._next, upto))
                 rows = [
                     row
                     for index, data in enumerate(entries, self._next)
                     if (row := await self._row(index, data)) is not None
                 ]
-                upto = self._next + len(entries)
                 await self._run(partial(self._write, rows, upto))
                 self._next = upto
 
@@ -186,9 +184,6 @@ class Recall:
             raise OSError(f"the index {self._path} cannot be used: {error}") from error
 
     # In threads
-
-    def _bundle(self, tile: Tile) -> list[bytes]:
-        return decode_entries(self._archive.log.store.read(tile))
 
     def _open(self) -> tuple[sqlite3.Connection, int]:
         origin = self._archive.log.store.checkpoint.origin

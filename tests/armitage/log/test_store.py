@@ -128,6 +128,26 @@ def test_what_has_not_grown_yet_is_not_served(opened: Opened, tile: Tile) -> Non
         store.read(tile)
 
 
+@pytest.mark.parametrize(
+    ("first", "end"), [(0, 0), (0, 600), (0, 256), (255, 257), (256, 512), (300, 301), (511, 600)]
+)
+def test_entries_are_answered_from_any_index_to_any_other(
+    opened: Opened, first: int, end: int
+) -> None:
+    store = opened()
+    store.append(entries(0, 600))
+
+    assert store.entries(first, end) == entries(first, end)
+
+
+def test_entries_beyond_the_log_are_not_answered(opened: Opened) -> None:
+    store = opened()
+    store.append(entries(0, 3))
+
+    with pytest.raises(NotLogged):
+        store.entries(0, 4)
+
+
 def test_an_entry_or_size_outside_the_log_is_not_answered(opened: Opened) -> None:
     store = opened()
     store.append(entries(0, 3))
