@@ -31,7 +31,6 @@ from armitage.attest.audit import AttestationEntries
 from armitage.attest.export import REPOSITORY, Exporter
 from armitage.attest.git import GitStore
 from armitage.attest.holdings import Attested, OwnHoldings
-from armitage.attest.keyring import read_ring
 from armitage.attest.notary import Notary
 from armitage.attest.opening import Builders, Office, open_office, shared_checker
 from armitage.attest.pulled import PulledHoldings
@@ -299,7 +298,7 @@ class Daemon:
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
         self._network = await self._open_network(stack)
-        self._auditor = await self._open_auditor(stack, self._archive)
+        self._auditor = await self._open_auditor(stack)
         self._office = await self._open_office(stack, store)
         executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
         instances = Instances(
@@ -419,11 +418,11 @@ class Daemon:
         if config.storage is StorageKind.MEMORY or config.data_dir is None:
             return None
         origin = config.record.origin or f"armitage.record/{socket.gethostname()}"
-        archive = open_archive(config.data_dir / "record", origin, self._clock)
+        directory = config.data_dir / "record"
         try:
-            return await stack.enter_async_context(archive)
+            return await stack.enter_async_context(open_archive(directory, origin, self._clock))
         except LogError as error:
-            raise StoreUnavailable(f"{config.data_dir / 'record'}: {error}") from error
+            raise StoreUnavailable(f"{directory}: {error}") from error
 
     async def _open_network(self, stack: AsyncExitStack) -> WitnessNetwork | None:
         """What actions with a network use; None where they are refused: no record, no network."""
@@ -440,26 +439,26 @@ class Daemon:
 
     async def _open_office(self, stack: AsyncExitStack, store: Store) -> Office | None:
         """Who judges and attests; None where there is no record to keep it in."""
-        archive, auditor, data_dir = self._archive, self._auditor, self._config.data_dir
-        if archive is None or auditor is None or data_dir is None:
+        auditor = self._auditor
+        if auditor is None:
             return None
-        directory = data_dir / "record"
+        archive = auditor.archive
         builders = Builders(self._config.attest, socket.gethostname())
         fetches = SessionFetches(auditor)
-        office = open_office(archive, directory, store, builders, self._clock, fetches=fetches)
+        office = open_office(archive, store, builders, self._clock, fetches=fetches)
         try:
             return await stack.enter_async_context(office)
         except (LogError, OSError) as error:
-            raise StoreUnavailable(f"{directory}: {error}") from error
+            raise StoreUnavailable(f"{archive.directory}: {error}") from error
 
-    async def _open_auditor(self, stack: AsyncExitStack, archive: Archive | None) -> Auditor | None:
-        if archive is None or self._config.data_dir is None:
+    async def _open_auditor(self, stack: AsyncExitStack) -> Auditor | None:
+        archive = self._archive
+        if archive is None:
             return None
-        directory = self._config.data_dir / "record"
         try:
-            auditor = await stack.enter_async_context(open_auditor(archive, directory, self._clock))
+            auditor = await stack.enter_async_context(open_auditor(archive, self._clock))
         except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"the index in {directory}: {error}") from error
+            raise StoreUnavailable(f"the index in {archive.directory}: {error}") from error
         await stack.enter_async_context(Meanwhile(auditor.follow))
         await self._open_witnesses(stack, auditor)
         return auditor
@@ -494,7 +493,7 @@ class Daemon:
         archive = self._archive
         if archive is not None and self._config.attest.git:
             repository = self._repository(archive)
-            exporter = Exporter(archive, repository, archive.directory, self._clock)
+            exporter = Exporter(archive, repository, self._clock)
             await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [exporter.carry]))
 
     def _repository(self, archive: Archive) -> GitStore:
@@ -657,10 +656,10 @@ class Daemon:
 
     def _note_address(self, stack: AsyncExitStack) -> None:
         """Leaves beside the record where it can be asked, for `armitage audit --data-dir`."""
-        data_dir, addresses = self._config.data_dir, self._addresses.http
-        if self._archive is None or data_dir is None or not addresses:
+        archive, addresses = self._archive, self._addresses.http
+        if archive is None or not addresses:
             return
-        note = data_dir / "record" / ADDRESS
+        note = archive.directory / ADDRESS
         scheme = "http" if self._config.web.tls is None else "https"
         with suppress(OSError):  # Then the address has to be named, with --server.
             note.write_text(f"{scheme}://{addresses[0]}\n")
@@ -757,7 +756,7 @@ class Daemon:
         assert office is not None
         assert archive is not None
         checkers = {office.judge.module_sha256: office.judge.check}
-        known = known_own(read_ring(archive.directory), archive.log.store.key, checkers)
+        known = known_own(office.own.keys, archive.log.store.key, checkers)
         return [AttestationEntries(ArchiveSource(archive).get, known)]
 
     def _web_parts(self, base: _Base) -> list[Part]:

@@ -99,7 +99,7 @@ async def measure(actions: int, at_once: int) -> None:
             builders = Builders(AttestOptions(), "bench")
             async with (
                 open_archive(directory, "bench.example/log", clock) as archive,
-                open_office(archive, directory, store, builders, clock) as office,
+                open_office(archive, store, builders, clock) as office,
             ):
                 await attest(office.notary, [make(n) for n in range(100)], at_once)
                 runs = [make(n) for n in range(1000, 1000 + actions)]

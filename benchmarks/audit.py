@@ -152,7 +152,7 @@ async def run(directory: Path, count: int) -> None:
     async with open_archive(directory, "log.example/benchmark", SystemClock()) as archive:
         await fill(archive, count)
         log, everything, hashed = verify_log(archive), await verify_all(archive), hash_alone(count)
-        async with open_auditor(archive, directory, SystemClock()) as auditor:
+        async with open_auditor(archive, SystemClock()) as auditor:
             began = time.perf_counter()
             await auditor.catch_up()
             indexed = time.perf_counter() - began

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from armitage.attest.archived import bundle_for
@@ -34,12 +33,12 @@ _BATCH: Final = 256
 class Exporter:
     """Remembers up to where the log is carried over; what is carried twice changes nothing."""
 
-    def __init__(self, archive: Archive, store: GitStore, record: Path, clock: Clock) -> None:
-        """`record` is the directory that has the key for commits, which is made with the first."""
+    def __init__(self, archive: Archive, store: GitStore, clock: Clock) -> None:
+        """The key for commits, in the archive's directory, is made with the first of them."""
         self._archive = archive
         self._store = store
-        self._key = record / KEY
-        self._position = record / _POSITION
+        self._key = archive.directory / KEY
+        self._position = archive.directory / _POSITION
         self._clock = clock
 
     async def carry(self) -> None:

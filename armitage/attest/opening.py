@@ -8,7 +8,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -43,18 +42,18 @@ class Office:
 @asynccontextmanager
 async def open_office(
     archive: Archive,
-    directory: Path,
     store: BatchStore,
     builders: Builders,
     clock: Clock,
     *,
     fetches: Fetches = no_fetches,
 ) -> AsyncIterator[Office]:
-    """Opens the keys, the checker and the index in the record's directory. `store` is the daemon's
+    """Opens the keys, the checker and the index in the archive's directory. `store` is the daemon's
     own.
 
     Raises ConfigError (keys that others can read), LogError and OSError.
     """
+    directory = archive.directory
     own = await asyncio.to_thread(open_own, directory, builders.options, clock.wall)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="attest") as threads:
         judge = Judge(await asyncio.to_thread(shared_checker), threads)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from armitage.audit.index import HostRow, Hour, Index, SessionRow
@@ -334,11 +333,11 @@ def _shown(record: bytes | None) -> dict[str, object] | None:
 
 
 @asynccontextmanager
-async def open_auditor(archive: Archive, directory: Path, clock: Clock) -> AsyncIterator[Auditor]:
+async def open_auditor(archive: Archive, clock: Clock) -> AsyncIterator[Auditor]:
     """An auditor whose index is in the archive's directory. Raises OSError, sqlite3.Error."""
     with ThreadPoolExecutor(1, thread_name_prefix="audit-index") as threads:
         loop = asyncio.get_running_loop()
-        path, origin = directory / INDEX_NAME, archive.log.store.key.name
+        path, origin = archive.directory / INDEX_NAME, archive.log.store.key.name
         index = await loop.run_in_executor(threads, Index, path, origin)
         try:
             yield Auditor(archive, index, threads, clock)

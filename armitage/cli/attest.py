@@ -99,10 +99,10 @@ async def _commit(args: argparse.Namespace) -> Exit:
     from armitage.witness.archive import open_archive
     from cas.errors import StoreUnavailable
 
-    (store, _), record, clock = _open(args), record_directory(args), SystemClock()
+    (store, _), clock = _open(args), SystemClock()
     try:
-        async with open_archive(record, "", clock) as archive:
-            done = await Exporter(archive, store, record, clock).run()
+        async with open_archive(record_directory(args), "", clock) as archive:
+            done = await Exporter(archive, store, clock).run()
     except (LogError, StoreUnavailable) as error:
         raise NotStarted(str(error)) from error
     emit(args, {"carried": done}, [f"carried {done} attestations over"])

@@ -122,7 +122,7 @@ async def open_record(args: argparse.Namespace) -> AsyncIterator[Record]:
     assert directory is not None
     async with (
         _archive(directory) as archive,
-        open_auditor(archive, directory, SystemClock()) as auditor,
+        open_auditor(archive, SystemClock()) as auditor,
     ):
         await auditor.catch_up()
         yield DirectoryRecord(auditor)

@@ -96,7 +96,7 @@ async def record(directory: Path, origin: str = ORIGIN) -> AsyncIterator[Record]
     clock, ids = _Clock(), count()
     async with (
         open_archive(directory, origin, SystemClock()) as archive,
-        open_auditor(archive, directory, clock) as auditor,
+        open_auditor(archive, clock) as auditor,
     ):
         await auditor.catch_up()
         first = archive.log.store.checkpoint.size

@@ -290,7 +290,7 @@ async def test_what_the_log_has_more_is_carried_over_once(tmp_path: Path) -> Non
     store = repository(tmp_path / "git")
     async with open_archive(tmp_path / "record", "log.example/r", FakeClock()) as archive:
         service = Attestations(archive.store, archive.log.append, SIGNER, ThreadPoolExecutor(1))
-        exporter = Exporter(archive, store, tmp_path, FakeClock())
+        exporter = Exporter(archive, store, FakeClock())
         await service.attest(facts())
         await archive.log.append(b"a session's entry")
         await service.attest(facts(instance="", invocation="2"))
@@ -298,7 +298,7 @@ async def test_what_the_log_has_more_is_carried_over_once(tmp_path: Path) -> Non
         assert await exporter.run() == 2
         assert await exporter.run() == 0
         await service.attest(facts(invocation="3"))
-        again = Exporter(archive, store, tmp_path, FakeClock())
+        again = Exporter(archive, store, FakeClock())
         assert await again.run() == 1
 
     assert sorted(store.refs(OWN)) == [f"{OWN}_", f"{OWN}main"]
