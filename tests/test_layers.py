@@ -30,6 +30,7 @@ CORES = [
     "executor/spec.py",
     "executor/isospin/device.py",
     "executor/isospin/pool.py",
+    "armitage/canonical.py",
     "armitage/log/merkle.py",
     "armitage/log/note.py",
     "armitage/log/checkpoint.py",

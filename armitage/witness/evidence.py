@@ -1,4 +1,5 @@
-"""Evidence: what is kept of a session and of each exchange in it, as canonical JSON (RFC 8785).
+"""Evidence: what is kept of a session and of each exchange in it, as canonical JSON
+(armitage.canonical).
 
 A record is a blob; the log holds a small entry that names it. A session is
 
@@ -10,28 +11,24 @@ with milliseconds, as text; hashes are `sha256:HEX`; sizes are bytes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, NoReturn
+from typing import Any
 
-import rfc8785
-
+from armitage.canonical import NotCanonical, canonical, parse_canonical
 from armitage.errors import ArmitageError
 from cas.digest import Digest, DigestFunction
 
 VERSION = 1
 _ENTRY_NAMES = {"v", "session", "number", "kind", "record", "size_bytes"}
-_EXACT = 2**53
 _USUAL_ENTRY = re.compile(
     rb'\{"kind":"(open|exchange|close)","number":(0|[1-9][0-9]{0,14}),"record":"([a-z0-9:]+)",'
     rb'"session":"([A-Za-z0-9_.-]*)","size_bytes":(0|[1-9][0-9]{0,14}),"v":1\}'
 )
 """What nearly all entries look like, in canonical form."""
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 class MalformedEvidence(ArmitageError):
@@ -256,7 +253,7 @@ def parse_entry(data: bytes) -> Entry:
         )
     except (KeyError, ValueError):
         entry = None
-    if entry is None or not _is_well_typed(found) or _canonical(found) != data:
+    if entry is None or not _is_well_typed(found):
         raise MalformedEvidence("this is no log entry of a session")
     return entry
 
@@ -270,52 +267,17 @@ def _is_well_typed(found: dict[str, Any]) -> bool:
 
 def parse_record(data: bytes) -> dict[str, Any]:
     """Reads a record. Raises MalformedEvidence for what is not canonical or of another version."""
-    found, is_canonical = _parse_usual(data)
-    if not is_canonical or found.get("v") != VERSION:
-        raise MalformedEvidence(f"this is no record of version {VERSION} in canonical form")
-    return found
-
-
-def _parse_usual(data: bytes) -> tuple[dict[str, Any], bool]:
-    """An object, and whether this is how it is written. The standard library's encoder tells it in
-    a fraction of the time, for ASCII without fractions and very large numbers, of which it and RFC
-    8785 write the rest alike.
-    """
-    try:
-        found = _USUAL_DECODER.decode(data.decode("ascii"))
-        if isinstance(found, dict):
-            return found, _encode(found).encode() == data
-    except (ValueError, RecursionError):
-        pass
     found = _parse(data)
-    return found, _canonical(found) == data
+    if found.get("v") != VERSION:
+        raise MalformedEvidence(f"this is no record of version {VERSION}")
+    return found
 
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        found = _DECODER.decode(data.decode())
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise MalformedEvidence("evidence is a JSON object")
-    return found
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number in JSON")
-
-
-def _usual_number(text: str) -> int:
-    number = int(text)
-    if -_EXACT < number < _EXACT:
-        return number
-    raise ValueError(f"{text} is a large number")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
-_USUAL_DECODER = json.JSONDecoder(
-    parse_constant=_refuse, parse_float=_refuse, parse_int=_usual_number
-)
+        return parse_canonical(data)
+    except NotCanonical as error:
+        raise MalformedEvidence(str(error)) from None
 
 
 def _head(session: str, number: int, kind: Kind) -> dict[str, Any]:
@@ -340,6 +302,6 @@ def _time(seconds: float) -> str:
 
 def _canonical(value: Any) -> bytes:
     try:
-        return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
-        raise MalformedEvidence(f"cannot be kept as canonical JSON: {error}") from None
+        return canonical(value)
+    except NotCanonical as error:
+        raise MalformedEvidence(str(error)) from None

@@ -115,6 +115,6 @@ async def test_an_entry_of_an_unknown_kind_is_a_fault(archive: Archive) -> None:
 
     assert (await audit(archive)).faults == [
         "entry 0: is of a kind that is not known here, 'other'",
-        "entry 1: evidence is a JSON object",
+        "entry 1: b'nonsense' is not a JSON object in canonical form",
         "entry 2: a log entry states its kind",
     ]

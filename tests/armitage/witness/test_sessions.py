@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
-import rfc8785
 from support.clock import FakeClock
 
 from armitage.errors import Unavailable
@@ -100,7 +99,7 @@ def test_a_record_is_canonical_and_reads_back() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"{}", b'{"v":2}', b'{"v": 1}', b'{"v":1,"v":1}', b"\xff", b"[" * 10_000],
+    [b"", b"[]", b"{}", b'{"v":2}', b'{"v": 1}', b'{"v":1,"v":1}', b"\xff", b'{"v":1.0}'],
 )
 def test_what_is_no_record_in_canonical_form_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedEvidence):
@@ -213,28 +212,6 @@ def test_what_does_not_belong_into_a_session_shows() -> None:
     assert "s1 has a record beyond its close" in audited(
         ENTRY, first, replace(first, number=3), close
     )
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"v": 1, "a": 2.5},
-        {"v": 1, "a": 1e300},
-        {"v": 1, "a": [1.0, -0.0]},
-        {"v": 1, "a": 2**53 - 1},
-        {"v": 1, "a": -(2**53) + 1},
-        {"v": 1, "a": 'x:12.5, \x7f \x01 \\ " / ü'},
-        {"v": 1, "ü": 1, "\U0001f600": 2, "\uffff": 3},
-        {"v": 1, "a": {"c": None, "b": [True, False]}},
-    ],
-)
-def test_records_are_read_in_the_canonical_form_alone(value: dict[str, object]) -> None:
-    data = rfc8785.dumps(value)  # type: ignore[arg-type]
-
-    assert parse_record(data) == value
-    for other in (b" " + data, data[:-1] + b" }", data.replace(b'"v":1', b'"v":1.0')):
-        with pytest.raises(MalformedEvidence):
-            parse_record(other)
 
 
 @pytest.mark.parametrize(
