@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,8 +127,18 @@ def evidence_of(used: Evidence) -> bytes:
     """Writes the evidence document. What cannot be written down in it counts as dropped, which is
     never approved.
     """
-    session, kept, dropped = used.network_session or UNCONNECTED, list[Item](), used.dropped
-    for item in _items(used):
+    session, items = used.network_session or UNCONNECTED, list(_items(used))
+    try:
+        return encode_evidence(session, items, used.dropped)
+    except ValueError:
+        return _evidence_without_what_cannot_be_written(session, items, used.dropped)
+
+
+def _evidence_without_what_cannot_be_written(
+    session: str, items: Sequence[Item], dropped: int
+) -> bytes:
+    kept = list[Item]()
+    for item in items:
         if _can_be_written(session, item):
             kept.append(item)
         else:

@@ -28,7 +28,6 @@ from armitage.attest.facts import ActionFacts, Builder, Denial, Fetch, Outputs
 from armitage.attest.judge import Judge, Judgement
 from armitage.attest.ledger import Ledger
 from armitage.attest.service import Attestations, Kept
-from armitage.attest.together import Together
 from armitage.clock import Clock
 from armitage.errors import ArmitageError, PreconditionFailed
 from cas.digest import Digest
@@ -38,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 _MAX_UNDER_WAY: Final = 256
 """Attestations that are being made; beyond, answers wait too."""
+_MOST_TOGETHER: Final = 64
+_MOST_AT_WORK: Final = 2
+"""Of batches: while one waits for the disk, another is signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,19 @@ class Run:
 
 Keep = Callable[[], Awaitable[None]]
 """Keeps the result of a run for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An approved run that is being attested."""
+
+    run: Run
+    judgement: Judgement
+    keep: Keep
+    key: Hashable
+    done: asyncio.Future[None]
+    before: asyncio.Future[None] | None
+    """Of the run before with an equal key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +126,8 @@ class Notary:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._entering = Together(self._enter_all, desk.threads)
+        self._queue: list[_Begun] = []
+        self._at_work = 0
         self._group = asyncio.TaskGroup()
         self._room = asyncio.Semaphore(_MAX_UNDER_WAY)
         self._under_way: dict[Hashable, asyncio.Future[None]] = {}
@@ -166,7 +182,7 @@ class Notary:
         )
         try:
             kept = await self._desk.attestations.deny(denial)
-            await self._entering(kept)
+            await self._enter([kept])
         except (ArmitageError, OSError) as error:
             _log.error("the denial of action %s is not in the log: %s", run.action, error)
             return "which could not be logged"
@@ -179,11 +195,11 @@ class Notary:
         """
         await self._room.acquire()
         done = asyncio.get_running_loop().create_future()
-        before = self._under_way.get(key)
+        self._queue.append(_Begun(run, judgement, keep, key, done, self._under_way.get(key)))
         self._under_way[key] = done
-        self._group.create_task(
-            self._attest(run, judgement, keep, key=key, done=done, before=before)
-        )
+        if self._at_work < _MOST_AT_WORK:
+            self._at_work += 1
+            self._group.create_task(self._work())
 
     async def _urls(self, run: Run) -> Mapping[tuple[str, int], str]:
         """What was fetched first from each host, for the reasons; nothing where that is unknown."""
@@ -209,42 +225,67 @@ class Notary:
         for key in list(self._under_way):
             await self.settle(key)
 
-    async def _attest(
-        self,
-        run: Run,
-        judgement: Judgement,
-        keep: Keep,
-        *,
-        key: Hashable,
-        done: asyncio.Future[None],
-        before: asyncio.Future[None] | None,
-    ) -> None:
+    async def _work(self) -> None:
+        """Attests what was begun, as much of it together as there is."""
         try:
-            await self._make(run, judgement)
-            if before is not None:
-                await asyncio.shield(before)  # The later run's result is to be the one that stays.
-            await keep()
+            while self._queue:
+                batch, self._queue = self._queue[:_MOST_TOGETHER], self._queue[_MOST_TOGETHER:]
+                for begun, fault in zip(batch, await self._make_all(batch), strict=True):
+                    self._group.create_task(self._end(begun, fault))
+        finally:
+            self._at_work -= 1
+
+    async def _end(self, begun: _Begun, fault: Exception | None) -> None:
+        """Keeps the result, unless it has no attestation that it should have."""
+        try:
+            if fault is not None:
+                raise fault
+            if begun.before is not None:
+                # The later run's result is to be the one that stays.
+                await asyncio.shield(begun.before)
+            await begun.keep()
         except Exception:  # noqa: BLE001 (a task boundary)
             # Whatever it was: the result was answered, and nobody else gets it.
             self._unattested += 1
-            _log.warning("action %s is not attested, nor cached", run.action, exc_info=True)
+            action = begun.run.action
+            _log.warning("action %s is not attested, nor cached", action, exc_info=True)
         finally:
             self._room.release()
-            if self._under_way.get(key) is done:
-                del self._under_way[key]
-            done.set_result(None)
+            if self._under_way.get(begun.key) is begun.done:
+                del self._under_way[begun.key]
+            begun.done.set_result(None)
 
-    async def _make(self, run: Run, judgement: Judgement) -> None:
-        desk = self._desk
+    async def _make_all(self, batch: Sequence[_Begun]) -> list[Exception | None]:
+        """Answers for each run why its result must not be kept, if so."""
+        facts = [await self._facts_of(each) for each in batch]
         try:
-            facts = self._facts(run, judgement, await self._fetches(run))
-            kept = await desk.attestations.attest(facts)
-        except NotAttestable as error:
-            self._unattested += 1
-            _log.info("action %s is not attested: %s", run.action, error)
-            return
-        self._attested += 1
-        await self._entering(kept)
+            good = [each for each in facts if isinstance(each, ActionFacts)]
+            made = await self._desk.attestations.attest_all(good) if good else []
+            await self._enter([each for each in made if isinstance(each, Kept)])
+        except Exception as error:  # noqa: BLE001 (told for each)
+            return [error for _ in batch]
+        attested = iter(made)
+        return [
+            self._fault(begun, next(attested) if isinstance(each, ActionFacts) else each)
+            for begun, each in zip(batch, facts, strict=True)
+        ]
+
+    async def _facts_of(self, begun: _Begun) -> ActionFacts | Exception:
+        try:
+            fetches = await self._fetches(begun.run)
+        except Exception as error:  # noqa: BLE001 (see above)
+            return error
+        return self._facts(begun.run, begun.judgement, fetches)
+
+    def _fault(self, begun: _Begun, outcome: Kept | Exception) -> Exception | None:
+        if isinstance(outcome, Kept):
+            self._attested += 1
+            return None
+        if not isinstance(outcome, NotAttestable):
+            return outcome
+        self._unattested += 1
+        _log.info("action %s is not attested: %s", begun.run.action, outcome)
+        return None
 
     async def _fetches(self, run: Run) -> Sequence[Fetch]:
         session = run.used.network_session
@@ -272,6 +313,7 @@ class Notary:
             platform=run.platform,
         )
 
-    def _enter_all(self, kept: Sequence[Kept]) -> list[None]:
-        self._desk.ledger.add(kept)
-        return [None] * len(kept)
+    async def _enter(self, kept: Sequence[Kept]) -> None:
+        if kept:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._desk.threads, self._desk.ledger.add, kept)

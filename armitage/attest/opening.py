@@ -60,7 +60,7 @@ async def open_office(
         ledger = await asyncio.to_thread(Ledger, directory / _LEDGER, archive.log.store)
         try:
             attestations = Attestations(
-                archive.store, archive.log.append, own.signer, threads, copies=store
+                archive.store, archive.log.append_all, own.signer, threads, copies=store
             )
             desk = Desk(judge, attestations, ledger, clock, threads, builders, fetches)
             async with Notary(desk) as notary:

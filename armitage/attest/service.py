@@ -11,11 +11,13 @@ be kept or shared. Many callers at once share the store's and the log's syncs.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from armitage.attest import entries
@@ -25,7 +27,7 @@ from armitage.attest.errors import BadSignature
 from armitage.attest.facts import ActionFacts, Denial
 from armitage.attest.keys import Signer
 from armitage.attest.statement import statements
-from armitage.attest.together import Together, one_by_one
+from armitage.attest.together import one_by_one
 from armitage.errors import ConfigError, Unavailable
 from armitage.log.errors import LogError
 from cas.digest import Digest, DigestFunction
@@ -36,8 +38,10 @@ _log = logging.getLogger(__name__)
 
 _MAX_REMEMBERED: Final = 1024
 
-Append = Callable[[bytes], Awaitable[int]]
-"""Adds an entry to the log durably and answers its index (armitage.log.service.Log.append)."""
+Append = Callable[[Sequence[bytes]], Awaitable[int]]
+"""Adds entries to the log durably, side by side, and answers the index of the first
+(armitage.log.service.Log.append_all).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,15 @@ class Kept:
 
     entry: Entry
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What is to be kept and logged."""
+
+    entry: Entry
+    record: BatchPut
+    documents: Sequence[BatchPut]
 
 
 class Attestations:
@@ -66,9 +79,9 @@ class Attestations:
         self._store = store
         self._append = append
         self._signer = signer
+        self._threads = threads
         self._copies = copies
         self._stored: OrderedDict[Digest, None] = OrderedDict()
-        self._signing = Together(one_by_one(self._sign), threads)
 
     async def attest(self, facts: ActionFacts) -> Kept:
         """Attests an execution. Cancelled, it may or may not be attested.
@@ -76,12 +89,16 @@ class Attestations:
         Raises NotAttestable (armitage.attest.statement.statements says when) and Unavailable when
         it cannot be signed or kept: then the result must not be kept or shared.
         """
-        try:
-            record, outputs = await self._signing(facts)
-        except (BadSignature, ConfigError) as error:
-            raise Unavailable(f"the attestation cannot be signed: {error}") from error
-        entry = entries.entry_of(Kind.ATTESTATION, facts.instance, facts.action, record)
-        return await self._keep(entry, record, [facts.declaration, facts.evidence, outputs])
+        return _only(await self.attest_all([facts]))
+
+    async def attest_all(self, facts: Sequence[ActionFacts]) -> list[Kept | Exception]:
+        """Attests executions, with one turn of a thread, of the store and of the log for all.
+        Answers for each what `attest` answers or raises.
+        """
+        loop = asyncio.get_running_loop()
+        return await self._keep_all(
+            await loop.run_in_executor(self._threads, one_by_one(self._draft), facts)
+        )
 
     async def deny(self, denial: Denial) -> Kept:
         """Keeps that a result was refused. Cancelled, it may or may not be kept. Raises
@@ -89,42 +106,94 @@ class Attestations:
         """
         record = entries.denial_record(denial)
         entry = entries.entry_of(Kind.DENIED, denial.instance, denial.action, record)
-        return await self._keep(entry, record, [denial.declaration, denial.evidence])
+        draft = _draft(entry, record, denial.declaration, denial.evidence)
+        return _only(await self._keep_all([draft]))
 
-    def _sign(self, facts: ActionFacts) -> tuple[bytes, bytes]:
-        """Answers the record and the list of outputs."""
-        made = [sign(self._signer, statement) for statement in statements(facts)]
-        return entries.attestation_record(made), facts.outputs.document()
-
-    async def _keep(self, entry: Entry, record: bytes, documents: Sequence[bytes]) -> Kept:
-        *puts, last = [
-            BatchPut([DigestFunction.SHA256.digest(blob)], blob) for blob in (*documents, record)
-        ]
+    def _draft(self, facts: ActionFacts) -> _Draft:
+        outputs = facts.outputs.document()
         try:
-            await self._store_all(puts, last)
-            kept = Kept(entry, await self._append(entry.encode()))
-        except (CasError, LogError, OSError) as error:
-            raise Unavailable(f"the attestation cannot be kept: {error}") from error
-        if self._copies is not None:
-            await self._copy(self._copies, entry, puts)
-        return kept
+            made = [sign(self._signer, each) for each in statements(facts, outputs)]
+        except (BadSignature, ConfigError) as error:
+            raise Unavailable(f"the attestation cannot be signed: {error}") from error
+        record = entries.attestation_record(made)
+        entry = entries.entry_of(Kind.ATTESTATION, facts.instance, facts.action, record)
+        return _draft(entry, record, facts.declaration, facts.evidence, outputs)
 
-    async def _store_all(self, documents: Sequence[BatchPut], record: BatchPut) -> None:
-        """Stores the record, and the documents that are not known to be there: those of many
-        actions are alike, and from the record nothing goes.
+    async def _keep_all(self, drafts: Sequence[_Draft | Exception]) -> list[Kept | Exception]:
+        """Answers for each draft; for an exception in place of one, that."""
+        try:
+            outcomes = await self._store_all(drafts)
+            stored = [each for each in outcomes if isinstance(each, _Draft)]
+            first = await self._append([each.entry.encode() for each in stored]) if stored else 0
+        except (CasError, LogError, OSError) as error:
+            fault = _cannot_be_kept(error)
+            return [each if isinstance(each, Exception) else fault for each in drafts]
+        if self._copies is not None:
+            await self._copy(self._copies, stored)
+        indexes = count(first)
+        return [
+            each if isinstance(each, Exception) else Kept(each.entry, next(indexes))
+            for each in outcomes
+        ]
+
+    async def _store_all(self, drafts: Sequence[_Draft | Exception]) -> list[_Draft | Exception]:
+        """Stores the records, and the documents that are not known to be there: those of many
+        actions are alike, and from the record nothing goes. Answers an exception for what could
+        not be stored.
         """
-        new = [each for each in documents if each.candidates[0] not in self._stored]
-        for outcome in await self._store.put_many([*new, record]):
-            if not isinstance(outcome, Digest):
-                raise outcome
-        for each in documents:
-            self._stored[each.candidates[0]] = None
-            self._stored.move_to_end(each.candidates[0])
+        puts = {
+            each.candidates[0]: each
+            for draft in drafts
+            if isinstance(draft, _Draft)
+            for each in (*draft.documents, draft.record)
+            if each.candidates[0] not in self._stored
+        }
+        results = await self._store.put_many(list(puts.values())) if puts else []
+        faults = {
+            digest: result
+            for digest, result in zip(puts, results, strict=True)
+            if not isinstance(result, Digest)
+        }
+        return [
+            each if isinstance(each, Exception) else self._stored_or_not(each, faults)
+            for each in drafts
+        ]
+
+    def _stored_or_not(
+        self, draft: _Draft, faults: Mapping[Digest, CasError]
+    ) -> _Draft | Exception:
+        *documents, record = (each.candidates[0] for each in (*draft.documents, draft.record))
+        for digest in (*documents, record):
+            if digest in faults:
+                return _cannot_be_kept(faults[digest])
+        for digest in documents:
+            self._stored[digest] = None
+            self._stored.move_to_end(digest)
         while len(self._stored) > _MAX_REMEMBERED:
             self._stored.popitem(last=False)
+        return draft
 
-    async def _copy(self, store: BatchStore, entry: Entry, documents: Sequence[BatchPut]) -> None:
+    async def _copy(self, store: BatchStore, drafts: Sequence[_Draft]) -> None:
         """What cannot be copied is in the record all the same."""
-        for outcome in await store.put_many(documents):
+        puts = {each.candidates[0]: each for draft in drafts for each in draft.documents}
+        for outcome in await store.put_many(list(puts.values())):
             if isinstance(outcome, CasError):
-                _log.warning("a document about %s is not copied: %s", entry.action, outcome)
+                _log.warning("a document of an attestation is not copied: %s", outcome)
+
+
+def _draft(entry: Entry, record: bytes, *documents: bytes) -> _Draft:
+    puts = [BatchPut([DigestFunction.SHA256.digest(each)], each) for each in documents]
+    return _Draft(entry, BatchPut([entry.record], record), puts)
+
+
+def _only(outcomes: Sequence[Kept | Exception]) -> Kept:
+    (outcome,) = outcomes
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _cannot_be_kept(error: Exception) -> Unavailable:
+    made = Unavailable(f"the attestation cannot be kept: {error}")
+    made.__cause__ = error
+    return made

@@ -12,7 +12,9 @@ nowhere: a weak algorithm in a DigestSet weakens the strong one beside it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -43,21 +45,42 @@ _WEAK: Final = frozenset({DigestFunction.SHA1})
 Json = dict[str, Any]
 
 
-def statements(facts: ActionFacts) -> list[bytes]:
-    """The three statements, in the order of PREDICATES, as canonical JSON.
+def statements(facts: ActionFacts, outputs: bytes | None = None) -> list[bytes]:
+    """The three statements, in the order of PREDICATES, as canonical JSON. `outputs` is the
+    document that lists them, where it is at hand.
 
     Raises NotAttestable when the checker did not approve these documents, and for names that are no
     more than SHA-1.
     """
     _check(facts)
     subject = _subject(facts)
-    predicates = (_provenance(facts), _trace(facts), _verdict(facts))
+    documents = _documents(facts, facts.outputs.document() if outputs is None else outputs)
+    predicates = (_provenance(facts, documents), _trace(facts), _verdict(facts, documents))
     return [
         canonical(
             {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": each}
         )
         for kind, each in zip(PREDICATES, predicates, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    """What several statements name, hashed once."""
+
+    declaration: Digest
+    evidence: Digest
+    outputs: Digest
+
+
+def _documents(facts: ActionFacts, outputs: bytes) -> _Documents:
+    sha256, verdict = DigestFunction.SHA256, facts.verdict
+    return _Documents(
+        # The verdict's names are those of these documents: _check has made sure.
+        Digest(sha256, verdict.declaration_sha256, len(facts.declaration)),
+        Digest(sha256, verdict.evidence_sha256, len(facts.evidence)),
+        sha256.digest(outputs),
+    )
 
 
 def _check(facts: ActionFacts) -> None:
@@ -81,13 +104,13 @@ def _subject(facts: ActionFacts) -> list[Json]:
     ]
 
 
-def _provenance(facts: ActionFacts) -> Json:
+def _provenance(facts: ActionFacts, documents: _Documents) -> Json:
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
             "externalParameters": {
                 "action": _sized(facts.action),
-                "coeffects": {"sha256": _hex(facts.declaration)},
+                "coeffects": {"sha256": documents.declaration.hash},
                 "instance": facts.instance,
             },
             "internalParameters": _internal(facts),
@@ -106,8 +129,8 @@ def _provenance(facts: ActionFacts) -> Json:
                 "finishedOn": time_text(facts.finished_s),
             },
             "byproducts": [
-                _document("outputs", facts.outputs.document(), _OUTPUTS),
-                _document("evidence", facts.evidence, _EVIDENCE),
+                _named("outputs", documents.outputs, _OUTPUTS),
+                _named("evidence", documents.evidence, _EVIDENCE),
                 _named("stdout", facts.stdout, "application/octet-stream"),
                 _named("stderr", facts.stderr, "application/octet-stream"),
             ],
@@ -208,14 +231,14 @@ def _reached(facts: ActionFacts) -> list[Json]:
     return found
 
 
-def _verdict(facts: ActionFacts) -> Json:
+def _verdict(facts: ActionFacts, documents: _Documents) -> Json:
     return {
         "verifier": {
             "id": CHECKER,
             "policies": [
                 {"name": "module", "digest": {"sha256": facts.verdict.module_sha256}},
-                _document("declaration", facts.declaration, _DECLARATION),
-                _document("evidence", facts.evidence, _EVIDENCE),
+                _named("declaration", documents.declaration, _DECLARATION),
+                _named("evidence", documents.evidence, _EVIDENCE),
             ],
         },
         "timeCreated": time_text(facts.finished_s),
@@ -232,10 +255,6 @@ def _named(name: str, digest: Digest, media_type: str) -> Json:
     }
 
 
-def _document(name: str, content: bytes, media_type: str) -> Json:
-    return _named(name, Digest(DigestFunction.SHA256, _hex(content), len(content)), media_type)
-
-
 def _sized(digest: Digest) -> Json:
     return {**_digest_set(digest), "sizeBytes": digest.size_bytes}
 
@@ -250,6 +269,7 @@ def _hex(content: bytes) -> str:
     return sha256(content).hexdigest()
 
 
+@lru_cache(maxsize=64)  # The statements of one action say the same times several times.
 def time_text(seconds: float) -> str:
     """RFC 3339, in UTC, to the millisecond."""
     at = datetime.fromtimestamp(seconds, UTC)

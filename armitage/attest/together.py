@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Final, Generic, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -17,6 +18,7 @@ _MOST_AT_ONCE: Final = 64
 
 Work = Callable[[Sequence[Item]], Sequence[Answer | Exception]]
 """Answers for each item; an exception is raised where that item was asked for."""
+_Asked: TypeAlias = tuple[Item, asyncio.Future[Answer]]
 
 
 class Together(Generic[Item, Answer]):
@@ -25,8 +27,8 @@ class Together(Generic[Item, Answer]):
     def __init__(self, work: Work[Item, Answer], threads: Executor) -> None:
         self._work = work
         self._threads = threads
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
-        self._turn = asyncio.Lock()
+        self._waiting: list[_Asked[Item, Answer]] = []
+        self._is_working = False
 
     async def __call__(self, item: Item) -> Answer:
         """Answers, or raises, what the function does for the item. Cancelled, the function may be
@@ -34,26 +36,31 @@ class Together(Generic[Item, Answer]):
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
-        try:
-            async with self._turn:
-                while not answer.done():
-                    await self._take_turn()
-        finally:
-            answer.cancel()  # Does nothing to one that is settled.
-        return answer.result()
+        if not self._is_working:
+            self._take_turn()
+        return await answer
 
-    async def _take_turn(self) -> None:
+    def _take_turn(self) -> None:
+        """Begins a turn. No task waits for it to end: each caller waits for its own answer, and
+        none that leaves can take the others along.
+        """
         taken, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-        wanted = [each for each in taken if not each[1].cancelled()]
+        wanted = [each for each in taken if not each[1].done()]
+        items = [item for item, _ in wanted]
         loop = asyncio.get_running_loop()
-        working = loop.run_in_executor(self._threads, self._work_off, [item for item, _ in wanted])
-        try:
-            results = await asyncio.shield(working)
-        except asyncio.CancelledError:
-            # The thread goes on: whoever else waits gets what it comes to.
-            working.add_done_callback(lambda done: _settle(wanted, done.result()))
-            raise
-        _settle(wanted, results)
+        working = loop.run_in_executor(self._threads, self._work_off, items)
+        working.add_done_callback(partial(self._end_turn, wanted))
+        self._is_working = True
+
+    def _end_turn(
+        self,
+        wanted: Sequence[_Asked[Item, Answer]],
+        done: asyncio.Future[Sequence[Answer | Exception]],
+    ) -> None:
+        self._is_working = False
+        _settle(wanted, done.result())
+        if self._waiting:
+            self._take_turn()
 
     def _work_off(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
         try:
@@ -78,9 +85,7 @@ def _attempt(work: Callable[[Item], Answer], item: Item) -> Answer | Exception:
         return error
 
 
-def _settle(
-    wanted: Sequence[tuple[Item, asyncio.Future[Answer]]], results: Sequence[Answer | Exception]
-) -> None:
+def _settle(wanted: Sequence[_Asked[Item, Answer]], results: Sequence[Answer | Exception]) -> None:
     for (_, answer), result in zip(wanted, results, strict=True):
         if answer.done():
             continue

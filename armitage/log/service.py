@@ -5,6 +5,7 @@ next checkpoint.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Log:
     def __init__(self, store: LogStore, threads: Executor) -> None:
         self.store = store
         self._threads = threads
-        self._queue: list[tuple[bytes, asyncio.Future[int]]] = []
+        self._queue: list[tuple[Sequence[bytes], asyncio.Future[int]]] = []
         self._turn = asyncio.Lock()
         self._growth = asyncio.Event()
         self._appended = 0
@@ -52,10 +53,17 @@ class Log:
         Cancelled, it may or may not be in. Raises ValueError when it is too long, OSError for the
         disk's refusal, LogError when the log takes no more.
         """
-        if len(entry) > MAX_ENTRY_BYTES:  # Here, so that it spoils nobody else's batch.
-            raise ValueError(f"an entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(entry)}")
+        return await self.append_all([entry])
+
+    async def append_all(self, entries: Sequence[bytes]) -> int:
+        """Adds entries, side by side and under one checkpoint, and answers the index of the first;
+        else as `append`.
+        """
+        for size in map(len, entries):
+            if size > MAX_ENTRY_BYTES:  # Here, so that it spoils nobody else's batch.
+                raise ValueError(f"an entry has at most {MAX_ENTRY_BYTES} bytes, this one {size}")
         place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._queue.append((entry, place))
+        self._queue.append((entries, place))
         try:
             async with self._turn:
                 while not place.done():
@@ -71,21 +79,33 @@ class Log:
         return self.store.checkpoint.size
 
     async def _append_batch(self) -> None:
-        batch, self._queue = self._queue[:_BATCH_ENTRIES], self._queue[_BATCH_ENTRIES:]
-        waiting = [(entry, place) for entry, place in batch if not place.cancelled()]
+        batch, places = self._take()
         loop = asyncio.get_running_loop()
-        appending = loop.run_in_executor(
-            self._threads, self.store.append, [entry for entry, _ in waiting]
-        )
+        appending = loop.run_in_executor(self._threads, self.store.append, batch)
         # The thread cannot be stopped, and the next append must not begin beside it.
         cancelled = await outlast(appending)
-        self._count(len(waiting), failed=appending.exception() is not None)
-        for number, (_, place) in enumerate(waiting):
+        self._count(len(batch), failed=appending.exception() is not None)
+        for number, place in places:
             _settle(place, appending, number)
         grew, self._growth = self._growth, asyncio.Event()
         grew.set()
         if cancelled is not None:
             raise cancelled
+
+    def _take(self) -> tuple[list[bytes], list[tuple[int, asyncio.Future[int]]]]:
+        """Answers the next entries, and where among them each caller's begin."""
+        batch: list[bytes] = []
+        places: list[tuple[int, asyncio.Future[int]]] = []
+        taken = 0
+        for entries, place in self._queue:
+            if batch and len(batch) + len(entries) > _BATCH_ENTRIES:
+                break
+            taken += 1
+            if not place.cancelled():
+                places.append((len(batch), place))
+                batch += entries
+        del self._queue[:taken]
+        return batch, places
 
     def _count(self, entries: int, *, failed: bool) -> None:
         if failed:

@@ -83,7 +83,7 @@ async def registry(
             service = Log(log, threads)
             # A store of another kind, which the parts in question cannot tell.
             archive = Archive(path, record, service, path, threads, b"")  # type: ignore[arg-type]
-            attestations = Attestations(record, service.append, SIGNER, threads, copies=store)
+            attestations = Attestations(record, service.append_all, SIGNER, threads, copies=store)
             desk = Desk(judge, attestations, ledger, clock, threads, lambda _: BUILDER, fetches)
             async with Notary(desk) as notary:
                 yield Registry(notary, ledger, judge, record, store, log, archive, threads)

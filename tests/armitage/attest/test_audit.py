@@ -36,7 +36,7 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
 
 
 def service(archive: Archive, signer: Signer = SIGNER) -> Attestations:
-    return Attestations(archive.store, archive.log.append, signer, ThreadPoolExecutor(1))
+    return Attestations(archive.store, archive.log.append_all, signer, ThreadPoolExecutor(1))
 
 
 def denial(approvable: bool = False) -> Denial:

@@ -289,7 +289,7 @@ def test_what_is_no_key_for_commits_is_told_without_its_content(
 async def test_what_the_log_has_more_is_carried_over_once(tmp_path: Path) -> None:
     store = repository(tmp_path / "git")
     async with open_archive(tmp_path / "record", "log.example/r", FakeClock()) as archive:
-        service = Attestations(archive.store, archive.log.append, SIGNER, ThreadPoolExecutor(1))
+        service = Attestations(archive.store, archive.log.append_all, SIGNER, ThreadPoolExecutor(1))
         exporter = Exporter(archive, store, FakeClock())
         await service.attest(facts())
         await archive.log.append(b"a session's entry")

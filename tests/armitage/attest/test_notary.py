@@ -278,9 +278,9 @@ async def crash_at(step: int, path: Path) -> tuple[list[str], bool]:
             appending = Log(log, threads)
             ledger = Ledger(path / "index", log)
 
-            async def append(entry: bytes) -> int:
+            async def append(entries: Sequence[bytes]) -> int:
                 await crash.point("before log")
-                index = await appending.append(entry)
+                index = await appending.append_all(entries)
                 await crash.point("after log")
                 return index
 

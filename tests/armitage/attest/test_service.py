@@ -34,12 +34,12 @@ class World:
             return [StoreUnavailable("disk on fire") for _ in blobs]
         return await self.store.put_many(blobs)
 
-    async def append(self, entry: bytes) -> int:
+    async def append(self, entries: Sequence[bytes]) -> int:
         self.written.append("log")
         if self.failing == "log":
             raise OSError("disk on fire")
-        self.entries.append(entry)
-        return len(self.entries) - 1
+        self.entries += entries
+        return len(self.entries) - len(entries)
 
 
 @pytest.fixture

@@ -211,7 +211,9 @@ async def attest(data_dir: Path) -> None:
     async with open_archive(record, "log.example/r", FakeClock()) as archive:
         own = open_own(record, AttestOptions(), SystemClock().wall)
         now_s = SystemClock().wall()
-        service = Attestations(archive.store, archive.log.append, own.signer, ThreadPoolExecutor(1))
+        service = Attestations(
+            archive.store, archive.log.append_all, own.signer, ThreadPoolExecutor(1)
+        )
         await service.attest(facts(started_s=now_s, finished_s=now_s))
 
 
