@@ -11,7 +11,7 @@ from armitage.attest.entries import parse_attestation_record, parse_denial_recor
 from armitage.attest.errors import BadSignature, NotAttestable
 from armitage.attest.facts import Denial
 from armitage.attest.keys import PublicKey
-from armitage.attest.service import Attestations
+from armitage.attest.service import Attestations, Kept
 from armitage.errors import Unavailable
 from cas.digest import Digest, DigestFunction
 from cas.errors import CasError, StoreUnavailable
@@ -131,3 +131,33 @@ async def test_what_was_not_approved_is_not_written(world: World) -> None:
         await service(world).attest(facts(evidence=b""))
 
     assert not world.written
+
+
+async def test_what_is_not_attested_takes_no_other_along(world: World) -> None:
+    first, second = facts(invocation="1"), facts(invocation="2")
+
+    outcomes = await service(world).attest_all([first, facts(evidence=b""), second])
+
+    one, none, two = outcomes
+    assert isinstance(none, NotAttestable)
+    assert isinstance(one, Kept)
+    assert isinstance(two, Kept)
+    assert [one.index, two.index] == [0, 1]
+    assert world.entries == [one.entry.encode(), two.entry.encode()]
+    assert world.written == ["store", "log"]
+
+
+async def test_a_record_that_cannot_be_stored_is_not_logged(world: World) -> None:
+    told = facts(invocation="1")
+
+    class FullAtLast:
+        async def put_many(self, blobs: Sequence[BatchPut]) -> list[Digest | CasError]:
+            return [*await world.put_many(blobs[:-1]), StoreUnavailable("disk on fire")]
+
+    made = Attestations(FullAtLast(), world.append, SIGNER, ThreadPoolExecutor(1))
+
+    one, two = await made.attest_all([told, facts(invocation="2")])
+
+    assert isinstance(one, Kept)
+    assert isinstance(two, Unavailable)
+    assert world.entries == [one.entry.encode()]

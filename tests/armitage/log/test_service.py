@@ -61,6 +61,19 @@ async def test_entries_that_come_together_share_a_checkpoint(log: Log, store: Sl
     assert log.stats() == LogStats(entries=3000, appended=3000, checkpoints=4, failed=0)
 
 
+async def test_entries_of_one_caller_stand_side_by_side(log: Log, store: SlowStore) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(log.append_all([b"%d %d" % (caller, n) for n in range(100)]))
+            for caller in range(30)
+        ]
+
+    for caller, task in enumerate(tasks):
+        first = task.result()
+        assert store.entries(first, first + 100) == [b"%d %d" % (caller, n) for n in range(100)]
+    assert max(store.batches) == 1000
+
+
 async def test_an_entry_is_acknowledged_only_under_a_checkpoint(log: Log, store: SlowStore) -> None:
     index = await log.append(b"first")
 
