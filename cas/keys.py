@@ -53,7 +53,7 @@ def names(key: bytes, data: Buffer) -> bool:
     function = DigestFunction.BLAKE3 if start else _BY_LENGTH[end]
     hasher = function.hasher()
     hasher.update(data)
-    return key[start:end] == hasher.hexdigest().encode("ascii") and size_of(key) == len(data)
+    return key[start:] == hasher.hexdigest().encode("ascii") + _tail(len(data))
 
 
 @lru_cache(maxsize=1 << 14)

@@ -102,7 +102,8 @@ def is_encoded(location: int) -> bool:
     return bool(location & 1)
 
 
-def _offset_of(location: int) -> int:
+def offset_of(location: int) -> int:
+    """Where a record begins in its segment."""
     return (location >> 1 & (1 << _UNITS_BITS) - 1) * ALIGNMENT
 
 
@@ -286,7 +287,7 @@ class Log:
         The size is that of the record where the caller knows it.
         """
         file = self._file(segment_of(location))
-        offset = _offset_of(location)
+        offset = offset_of(location)
         if size_bytes is None:
             size_bytes = self._size_at(file, offset)
         return decode(file.read(size_bytes, offset))
@@ -296,20 +297,20 @@ class Log:
 
         Raises Damaged, OSError.
         """
-        data = self._file(segment_of(location)).read_cached(size_bytes, _offset_of(location))
+        data = self._file(segment_of(location)).read_cached(size_bytes, offset_of(location))
         return None if data is None else decode(data)
 
     def record_bytes(self, location: int) -> int:
         """Answers how much of its segment a record takes. Blocks. Raises Damaged, OSError."""
-        return self._size_at(self._file(segment_of(location)), _offset_of(location))
+        return self._size_at(self._file(segment_of(location)), offset_of(location))
 
     def key_at(self, location: int, key_bytes: int) -> bytes:
         """Answers a record's key as it stands there, unchecked, if it has that size. Blocks."""
-        return self._file(segment_of(location)).read(key_bytes, _offset_of(location) + HEADER_BYTES)
+        return self._file(segment_of(location)).read(key_bytes, offset_of(location) + HEADER_BYTES)
 
     def raw(self, location: int, size_bytes: int) -> bytes:
         """Answers the bytes there, whatever they are. Blocks."""
-        return self._file(segment_of(location)).read(size_bytes, _offset_of(location))
+        return self._file(segment_of(location)).read(size_bytes, offset_of(location))
 
     @staticmethod
     def _size_at(file: File, offset: int) -> int:
@@ -596,7 +597,7 @@ class Log:
             if job.error is None:
                 if job.locations:  # A job's records are never in two segments.
                     number = segment_of(job.locations[0])
-                    end = _offset_of(job.locations[-1]) + job.records[-1].size_bytes
+                    end = offset_of(job.locations[-1]) + job.records[-1].size_bytes
                     self._sizes[number] = end
                     live_bytes = self._live_bytes.get(number, 0) + _live_bytes_of(job)
                     self._live_bytes[number] = live_bytes

@@ -28,6 +28,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -63,6 +64,7 @@ from cas.records import (
     encode_touched,
     record_bytes,
 )
+from cas.runs import Place, read_runs
 from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats, UnnamedWriter
 from cas.store_time import StoreTime
 from cas.volume import File, FileId, Volume
@@ -303,6 +305,24 @@ class PackStore:
     async def read_small(self, digest: Digest, key: bytes) -> memoryview:
         """Reads a small blob, wherever it is by now. Raises BlobNotFound."""
         return await self._read_small_as(_content, digest, key)
+
+    async def read_together(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """Reads small blobs, for whoever reads many that were written one after the other; None for
+        each that is not there. Nothing is touched.
+        """
+        self.check_open()
+        keys = [key_of(digest) for digest in digests]
+        places = [
+            None if location is None else Place(key, digest.size_bytes, location)
+            for digest, key in zip(digests, keys, strict=True)
+            for location in [self.locate(key) if key in self.index else None]
+        ]
+        found = await self.run(read_runs, self._log, places)
+        for number, blob in enumerate(found):
+            if blob is None:
+                with suppress(BlobNotFound):
+                    found[number] = bytes(await self.read_small(digests[number], keys[number]))
+        return found
 
     async def _read_small_as(self, form: Callable[[Record], T], digest: Digest, key: bytes) -> T:
         location = self.locate(key)

@@ -155,6 +155,21 @@ def decode(data: bytes) -> Record:
     return Record(kind, key, body, header.time, encoding)
 
 
+def plain_blob_at(data: bytes, offset: int, key: bytes, size_bytes: int) -> bytes | None:
+    """Answers the key's blob out of the record at an offset of what was read; None where there is
+    no such record, or not a whole one, or it is encoded.
+    """
+    body_at = offset + HEADER_BYTES + len(key)
+    if body_at + size_bytes > len(data):
+        return None
+    crc, kind, encoding, key_bytes, body_bytes, _, _ = _HEADER.unpack_from(data, offset)
+    if (kind, encoding, key_bytes, body_bytes) != (Kind.BLOB, 0, len(key), size_bytes):
+        return None
+    head, body = data[offset + _CRC.size : body_at], data[body_at : body_at + size_bytes]
+    whole = head.endswith(key) and zlib.crc32(head) == crc and names(key, body)
+    return body if whole else None
+
+
 def segment_header(salt: bytes) -> bytes:
     """What a segment starts with."""
     return (_MAGIC + salt + salt).ljust(SEGMENT_HEADER_BYTES, b"\0")

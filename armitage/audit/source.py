@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from armitage.attest.keyring import RING
@@ -15,7 +16,6 @@ from armitage.log.witnessed import COSIGNED
 from armitage.witness.archive import Archive
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound
-from cas.keys import key_of
 from cas.large_files import SMALL_BYTES
 
 
@@ -82,20 +82,21 @@ class ArchiveSource:
 
     async def records(self, _: int, named: Sequence[Named | None]) -> list[bytes | None]:
         """See Source."""
-        return [None if each is None else await self._record(each) for each in named]
+        store, found = self._archive.store, list[bytes | None]([None] * len(named))
+        digests = {at: _digest(each) for at, each in enumerate(named) if each is not None}
+        small = [at for at, each in digests.items() if 0 < each.size_bytes <= SMALL_BYTES]
+        # Without leases, which nothing here needs.
+        read = await store.read_together([digests[at] for at in small])
+        for at, blob in zip(small, read, strict=True):
+            found[at] = blob
+        for at in digests.keys() - set(small):
+            with suppress(BlobNotFound):
+                found[at] = await store.get(digests[at])
+        return found
 
     async def get(self, digest: Digest) -> bytes:
         """See Source."""
         return await self._archive.store.get(digest)
-
-    async def _record(self, named: Named) -> bytes | None:
-        digest, store = _digest(named), self._archive.store
-        try:
-            if 0 < digest.size_bytes <= SMALL_BYTES:  # Without a lease, which nothing here needs.
-                return bytes(await store.read_small(digest, key_of(digest)))
-            return await store.get(digest)
-        except BlobNotFound:
-            return None
 
     def read(self, named: Named) -> AsyncIterator[Buffer]:
         """See Source."""
