@@ -19,6 +19,7 @@ OWN_FILE = {
     "nvml.py": {"pynvml"},
     "program.py": {"wasmtime"},
     "determinism.py": {"wasmtime"},
+    "interfaces.py": {"wasmtime"},
     "s3.py": {"obstore"},
 }
 CORES = [

@@ -1,4 +1,6 @@
-"""Clocks and random numbers that are the same in every run (WASI preview 1).
+"""Clocks and random numbers that are the same in every run, and WASI preview 1's view of them.
+
+Components see them through executor.wasm.interfaces.
 
 - Time starts at FIXED_MTIME_S, the date of every input, for all clocks; each look at one takes a
   millisecond, so that what waits for time to pass sees it pass.
@@ -15,14 +17,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import wasmtime
 
 from executor.staging import FIXED_MTIME_S
 
 _WASI = "wasi_snapshot_preview1"
-_TICK_NS = 1_000_000
+TICK_NS = 1_000_000
+"""How far each look at a clock moves time, and so what clocks say their resolution is."""
 _START_NS = FIXED_MTIME_S * 1_000_000_000
 _SUCCESS, _FAULT, _INVALID = 0, 21, 28
 _SUBSCRIPTION_BYTES, _EVENT_BYTES = 48, 32
@@ -44,6 +47,28 @@ class Determinism:
         """Begins anew, for the next run."""
         self._now_ns, self._drawn = _START_NS, 0
 
+    @property
+    def now_ns(self) -> int:
+        """The time, without a look at it."""
+        return self._now_ns
+
+    def look(self) -> int:
+        """Answers the time of all clocks, in nanoseconds since 1970."""
+        self._now_ns += TICK_NS
+        return self._now_ns
+
+    def wait_until(self, when_ns: int) -> None:
+        """Moves time on to a point, unless that has passed."""
+        self._now_ns = max(self._now_ns, when_ns)
+
+    def draw(self, length: int) -> Iterator[bytes]:
+        """Answers the next random bytes, in pieces."""
+        while length:
+            self._drawn += 1
+            size = min(length, _CHUNK)
+            yield hashlib.shake_256(b"armitage %d" % self._drawn).digest(size)
+            length -= size
+
     def define(self, linker: wasmtime.Linker) -> None:
         """Puts these in the place of the host's. Import nothing else twice from the linker."""
         linker.allow_shadowing = True
@@ -61,24 +86,20 @@ class Determinism:
     def _resolution(self, caller: wasmtime.Caller, clock: int, at: int) -> int:
         if not 0 <= clock <= 3:
             return _INVALID
-        return _write(caller, at, struct.pack("<Q", _TICK_NS))
+        return _write(caller, at, struct.pack("<Q", TICK_NS))
 
     def _time(self, caller: wasmtime.Caller, clock: int, precision: int, at: int) -> int:
         del precision
         if not 0 <= clock <= 3:
             return _INVALID
-        self._now_ns += _TICK_NS
-        return _write(caller, at, struct.pack("<Q", self._now_ns))
+        return _write(caller, at, struct.pack("<Q", self.look()))
 
     def _random(self, caller: wasmtime.Caller, at: int, length: int) -> int:
-        at, left = at & 0xFFFFFFFF, length & 0xFFFFFFFF
-        while left:
-            self._drawn += 1
-            size = min(left, _CHUNK)
-            seed = b"armitage %d" % self._drawn
-            if _write(caller, at, hashlib.shake_256(seed).digest(size)):
+        at &= 0xFFFFFFFF
+        for piece in self.draw(length & 0xFFFFFFFF):
+            if _write(caller, at, piece):
                 return _FAULT
-            at, left = at + size, left - size
+            at += len(piece)
         return _SUCCESS
 
     def _poll(self, caller: wasmtime.Caller, wanted: int, events: int, count: int, at: int) -> int:
@@ -101,7 +122,7 @@ class Determinism:
                 (wait or 0) if is_absolute else self._now_ns + (wait or 0)
                 for _, _, wait, is_absolute in subscriptions
             ]
-            self._now_ns = max(self._now_ns, min(ends))
+            self.wait_until(min(ends))
             ready = [
                 (user, kind)
                 for (user, kind, _, _), end in zip(subscriptions, ends, strict=True)

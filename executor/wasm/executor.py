@@ -226,7 +226,7 @@ class WasmExecutor(LocalExecutor):
             "sandbox": SandboxKind.WASM.value,
             "engine": self._engine,
             "api": "none" if kind is None else _APIS[kind],
-            "deterministic": self._wasm.deterministic and kind is not Kind.COMPONENT,
+            "deterministic": self._wasm.deterministic,
             "network": "none",
             "preopens": {one.guest: "rw" if one.writable else "ro" for one in job.preopens},
             "limits": {

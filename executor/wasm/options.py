@@ -16,9 +16,7 @@ class WasmOptions:
 
     enabled: bool = True
     deterministic: bool = True
-    """Whether modules of WASI preview 1 find the same clocks and random numbers in every run.
-    Components have the host's in any case.
-    """
+    """Whether programs find the same clocks and random numbers in every run."""
     toolchains: Mapping[str, str] = field(default_factory=dict)
     """Programs that actions may name as arguments[0] without having them in their inputs: a file of
     this host, by its absolute path, or a blob of the store, by `HASH/SIZE` (of SHA-256).

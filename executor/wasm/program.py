@@ -18,6 +18,7 @@ from wasmtime import component
 from executor.errors import InvalidInput
 from executor.wasm.determinism import Determinism
 from executor.wasm.engine import OUT_OF_FUEL, SETTINGS, TRAPPED, End, Ended, Kind, Run
+from executor.wasm.interfaces import Interfaces
 
 _MODULE = b"\0asm\x01\0\0\0"
 _COMPONENT = b"\0asm\x0d\0\x01\0"
@@ -49,8 +50,8 @@ class Machine:
     """An engine, and what it lets programs import. For one program at a time."""
 
     def __init__(self, *, deterministic: bool = True) -> None:
-        """Deterministic: modules find the same clocks and random numbers in every run (see
-        Determinism). Components have the host's.
+        """Deterministic: programs find the same clocks and random numbers in every run (see
+        Determinism).
         """
         config = wasmtime.Config()
         for name, value in SETTINGS.items():
@@ -58,9 +59,11 @@ class Machine:
         self._engine = wasmtime.Engine(config)
         self._linker = wasmtime.Linker(self._engine)
         self._linker.define_wasi()
-        self._determinism = Determinism() if deterministic else None
-        if self._determinism is not None:
-            self._determinism.define(self._linker)
+        self._interfaces: Interfaces | None = None
+        if deterministic:
+            determinism = Determinism()
+            determinism.define(self._linker)
+            self._interfaces = Interfaces(self._engine, determinism)
 
     def compile(self, binary: bytes) -> tuple[Kind, bytes]:
         """Compiles to what load takes. Raises InvalidInput."""
@@ -95,8 +98,8 @@ class Machine:
             store.set_fuel(what.fuel)
             store.set_epoch_deadline(1)
             store.set_wasi(_wasi(what))
-            if self._determinism is not None:
-                self._determinism.reset()
+            if self._interfaces is not None:
+                self._interfaces.reset()
             return _run(program, store, what.fuel)
         finally:
             store.close()
@@ -136,6 +139,8 @@ class Machine:
             )
         linker = component.Linker(self._engine)
         linker.add_wasip2()
+        if self._interfaces is not None:
+            self._interfaces.define(linker, found)
 
         def instantiate(store: wasmtime.Store) -> _Instance:
             instance = linker.instantiate(store, found)

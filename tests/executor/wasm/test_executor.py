@@ -127,7 +127,7 @@ class TestProgram:
 
         assert outcome.exit_code == 1
         profile = await profile_of(bench, outcome)
-        assert (profile["api"], profile["deterministic"]) == ("wasi 0.2", False)
+        assert (profile["api"], profile["deterministic"]) == ("wasi 0.2", True)
 
     async def test_programs_of_the_host_are_named_by_configuration(self, tmp_path: Path) -> None:
         blob = exiting(6)
