@@ -1,9 +1,10 @@
-"""Builds the sandbox launcher, for wheels and for editable checkouts alike.
+"""Builds the sandbox launcher and the compiled modules, for wheels and editable checkouts alike.
 
-    python hatch_build.py    builds it in place
+    python hatch_build.py    builds them in place
 
-Any C compiler that links statically will do; without one, PyPI's `ziglang`. A package that was
-built without either has no launcher, and its daemon uses bubblewrap.
+For the launcher, any C compiler that links statically will do; without one, PyPI's `ziglang`. A
+package that was built without either has no launcher, and its daemon uses bubblewrap. What the
+modules need, hatch_modules.py says; a package without them is slower.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,31 +19,49 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # A build system does not.
+import hatch_modules
+
 SOURCES = Path("executor/launcher")
 BINARY = SOURCES / "armitage-launcher"
 FLAGS = ("-std=c11", "-O2", "-static", "-s", "-fstack-protector-strong", "-Wall", "-Wextra")
 ZIG_TARGETS = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
 
 
-class LauncherHook(BuildHookInterface[Any]):
-    """Puts the launcher into what is built, which is then for one machine only."""
+class NativeHook(BuildHookInterface[Any]):
+    """Puts what is native into what is built, which is then for one machine only; with modules,
+    also for one C library and one version of Python.
+    """
 
     def dependencies(self) -> list[str]:
-        """Asks for a compiler where the host has none."""
-        return [] if _host_compilers() else ["ziglang>=0.13,<0.16"]
+        """Asks for a compiler where the host has none, and for what the modules need."""
+        if not hatch_modules.host_compilers():
+            return ["ziglang>=0.13,<0.16"]
+        return [] if os.environ.get("ARMITAGE_PURE") else ["mypy>=2,<3", "setuptools>=77"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Builds it."""
-        problem = build(Path(self.root))
-        if problem:
-            self.app.display_warning(f"without the sandbox launcher: {problem}")
+        root = Path(self.root)
+        artifacts: list[str] = build_data["artifacts"]
+        without_launcher = build(root)
+        if without_launcher:
+            self.app.display_warning(f"without the sandbox launcher: {without_launcher}")
+        else:
+            artifacts.append(f"/{BINARY}")
+        without_modules = hatch_modules.build(root)
+        if without_modules:
+            self.app.display_warning(f"without compiled modules: {without_modules}")
+        else:
+            artifacts += [f"/{name}" for name in hatch_modules.made(root)]
+        if version == "editable" or (without_launcher and without_modules):
             return
-        build_data["artifacts"].append(f"/{BINARY}")
-        if version != "editable":
+        build_data["pure_python"] = False
+        if without_modules:
+            # The launcher is static: it needs no C library of either family.
             machine = platform.machine()
-            build_data["pure_python"] = False
-            # It is static: it needs no C library of either family.
             build_data["tag"] = f"py3-none-manylinux_2_17_{machine}.musllinux_1_1_{machine}"
+        else:
+            build_data["infer_tag"] = True
 
 
 def build(root: Path) -> str:
@@ -64,15 +82,13 @@ def build(root: Path) -> str:
     return "; ".join(complaints) or "no C compiler; install gcc and libc6-dev, or PyPI's ziglang"
 
 
-def _host_compilers() -> list[list[str]]:
-    names = (os.environ.get("CC", ""), "cc", "gcc", "clang")
-    return [[found] for name in names if name and (found := shutil.which(name))]
-
-
 def _compilers() -> list[list[str]]:
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", ZIG_TARGETS[platform.machine()]]
-    return [*_host_compilers(), *([zig] if importlib.util.find_spec("ziglang") else [])]
+    ours = [[compiler] for compiler in hatch_modules.host_compilers()]
+    return [*ours, *([zig] if importlib.util.find_spec("ziglang") else [])]
 
 
 if __name__ == "__main__":
-    sys.exit(build(Path(__file__).resolve().parent) or None)
+    here = Path(__file__).resolve().parent
+    problems = [build(here), hatch_modules.build(here)]
+    sys.exit("\n".join(filter(None, problems)) or None)

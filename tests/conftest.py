@@ -33,10 +33,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="run every daemon on this one, and the suites that all of them must pass on it alone",
     )
+    parser.addoption(
+        "--pure",
+        action="store_true",
+        help="import the modules that are compiled as Python (in the tests' process alone)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes `--transport` that of every daemon."""
+    """Sees that what is tested is what can be read; makes `--transport` that of every daemon."""
+    if config.getoption("--pure"):
+        from support import pure
+
+        pure.install()
+    else:
+        from armitage import compiled
+        from armitage.errors import ConfigError
+
+        try:
+            compiled.inspect().check()
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from error
     if name := config.getoption("--transport"):
         from support import daemon
 

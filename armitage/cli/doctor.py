@@ -12,7 +12,9 @@ from armitage.cli.exits import Exit
 from armitage.cli.output import emit
 
 if TYPE_CHECKING:
+    from armitage.compiled import Compiled
     from executor.microvm.machine import MicrovmOptions
+    from executor.probe import Finding
 
 
 def add(commands: options.Commands) -> None:
@@ -38,14 +40,34 @@ def _microvm(args: argparse.Namespace) -> MicrovmOptions:
     return load(args.config).microvm
 
 
+def _modules(found: Compiled) -> Finding:
+    from armitage import compiled
+    from executor.probe import Finding
+
+    name = "compiled modules"
+    if found.stale:
+        detail = f"stale, so `armitage serve` refuses to start: {', '.join(found.stale)}"
+        return Finding(name, False, detail, compiled.REMEDY)
+    if found.modules:
+        return Finding(name, True, f"{len(found.modules)}, of the sources beside them")
+    remedy = "install gcc and libpython3-dev, then python hatch_modules.py"
+    return Finding(name, False, "none: calls cost about twice the CPU", remedy)
+
+
 def _doctor(args: argparse.Namespace) -> Exit:
+    from armitage import compiled
     from executor.isospin.probe import probe_gpus
     from executor.microvm.probe import probe_microvm
     from executor.probe import Report, probe
 
     report = probe(args.bubblewrap)
     report = Report(
-        (*report.findings, probe_gpus(), probe_microvm(_microvm(args), args.bubblewrap))
+        (
+            *report.findings,
+            probe_gpus(),
+            probe_microvm(_microvm(args), args.bubblewrap),
+            _modules(compiled.inspect()),
+        )
     )
     value = {
         "can_sandbox": report.can_sandbox,

@@ -41,6 +41,9 @@ def add(commands: options.Commands) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from armitage import compiled
+
+    compiled.inspect().check()
     config = effective_config(args)
     return asyncio.run(_Serving(args, config).run())
 

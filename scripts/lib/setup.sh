@@ -41,8 +41,19 @@ setup_debian() {
   fi
 }
 
-# setup_venv runtime|dev: makes .venv hold exactly what scripts/lock says, and this checkout, editable, with its sandbox launcher.
-# Warm (nothing changed since) it costs a hash of a few files.
+# setup_tools PACKAGE...: installs Debian packages, and what the launcher and the compiled modules are made with where it is missing.
+setup_tools() {
+  local headers tools=()
+  setup_python || return 1
+  command -v cc >/dev/null || tools=(gcc libc6-dev)
+  headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  # Another Python than Debian's brings its own, or has none that Debian could give.
+  [[ -e $headers/Python.h || $headers != /usr/include/* ]] || tools+=(libpython3-dev)
+  setup_debian "$@" ${tools[@]+"${tools[@]}"}
+}
+
+# setup_venv runtime|dev: makes .venv hold exactly what scripts/lock says, and this checkout, editable, with its sandbox launcher and
+# compiled modules. Warm (nothing changed since) it costs a hash of some files.
 setup_venv() {
   local wanted=$1 stamp
   setup_python || return 1
@@ -57,12 +68,14 @@ setup_venv() {
     stamp=$(_setup_stamp "$wanted")
     printf '%s\n' "$stamp" >".venv/armitage-$wanted.stamp"
   fi
+  # Editing a module asks for no new installation, but for a new compilation.
+  .venv/bin/python hatch_modules.py || say "The modules above run as Python, and calls take about twice the CPU."
   exec {setup_lock}>&-
 }
 
 # What the virtual environment depends on; the directory is in it because .venv does not survive a move.
 _setup_stamp() {
-  { pwd -P; "$python" -V; cat pyproject.toml hatch_build.py executor/launcher/*.[ch] scripts/lock/build.txt "scripts/lock/$1.txt"; } | sha256sum | cut -d' ' -f1
+  { pwd -P; "$python" -V; cat pyproject.toml hatch_build.py hatch_modules.py executor/launcher/*.[ch] scripts/lock/build.txt "scripts/lock/$1.txt"; } | sha256sum | cut -d' ' -f1
 }
 
 _setup_is_current() {

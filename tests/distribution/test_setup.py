@@ -82,6 +82,23 @@ def test_a_failed_installation_is_tried_with_fresh_lists_and_then_told(stubs: Pa
     assert calls == ["install -y -qq --no-install-recommends one", "update -qq"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "missing"),
+    [("/usr/include/python9.9", "one libpython3-dev"), ("/opt/include/python9.9", "one")],
+)
+def test_headers_are_asked_for_where_the_python_is_debians(
+    stubs: Path, headers: str, missing: str
+) -> None:
+    stub(stubs, "cc", "exit 0")
+    stub(stubs, "some-python", f"echo {headers}")
+
+    done = shell(
+        stubs, "setup_tools one", as_root=False, ARMITAGE_PYTHON=str(stubs / "some-python")
+    )
+
+    assert done.stderr == f"Missing Debian packages; as root: apt-get install {missing}\n"
+
+
 def test_an_old_python_is_passed_over(stubs: Path) -> None:
     stub(stubs, "old-python", "exit 1")
 

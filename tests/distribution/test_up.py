@@ -1,4 +1,4 @@
-"""scripts/up in a fresh clone, with an environment of its own."""
+"""scripts/up in a fresh clone, with an environment of its own, and all of Python as it is."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 def run(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(clone / "scripts" / "up"), *arguments],
-        env={**os.environ, "XDG_DATA_HOME": str(clone.parent / "xdg")},
+        env={**os.environ, "XDG_DATA_HOME": str(clone.parent / "xdg"), "ARMITAGE_PURE": "1"},
         capture_output=True,
         text=True,
         check=False,

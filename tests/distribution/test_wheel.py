@@ -2,13 +2,17 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 
+from armitage.compiled import inspect
 from armitage.version import version
 
 ROOT = Path(__file__).parents[2]
+COMPILED = [Path(name).with_suffix("").as_posix() for name in inspect().modules]
+SUFFIX = EXTENSION_SUFFIXES[0]
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +32,8 @@ def test_the_wheel_holds_just_the_three_packages(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"armitage", "cas", "executor", f"armitage-{version()}.dist-info"}
     assert "armitage/py.typed" in names
+    assert {f"{name}{SUFFIX}" for name in COMPILED} <= set(names)
+    assert "-py3-none-" not in wheel.name
     assert "armitage/_proto/build/bazel/remote/execution/v2/remote_execution_pb2.py" in names
 
 

@@ -30,7 +30,6 @@ from armitage.transport.http2.floods import Allowance
 from armitage.transport.http2.headers import HeaderMemory, HeaderReader, HeadersTooLarge
 from armitage.transport.http2.options import Counters, Http2Options
 from armitage.transport.http2.receiving import Receiving
-from armitage.transport.http2.sending import Sending
 from armitage.transport.http2.stream import Stream
 
 Head = TypeVar("Head")
@@ -62,7 +61,7 @@ _HTTP1_ANSWER = (
 )
 
 
-class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
+class Connection(Receiving[StreamT], Generic[StreamT, Head]):
     """What is common to all that can be said over HTTP/2; the layer above extends it."""
 
     extra_settings: ClassVar[Mapping[int, int]] = {}
@@ -71,8 +70,7 @@ class Connection(Sending[StreamT], Receiving[StreamT], Generic[Head, StreamT]):
     def __init__(
         self, options: Http2Options, counters: Counters, memory: HeaderMemory[Any, Head]
     ) -> None:
-        Sending.__init__(self)
-        Receiving.__init__(self, options)
+        super().__init__(options)
         self.counters = counters
         self.streams: dict[int, StreamT] = {}
         self.closing = False

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from armitage.transport.http2 import frames
 from armitage.transport.http2.options import Http2Options
+from armitage.transport.http2.sending import Sending
 from armitage.transport.http2.stream import Stream
 
 StreamT = TypeVar("StreamT", bound=Stream)
 
 
-class Receiving(ABC, Generic[StreamT]):
-    """The half of a connection that receives.
+class Receiving(Sending[StreamT]):
+    """The half of a connection that receives, on top of the one that sends.
 
     `receive_window` is what the peer may still send. It is opened again as data is taken:
     `target - unread - receive_window`, once that is worth a frame.
@@ -23,6 +23,7 @@ class Receiving(ABC, Generic[StreamT]):
     """
 
     def __init__(self, options: Http2Options) -> None:
+        super().__init__()
         self.options = options
         self.stream_window = options.stream_window
         self.receive_window = frames.INITIAL_WINDOW
@@ -31,10 +32,6 @@ class Receiving(ABC, Generic[StreamT]):
         self._grown = 0
         self._assembling: dict[StreamT, None] = {}
         self._assembled_bytes = 0
-
-    @abstractmethod
-    def write(self, frame: bytes) -> None:
-        """Sends a frame."""
 
     def open_window(self) -> None:
         """Lets the peer send more on the connection, if that is worth a frame."""

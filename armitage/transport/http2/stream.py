@@ -52,7 +52,6 @@ class Stream:
     """The last HEADERS frame, to send when the queue is empty."""
 
     def __init__(self, connection: Connection[Any, Any], stream_id: int, id_bytes: bytes) -> None:
-        self.connection = connection
         self.id = stream_id
         self.id_bytes = id_bytes
         self.receive_window = connection.stream_window

@@ -158,7 +158,7 @@ class RpcServer:
         return RpcConnection(self)
 
 
-class RpcConnection(Connection[Head, "ServerCall"]):
+class RpcConnection(Connection["ServerCall", Head]):
     """One connection. Besides what is here a shell uses of its base: `closing`, `close_reason`,
     `greeted`, `has_output`, `output_bytes`, `take_output`, `take_drained`, `ping`,
     `announce_drain`, `drain`.
@@ -283,7 +283,6 @@ class RpcConnection(Connection[Head, "ServerCall"]):
 class ServerCall(Stream):
     """One call. All members are for the thread of the connection."""
 
-    connection: RpcConnection
     method: Method
     """Set once the method was found, hence on every call of an event."""
     streams = False
@@ -311,14 +310,9 @@ class ServerCall(Stream):
     def __init__(
         self, connection: RpcConnection, stream_id: int, id_bytes: bytes, head: Head
     ) -> None:
-        self.head = head
-        # As the base does; a call of it for every call served would show.
+        super().__init__(connection, stream_id, id_bytes)
         self.connection = connection
-        self.id = stream_id
-        self.id_bytes = id_bytes
-        self.receive_window = self.window_target = connection.stream_window
-        self.send_window = connection.peer_window
-        self.queue = None
+        self.head = head
 
     @property
     def path(self) -> str:

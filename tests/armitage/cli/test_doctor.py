@@ -3,6 +3,7 @@ import json
 import pytest
 from support.command_line import Cli
 
+from armitage.compiled import Compiled
 from executor.probe import Finding, Report
 
 GOOD = Finding("bubblewrap", True, "/usr/bin/bwrap 0.8.0", is_needed=True)
@@ -16,6 +17,7 @@ def report(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
     monkeypatch.setattr("executor.probe.probe", lambda _: Report(findings))
     monkeypatch.setattr("executor.isospin.probe.probe_gpus", lambda: NO_LEASE)
     monkeypatch.setattr("executor.microvm.probe.probe_microvm", lambda *_: NO_GUEST)
+    monkeypatch.setattr("armitage.compiled.inspect", lambda: Compiled(("a.py", "b.py"), ()))
 
 
 def test_a_host_that_can_sandbox_is_told_so(armitage: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,10 +27,11 @@ def test_a_host_that_can_sandbox_is_told_so(armitage: Cli, monkeypatch: pytest.M
 
     assert done.code == 0
     assert done.out == (
-        "yes bubblewrap  /usr/bin/bwrap 0.8.0\n"
-        "no  GPU         no device\n"
-        "no  GPU leases  no driver\n"
-        "no  microVM     no kernel  -> apt-get install one\n"
+        "yes bubblewrap        /usr/bin/bwrap 0.8.0\n"
+        "no  GPU               no device\n"
+        "no  GPU leases        no driver\n"
+        "no  microVM           no kernel  -> apt-get install one\n"
+        "yes compiled modules  2, of the sources beside them\n"
         "\n"
         "Actions can be sandboxed on this host.\n"
     )
@@ -52,6 +55,25 @@ def test_a_host_that_cannot_is_told_what_to_change(
     assert as_json["can_sandbox"] is False
     assert as_json["remedies"] == ["sysctl -w x=1"]
     assert as_json["findings"][1]["name"] == "user namespaces"
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (Compiled((), ()), "no  compiled modules  none: calls cost about twice the CPU  -> "),
+        (Compiled(("a.py",), ("a.py",)), "no  compiled modules  stale, so `armitage serve` "),
+    ],
+)
+def test_modules_that_are_not_compiled_are_told(
+    armitage: Cli, monkeypatch: pytest.MonkeyPatch, found: Compiled, line: str
+) -> None:
+    report(monkeypatch, GOOD)
+    monkeypatch.setattr("armitage.compiled.inspect", lambda: found)
+
+    done = armitage("doctor")
+
+    assert done.code == 0
+    assert line in done.out
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from support.command_line import Cli
 from support.daemon import daemon_process
 
 from armitage.cli.banner import banner
+from armitage.compiled import Compiled
 
 FACTS = {
     "version": "1.2",
@@ -96,3 +98,14 @@ def test_json_announces_the_same_facts_as_the_ready_file(tmp_path: Path) -> None
     announced = [json.loads(line) for line in first if '"data_dir"' in line]
     assert announced == [daemon.facts]
     assert daemon.facts["pid"] == daemon.process.pid
+
+
+def test_the_daemon_does_not_start_on_stale_modules(
+    armitage: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("armitage.compiled.inspect", lambda: Compiled((), ("armitage/hot.py",)))
+
+    done = armitage("serve", "--listen", "127.0.0.1:0")
+
+    assert done.code == 3
+    assert "compiled of other sources: armitage/hot.py; " in done.err
