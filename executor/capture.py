@@ -50,15 +50,17 @@ class Capture:
         os.set_blocking(self._read_fd, False)
         self._loop.add_reader(self._read_fd, self._read)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Answers whether there was anything."""
         try:
             data = os.read(self._read_fd, _READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if data:
             self._take(data)
         else:
             self.stop()
+        return bool(data)
 
     def _take(self, data: bytes) -> None:
         if self.is_truncated:
@@ -85,6 +87,11 @@ class Capture:
             self._file.write(data)
         self._hasher.update(data)
         self._size += len(data)
+
+    def drain(self) -> None:
+        """Reads all that has been printed, once nobody prints any more."""
+        while not self.ended.done() and self._read():
+            pass
 
     def stop(self) -> None:
         """Reads no more, whoever may still hold the other end. Idempotent."""

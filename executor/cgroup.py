@@ -5,6 +5,7 @@ A group is made below this process's own, so that whatever limits it applies to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ _PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu")
 _COUNTERS = ("io",)
 """What tells usage and sets no limit. Version 1 does not know who wrote to a disk."""
+_READ_BYTES = 64 * 1024
 _REMOVAL_TRIES = 200
 _REMOVAL_PAUSE_S = 0.005
 
@@ -46,7 +48,7 @@ class Usage:
 class Group:
     """The group of one action: a directory in each hierarchy that we use."""
 
-    def __init__(self, version: int, directories: Mapping[str, Path]) -> None:
+    def __init__(self, version: int, directories: Mapping[str, str]) -> None:
         """Takes the directory of each controller; for version 2 they are all the same one."""
         self._version = version
         self._of = directories
@@ -55,7 +57,7 @@ class Group:
     def make(self, limits: Limits) -> None:
         """Makes the group and sets its limits. Raises OSError."""
         for directory in self._all:
-            directory.mkdir()
+            os.mkdir(directory)
         self.limit(limits)
 
     def limit(self, limits: Limits) -> None:
@@ -63,31 +65,30 @@ class Group:
         if "memory" in self._of and limits.memory_bytes is not None:
             self._limit_memory(self._of["memory"], limits.memory_bytes)
         if "pids" in self._of and limits.processes is not None:
-            _write(self._of["pids"] / "pids.max", limits.processes)
+            _write(f"{self._of['pids']}/pids.max", limits.processes)
         if "cpu" in self._of and limits.cpus is not None:
-            quota = int(limits.cpus * _PERIOD_US)
+            directory, quota = self._of["cpu"], int(limits.cpus * _PERIOD_US)
             if self._version == 2:
-                _write(self._of["cpu"] / "cpu.max", f"{quota} {_PERIOD_US}")
+                _write(f"{directory}/cpu.max", f"{quota} {_PERIOD_US}")
             else:
-                _write(self._of["cpu"] / "cpu.cfs_period_us", _PERIOD_US)
-                _write(self._of["cpu"] / "cpu.cfs_quota_us", quota)
+                _write(f"{directory}/cpu.cfs_period_us", _PERIOD_US)
+                _write(f"{directory}/cpu.cfs_quota_us", quota)
 
-    def _limit_memory(self, directory: Path, limit: int) -> None:
+    def _limit_memory(self, directory: str, limit: int) -> None:
         if self._version == 2:
-            _write(directory / "memory.max", limit)
+            _write(f"{directory}/memory.max", limit)
             optional = {"memory.swap.max": 0, "memory.oom.group": 1}
         else:
-            _write(directory / "memory.limit_in_bytes", limit)
+            _write(f"{directory}/memory.limit_in_bytes", limit)
             optional = {"memory.memsw.limit_in_bytes": limit}
         for name, value in optional.items():
-            # Absent where the kernel does not account swap.
-            if (directory / name).exists():
-                _write(directory / name, value)
+            with contextlib.suppress(FileNotFoundError):  # The kernel does not account swap.
+                _write(f"{directory}/{name}", value)
 
     def join(self, pid: int) -> None:
         """Moves a process (not those it has already started) into the group. Raises OSError."""
         for directory in self._all:
-            _write(directory / "cgroup.procs", pid)
+            _write(f"{directory}/cgroup.procs", pid)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -95,36 +96,36 @@ class Group:
 
         Unlike join, that does not wait for a grace period of the kernel (some 10 ms).
         """
-        return () if self._version == 2 else tuple(str(path / "tasks") for path in self._all)
+        return () if self._version == 2 else tuple(f"{path}/tasks" for path in self._all)
 
     @property
-    def directory(self) -> Path | None:
+    def directory(self) -> str | None:
         """Where processes can be made in the group at once (clone3(2)); None with version 1."""
         return self._all[0] if self._version == 2 and self._all else None
 
     def usage(self) -> Usage:
         """Answers what was used so far; kept after the processes have ended, until remove."""
-        memory = self._of.get("memory")
-        cpu = self._of.get("cpuacct") or (self._of.get("cpu") if self._version == 2 else None)
+        memory, pids, io = (self._of.get(name) for name in ("memory", "pids", "io"))
         peak = "memory.peak" if self._version == 2 else "memory.max_usage_in_bytes"
         events = "memory.events" if self._version == 2 else "memory.oom_control"
-        cpu_s = None
-        if cpu is not None and self._version == 2:
-            usec = _keyed(cpu / "cpu.stat").get("usage_usec")
-            cpu_s = None if usec is None else usec / 1e6
-        elif cpu is not None:
-            nanos = _number(cpu / "cpuacct.usage")
-            cpu_s = None if nanos is None else nanos / 1e9
-        pids, io = self._of.get("pids"), self._of.get("io")
-        read, written = (None, None) if io is None else _disk_bytes(io / "io.stat")
+        read, written = (None, None) if io is None else _disk_bytes(f"{io}/io.stat")
         return Usage(
-            cpu_s=cpu_s,
-            peak_memory_bytes=None if memory is None else _number(memory / peak),
-            out_of_memory=memory is not None and _keyed(memory / events).get("oom_kill", 0) > 0,
-            out_of_processes=pids is not None and _keyed(pids / "pids.events").get("max", 0) > 0,
+            cpu_s=self._cpu_s(),
+            peak_memory_bytes=None if memory is None else _number(f"{memory}/{peak}"),
+            out_of_memory=memory is not None and _has(f"{memory}/{events}", "oom_kill"),
+            out_of_processes=pids is not None and _has(f"{pids}/pids.events", "max"),
             read_bytes=read,
             written_bytes=written,
         )
+
+    def _cpu_s(self) -> float | None:
+        if self._version == 2:
+            cpu = self._of.get("cpu")
+            used, unit = None if cpu is None else _keyed(f"{cpu}/cpu.stat").get("usage_usec"), 1e6
+        else:
+            cpu = self._of.get("cpuacct")
+            used, unit = None if cpu is None else _number(f"{cpu}/cpuacct.usage"), 1e9
+        return None if used is None else used / unit
 
     def processes(self) -> set[int]:
         """Answers the processes in the group."""
@@ -132,15 +133,25 @@ class Group:
 
     def kill(self) -> None:
         """Kills every process in the group, also such as start while this goes on."""
-        kill_file = self._all[0] / "cgroup.kill"
-        if self._version == 2 and kill_file.exists():
-            _write(kill_file, 1)
-            return
+        if self._version == 2:
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"{self._all[0]}/cgroup.kill", 1)
+                return
         while pids := self.processes():
             alive = [pid for pid in pids if _kill(pid)]
             if not alive:
                 return
             time.sleep(_REMOVAL_PAUSE_S)
+
+    def remove_at_once(self) -> bool:
+        """Removes the group if its last processes are gone; answers whether it is. Never waits."""
+        try:
+            for directory in self._all:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(directory)
+        except OSError:
+            return False
+        return True
 
     def remove(self) -> None:
         """Removes the group, waiting a moment for the last processes to be gone. Raises OSError."""
@@ -169,7 +180,7 @@ class Cgroups:
 
     def group(self, name: str) -> Group:
         """Answers the (unmade) group of one action."""
-        return Group(self.version, {key: path / name for key, path in self._parents.items()})
+        return Group(self.version, {key: f"{path}/{name}" for key, path in self._parents.items()})
 
     def clear(self) -> None:
         """Kills and removes all groups that a killed predecessor left here."""
@@ -179,15 +190,16 @@ class Cgroups:
             for entry in parent.iterdir()
             if entry.is_dir()
         }:
-            of = {key: path / name for key, path in self._parents.items()}
-            group = Group(self.version, {key: path for key, path in of.items() if path.exists()})
+            of = {key: f"{path}/{name}" for key, path in self._parents.items()}
+            of = {key: path for key, path in of.items() if os.path.exists(path)}
+            group = Group(self.version, of)
             group.kill()
             group.remove()
 
     def close(self) -> None:
         """Removes what open_cgroups made. Raises OSError while groups exist."""
         for parent in dict.fromkeys(self._parents.values()):
-            _remove(parent)
+            _remove(str(parent))
 
 
 def open_cgroups(
@@ -229,10 +241,10 @@ def _open_v2(base: Path, name: str, wanted: tuple[str, ...]) -> Cgroups | None:
         enabled = set((base / "cgroup.subtree_control").read_text().split())
         if not enabled.issuperset(usable):
             _vacate(base)
-            _write(base / "cgroup.subtree_control", " ".join(f"+{c}" for c in usable))
+            _write(f"{base}/cgroup.subtree_control", " ".join(f"+{c}" for c in usable))
         parent = base / name
         parent.mkdir(exist_ok=True)
-        _write(parent / "cgroup.subtree_control", " ".join(f"+{c}" for c in usable))
+        _write(f"{parent}/cgroup.subtree_control", " ".join(f"+{c}" for c in usable))
     except OSError:
         return None  # Not delegated to us; version 1 may still be.
     if _add_counters(base, parent, offered):
@@ -245,7 +257,7 @@ def _add_counters(base: Path, parent: Path, offered: set[str]) -> bool:
         return False
     try:
         for directory in (base, parent):
-            _write(directory / "cgroup.subtree_control", " ".join(f"+{c}" for c in _COUNTERS))
+            _write(f"{directory}/cgroup.subtree_control", " ".join(f"+{c}" for c in _COUNTERS))
     except OSError:
         return False  # Limits do without.
     return True
@@ -259,11 +271,11 @@ def _vacate(base: Path) -> None:
     """
     if not (base / "cgroup.type").exists():
         return  # The root group, which is exempt.
-    members = _members(base)
+    members = _members(str(base))
     if members == {os.getpid()}:
         leaf = base / "daemon"
         leaf.mkdir(exist_ok=True)
-        _write(leaf / "cgroup.procs", os.getpid())
+        _write(f"{leaf}/cgroup.procs", os.getpid())
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, Path]]:
@@ -302,7 +314,7 @@ def _below(root: str, point: Path, group: str) -> Path:
     return point / group.lstrip("/")
 
 
-def _write(path: Path, value: object) -> None:
+def _write(path: str, value: object) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, str(value).encode())
@@ -310,40 +322,51 @@ def _write(path: Path, value: object) -> None:
         os.close(fd)
 
 
-def _number(path: Path) -> int | None:
+def _read(path: str) -> bytes:
+    """Answers what is in a file; empty when there is none. Each action has several read: an open
+    file of Python's takes twice as long.
+    """
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return b"".join(iter(lambda: os.read(fd, _READ_BYTES), b""))
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(_read(path))
+    except ValueError:
         return None
 
 
-def _keyed(path: Path) -> dict[str, int]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(" ") for line in lines)
+def _keyed(path: str) -> dict[str, int]:
+    pairs = (line.partition(" ") for line in _read(path).decode().splitlines())
     return {key: int(value) for key, _, value in pairs if value.isdigit()}
 
 
-def _disk_bytes(path: Path) -> tuple[int | None, int | None]:
+def _has(path: str, key: str) -> bool:
+    return _keyed(path).get(key, 0) > 0
+
+
+def _disk_bytes(path: str) -> tuple[int | None, int | None]:
     """Answers bytes read and written of all devices in an `io.stat`."""
-    try:
-        words = path.read_text().split()
-    except OSError:
+    if not os.path.exists(path):
         return None, None
-    pairs = [word.partition("=") for word in words]
+    pairs = [word.partition("=") for word in _read(path).decode().split()]
     return (
         sum(int(value) for key, _, value in pairs if key == "rbytes"),
         sum(int(value) for key, _, value in pairs if key == "wbytes"),
     )
 
 
-def _members(directory: Path) -> set[int]:
-    try:
-        return {int(pid) for pid in (directory / "cgroup.procs").read_text().split()}
-    except OSError:
-        return set()
+def _members(directory: str) -> set[int]:
+    return {int(pid) for pid in _read(f"{directory}/cgroup.procs").split()}
 
 
 def _kill(pid: int) -> bool:
@@ -354,10 +377,10 @@ def _kill(pid: int) -> bool:
     return True
 
 
-def _remove(directory: Path) -> None:
+def _remove(directory: str) -> None:
     for attempt in range(_REMOVAL_TRIES):
         try:
-            directory.rmdir()
+            os.rmdir(directory)
             return
         except FileNotFoundError:
             return

@@ -9,6 +9,7 @@ How one action goes:
    every process of the action is dead before anything else happens.
 5. Outputs and what was printed go into the store.
 6. Scratch space and control group are removed, also after a failure, and only then is the end told.
+   Of scratch space with little in it, only that it is out of every sandbox's reach (Scratch).
 """
 
 from __future__ import annotations
@@ -338,18 +339,16 @@ class LocalExecutor(ABC):
             raise WorkerFailure(f"running {work.name}: {error}") from error
         finally:
             held.close()
-            if group is None and self._scratch.is_small(scratch):
-                self._clean_up(scratch, group)
-            else:
-                await self._threads(self._clean_up, scratch, group)
+            await self._clean_up(scratch, group)
 
-    def _clean_up(self, scratch: Path, group: Group | None) -> None:
+    async def _clean_up(self, scratch: Path, group: Group | None) -> None:
         try:
             try:
-                self._scratch.discard(scratch)
+                if not self._scratch.discard_little(scratch):
+                    await self._threads(self._scratch.discard, scratch)
             finally:
-                if group is not None:
-                    group.remove()
+                if group is not None and not group.remove_at_once():
+                    await self._threads(group.remove)
         except OSError as error:
             raise WorkerFailure(f"cleaning up after {scratch.name}: {error}") from error
 
@@ -364,7 +363,7 @@ class LocalExecutor(ABC):
         if overlay is not None:
             attempt.held.callback(overlay.close)
             lower = overlay.lower
-        if group is None and len(attempt.requests) <= _INLINE_REQUESTS:
+        if len(attempt.requests) <= _INLINE_REQUESTS:
             cwd = _prepare(attempt, mounted_at, self._limits(), lower)
         else:
             cwd = await self._threads(_prepare, attempt, mounted_at, self._limits(), lower)
@@ -385,7 +384,7 @@ class LocalExecutor(ABC):
             run, use = await self._run_and_settle(job, attempt, captures)
             times.mark()
             times.mark()
-            usage = await self._usage(run.ending, group)
+            usage = _usage(run.ending, group)
             out, err = await stdout.store(self._store), await stderr.store(self._store)
             if run.timed_out:
                 raise TimedOut(timeout_of(work, self._options), out, err)
@@ -416,11 +415,6 @@ class LocalExecutor(ABC):
             evidence=_with_network(await self._evidence(job), use),
             message=self._message(run.ending, usage, captures, use),
         )
-
-    async def _usage(self, ending: Ending, group: Group | None) -> Usage:
-        if ending.usage is not None or group is None:
-            return ending.usage or Usage(None, None, False)
-        return await self._threads(group.usage)
 
     def _applied(self, job: Job) -> Mapping[str, str]:
         facts = self.sandbox(is_root=job.is_root)
@@ -473,7 +467,11 @@ class LocalExecutor(ABC):
             ) from None
         finally:
             await process.kill()
-        await asyncio.wait([stdout.ended, stderr.ended], timeout=_DRAIN_TIMEOUT_S)
+        for capture in captures:
+            capture.drain()
+        open_still = [capture.ended for capture in captures if not capture.ended.done()]
+        if open_still:  # Others hold the pipe as well.
+            await asyncio.wait(open_still, timeout=_DRAIN_TIMEOUT_S)
         for capture in captures:
             capture.stop()
         if timed_out:
@@ -675,6 +673,12 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "a real-time signal"
+
+
+def _usage(ending: Ending, group: Group | None) -> Usage:
+    if ending.usage is not None:
+        return ending.usage
+    return Usage(None, None, False) if group is None else group.usage()
 
 
 def _with_network(evidence: Evidence | None, use: NetworkUse | None) -> Evidence | None:

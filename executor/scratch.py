@@ -1,4 +1,10 @@
-"""Scratch space: one directory for each running action, and nothing left of it afterwards."""
+"""Scratch space: one directory for each running action, and nothing left of it afterwards.
+
+Most actions leave little behind, and freeing even that may wait for the disk. So of those what lies
+in their directory is moved out of the way, for a thread to remove; and the directory itself, which
+no sandboxed command can reach, is kept for another action: ext4 takes longest to make and free that
+one (see _spread).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,8 @@ import itertools
 import os
 import stat
 import struct
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
@@ -17,7 +25,13 @@ _DIRECTORY_MODE = stat.S_IRWXU
 _GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SET_FLAGS = 0x40006602 | struct.calcsize("l") << 16
 """FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (ioctl_iflags(2))."""
-_FEW = 12
+_FEW_ENTRIES = 12
+_FEW_BYTES = 1 << 20
+_BACKLOG = 64
+"""So many directories may wait for their removal."""
+_SPARE = 32
+_WORN_ENTRIES = 200
+"""After so many entries a directory is not used again, for what _spread says."""
 _TOPDIR_FLAG = 0x00020000
 
 
@@ -44,11 +58,12 @@ class Scratch:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._work = self.directory / "work"
             self._trash = self.directory / "trash"
+            self._spare = self.directory / "spare"
             self.trees = self.directory / "trees"
             for place in (self._work, self.trees):
                 place.mkdir(mode=0o700, exist_ok=True)
                 _spread(place)
-            for place in (self._trash, self._work, self.trees):
+            for place in (self._trash, self._work, self._spare, self.trees):
                 place.mkdir(mode=0o700, exist_ok=True)
                 for leftover in list(place.iterdir()):
                     remove_tree(leftover, self._trash)
@@ -62,6 +77,13 @@ class Scratch:
             raise SandboxUnavailable(
                 f"scratch directory {directory}: {why}; configure another or stop that process"
             ) from error
+        self._numbers = itertools.count()
+        self._free: list[tuple[str, int]] = []
+        """Empty directories, and how many entries each has had."""
+        self._worn: dict[str, int] = {}
+        """The same of those in use."""
+        self._reaper = ThreadPoolExecutor(1, thread_name_prefix="scratch")
+        self._reaping: deque[Future[None]] = deque()
 
     @property
     def trash(self) -> Path:
@@ -77,35 +99,52 @@ class Scratch:
         """Makes the empty directory of one action. Raises WorkerFailure."""
         if not name or "/" in name or name.startswith("."):
             raise WorkerFailure(f"work name {name!r} cannot name a directory")
-        path = self._work / name
+        path = f"{self._work}/{name}"
         try:
-            path.mkdir(mode=0o700)
+            if self._free and not os.path.lexists(path):
+                free, self._worn[path] = self._free.pop()
+                os.rename(free, path)
+            else:
+                os.mkdir(path, 0o700)
         except OSError as error:
             raise WorkerFailure(f"making scratch space {path}: {error.strerror}") from error
-        return path
+        return Path(path)
 
     def discard(self, path: Path) -> None:
         """Removes the directory of one action, whatever is in it and whatever its modes.
 
         Raises OSError.
         """
+        self._worn.pop(str(path), None)
         remove_tree(path, self._trash)
 
-    def is_small(self, path: Path) -> bool:
-        """Tells whether removing a directory takes less time than going to a thread and back."""
-        left, pending = _FEW, [str(path)]
-        while pending:
-            try:
-                with os.scandir(pending.pop()) as entries:
-                    for entry in entries:
-                        left -= 1
-                        if left < 0:
-                            return False
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-            except OSError:
-                return False
+    def discard_little(self, path: Path) -> bool:
+        """Does the same where there is little in it, never waiting for the disk; answers whether it
+        has. Else nothing has changed, and it is for `discard`, in a thread.
+
+        Raises OSError, also for what could not be removed of others before.
+        """
+        while self._reaping and self._reaping[0].done():
+            self._reaping.popleft().result()
+        found = None if len(self._reaping) >= _BACKLOG else _look(str(path))
+        if found is None:
+            return False
+        directories, entries = found
+        worn = self._worn.pop(str(path), 0) + entries
+        for directory in directories:
+            self._reap(directory)
+        if worn > _WORN_ENTRIES or len(self._free) >= _SPARE:
+            self._reap(str(path))
+        else:
+            free = f"{self._spare}/{next(self._numbers)}"
+            os.rename(path, free)
+            self._free.append((free, worn))
         return True
+
+    def _reap(self, path: str) -> None:
+        moved = f"{self._trash}/{next(self._numbers)}"
+        os.rename(path, moved)
+        self._reaping.append(self._reaper.submit(_remove, moved, self._trash))
 
     def free_bytes(self) -> int:
         """Answers how much more fits on the scratch filesystem."""
@@ -118,8 +157,43 @@ class Scratch:
         return status.f_favail if status.f_files else None
 
     def close(self) -> None:
-        """Gives up the lock."""
+        """Waits until all that was discarded is gone, and gives up the lock."""
+        self._reaper.shutdown()
         os.close(self._lock)
+
+
+def _look(top: str) -> tuple[list[str], int] | None:
+    """Answers the directories in a directory, and how many entries there are with all below; None
+    when that is much, or a file lies beside them.
+    """
+    directories: list[str] = []
+    entries, size_bytes, pending = 0, 0, [top]
+    while pending:
+        path = pending.pop()
+        try:
+            with os.scandir(path) as found:
+                for entry in found:
+                    entries += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif path is top:
+                        return None
+                    else:
+                        size_bytes += entry.stat(follow_symlinks=False).st_size
+                    if entries > _FEW_ENTRIES or size_bytes > _FEW_BYTES:
+                        return None
+        except OSError:
+            return None
+        if path is top:
+            directories = list(pending)
+    return directories, entries
+
+
+def _remove(path: str, trash: Path) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:  # It is not empty.
+        remove_tree(Path(path), trash)
 
 
 def _spread(directory: Path) -> None:

@@ -78,6 +78,10 @@ class Document:
         for text in texts:
             self.add(op, text)
 
+    def append(self, records: bytes) -> None:
+        """Adds records that another document was encoded as."""
+        self._parts.append(records)
+
     def encode(self) -> bytes:
         """Answers the whole document."""
         return b"".join(self._parts)

@@ -57,6 +57,7 @@ class Plan:
             path for path in MASKED if os.path.exists(path) and os.access(path, os.R_OK)
         )
         """Those that matter here. The kernel keeps them from everybody else but root anyway."""
+        self._private = self._encode_private()
 
     def template(self) -> bytes:
         """Answers the document of what all plain actions see."""
@@ -111,7 +112,7 @@ class Plan:
         else:
             layers = (job.overlay.lower, job.root, job.overlay.work)
             document.add(Op.OVERLAY, *layers, BUILD_ROOT)
-        self._add_private(document)
+        document.append(self._private)
         for mount in mounts:
             _add_bind(document, mount)
         if is_own:
@@ -125,17 +126,19 @@ class Plan:
         for path in ("/dev/shm", "/dev/pts"):  # noqa: S108 (its own)
             document.add(Op.DIR, u32(0o755), path)
         _add_devices(document)
-        self._add_private(document)
+        document.append(self._private)
         document.add(Op.SEAL, "/dev")
         document.add(Op.WRITABLE, "/")
 
-    def _add_private(self, document: Document) -> None:
+    def _encode_private(self) -> bytes:
+        document = Document()
         document.add(Op.PROC, "/proc")
         document.extend(Op.MASK, self.masked)
         for path in ("/tmp", "/dev/shm"):  # noqa: S108 (its own)
             size = u64(self._options.tmp_bytes, self._options.tmp_files)
             document.add(Op.TMPFS, size, u32(0o1777), path)
         document.add(Op.DEVPTS, "/dev/pts")
+        return document.encode()
 
     def _add_network(self, document: Document, job: Job) -> None:
         session = job.grants.session

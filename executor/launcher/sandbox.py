@@ -70,7 +70,8 @@ class Sandbox:
         self._control = server.ask(document, outputs, group)
         self._control.setblocking(False)
         self._is_open = True
-        self._loop.add_reader(self._control, self._read)
+        # By number: asyncio asks the names of a socket that it does not know yet.
+        self._loop.add_reader(self._control.fileno(), self._read)
 
     def _read(self) -> None:
         while self._is_open:
@@ -89,7 +90,7 @@ class Sandbox:
         """Lets go of the control socket, which also ends a sandbox that still has its other end."""
         if self._is_open:
             self._is_open = False
-            self._loop.remove_reader(self._control)
+            self._loop.remove_reader(self._control.fileno())
             self._control.close()
             for future in (self._known, self._ready, self.ended):
                 _settle(future)

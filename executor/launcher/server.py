@@ -145,8 +145,9 @@ def _spawn(program: Path, connection: socket.socket) -> subprocess.Popen[bytes]:
 def _memory_file(data: bytes) -> Iterator[int]:
     fd = os.memfd_create("launcher-document")
     try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
+        written = 0
+        while written < len(data):
+            written += os.write(fd, data[written:])
         yield fd
     finally:
         os.close(fd)

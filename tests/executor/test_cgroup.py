@@ -59,7 +59,7 @@ class TestVersion2:
     def test_limits_are_written(self, tmp_path: Path) -> None:
         directory = fill(tmp_path / "g", V2_FILES)
 
-        Group(2, dict.fromkeys(("memory", "pids", "cpu"), directory)).limit(LIMITS)
+        Group(2, dict.fromkeys(("memory", "pids", "cpu"), str(directory))).limit(LIMITS)
 
         assert (directory / "memory.max").read_text().startswith(str(64 << 20))
         assert (directory / "memory.swap.max").read_text().startswith("0")
@@ -70,7 +70,7 @@ class TestVersion2:
     def test_usage_is_read(self, tmp_path: Path) -> None:
         directory = fill(tmp_path / "g", V2_FILES)
 
-        usage = Group(2, dict.fromkeys(("memory", "pids", "cpu"), directory)).usage()
+        usage = Group(2, dict.fromkeys(("memory", "pids", "cpu"), str(directory))).usage()
 
         assert usage.cpu_s == 1.5
         assert usage.peak_memory_bytes == 7340032
@@ -87,13 +87,13 @@ class TestVersion2:
             },
         )
 
-        usage = Group(2, dict.fromkeys(("memory", "pids", "cpu", "io"), directory)).usage()
+        usage = Group(2, dict.fromkeys(("memory", "pids", "cpu", "io"), str(directory))).usage()
 
         assert (usage.read_bytes, usage.written_bytes) == (1001, 22)
         assert usage.out_of_processes
 
     def test_what_no_controller_counts_is_unknown(self, tmp_path: Path) -> None:
-        usage = Group(2, {"memory": fill(tmp_path / "g", V2_FILES)}).usage()
+        usage = Group(2, {"memory": str(fill(tmp_path / "g", V2_FILES))}).usage()
 
         assert (usage.read_bytes, usage.written_bytes) == (None, None)
         assert not usage.out_of_processes
@@ -111,9 +111,9 @@ class TestVersion2:
         assert (base / "cgroup.subtree_control").read_text().startswith("+io")
 
     def test_processes_are_made_in_the_group(self, tmp_path: Path) -> None:
-        group = Group(2, dict.fromkeys(("memory", "pids"), tmp_path))
+        group = Group(2, dict.fromkeys(("memory", "pids"), str(tmp_path)))
 
-        assert group.directory == tmp_path
+        assert group.directory == str(tmp_path)
         assert group.tasks == ()
 
     def test_delegated_group_is_used(self, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ class TestVersion2:
 
 class TestVersion1:
     def test_processes_enter_by_each_hierarchy(self, tmp_path: Path) -> None:
-        group = Group(1, {"memory": tmp_path / "m", "pids": tmp_path / "p"})
+        group = Group(1, {"memory": f"{tmp_path}/m", "pids": f"{tmp_path}/p"})
 
         assert group.directory is None
         assert group.tasks == (f"{tmp_path}/m/tasks", f"{tmp_path}/p/tasks")
@@ -178,7 +178,7 @@ class TestVersion1:
         names = ("memory", "pids", "cpu")
         of = {name: fill(tmp_path / name, V1_FILES) for name in names}
 
-        Group(1, of).limit(LIMITS)
+        Group(1, {name: str(path) for name, path in of.items()}).limit(LIMITS)
 
         assert (of["memory"] / "memory.limit_in_bytes").read_text().startswith(str(64 << 20))
         assert (of["pids"] / "pids.max").read_text().startswith("100")
@@ -186,7 +186,7 @@ class TestVersion1:
 
     def test_usage_is_read(self, tmp_path: Path) -> None:
         names = ("memory", "cpu", "cpuacct")
-        usage = Group(1, {name: fill(tmp_path / name, V1_FILES) for name in names}).usage()
+        usage = Group(1, {name: str(fill(tmp_path / name, V1_FILES)) for name in names}).usage()
 
         assert (usage.cpu_s, usage.peak_memory_bytes) == (2.5, 7340032)
         assert not usage.out_of_memory
@@ -243,6 +243,18 @@ class TestRealGroups:
         assert [sleeper.wait(10) for sleeper in sleepers] == [-9, -9, -9]
         group.remove()
         group.remove()
+
+    def test_a_group_with_a_process_is_not_removed_at_once(self, groups: Cgroups) -> None:
+        group = groups.group("busy")
+        group.make(LIMITS)
+        with subprocess.Popen(["sleep", "60"]) as sleeper:
+            group.join(sleeper.pid)
+
+            assert not group.remove_at_once()
+
+            sleeper.kill()
+        group.remove()
+        assert group.remove_at_once()
 
     def test_clear_ends_what_a_predecessor_left(self, groups: Cgroups) -> None:
         group = groups.group("left")

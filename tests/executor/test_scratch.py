@@ -1,6 +1,7 @@
 """Scratch space: nothing is left, whatever an action made of it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,63 @@ def test_name_in_use_is_refused(tmp_path: Path) -> None:
             scratch.make("one")
     finally:
         scratch.close()
+
+
+def test_a_directory_with_little_in_it_is_emptied_for_another_action(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    one = scratch.make("one")
+    (one / "root" / "below").mkdir(parents=True)
+    (one / "root" / "below" / "f").write_text("x")
+    inode = one.stat().st_ino
+
+    assert scratch.discard_little(one)
+    two = scratch.make("two")
+
+    assert not one.exists()
+    assert (two.stat().st_ino, list(two.iterdir())) == (inode, [])
+    scratch.close()
+    assert list((tmp_path / "trash").iterdir()) == []
+
+
+def test_a_directory_is_not_used_for_ever(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    new = 0
+    for number in range(30):
+        path = scratch.make(str(number))
+        new += path.stat().st_mode & 0o777 == 0o700
+        path.chmod(0o750)  # To be known again.
+        (path / "root").mkdir()
+        for name in range(10):
+            (path / "root" / str(name)).touch()
+        assert scratch.discard_little(path)
+    scratch.close()
+
+    assert 1 < new < 10
+
+
+def _fill_with_many(path: Path) -> None:
+    for number in range(20):
+        (path / "root" / str(number)).write_text("")
+
+
+def _fill_with_a_large_file(path: Path) -> None:
+    with (path / "root" / "large").open("wb") as file:
+        file.truncate(2 << 20)
+
+
+def _fill_beside(path: Path) -> None:
+    (path / "stdout").write_text("")
+
+
+@pytest.mark.parametrize("fill", [_fill_with_many, _fill_with_a_large_file, _fill_beside])
+def test_what_takes_long_is_left_to_discard(tmp_path: Path, fill: Callable[[Path], None]) -> None:
+    scratch = Scratch(tmp_path)
+    path = scratch.make("one")
+    (path / "root").mkdir()
+    fill(path)
+
+    assert not scratch.discard_little(path)
+    scratch.discard(path)
+
+    assert list((tmp_path / "work").iterdir()) == []
+    scratch.close()

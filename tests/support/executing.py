@@ -4,6 +4,7 @@ import asyncio
 import base64
 import functools
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -224,7 +225,10 @@ class Bench:
         return await self.text(outcome)
 
     def leftovers(self) -> list[str]:
-        """Whatever actions left in scratch space."""
+        """Whatever actions left in scratch space, once the thread that removes is through."""
+        trash, until = self.scratch / "trash", time.monotonic() + 5
+        while any(trash.iterdir()) and time.monotonic() < until:
+            time.sleep(0.002)
         return [
             str(path) for place in ("work", "trash") for path in (self.scratch / place).iterdir()
         ]
