@@ -243,9 +243,9 @@ class _MemoryWriter:
 
     async def commit(self) -> Digest:
         assert not self._ended
-        self._candidates.update(self._data)
-        digest = self._candidates.match()
         data = bytes(self._data)
+        self._candidates.update(data)
+        digest = self._candidates.match(lambda: [data])
         await self.abort()
         return await self._store.put([digest], data)
 

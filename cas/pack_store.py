@@ -35,7 +35,7 @@ from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from cas import large_files
-from cas.candidates import Candidates, Unnamed, match
+from cas.candidates import Candidates, Lately, Unnamed, match
 from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import (
@@ -168,6 +168,7 @@ class PackStore:
         self._verified: dict[bytes, FileId] = {}
         self._arriving: dict[bytes, _Waiting] = {}
         self._gathered = _Gathered()
+        self._lately = Lately()
         self._verifying: dict[bytes, asyncio.Future[FileId]] = {}
         self._evicted_blobs = 0
         self._evicted_bytes = 0
@@ -647,14 +648,14 @@ class PackStore:
     async def open_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
         """See BlobStore."""
         self.check_open()
-        incoming = Candidates(candidates, self._blob_limit)
+        incoming = Candidates(candidates, self._blob_limit, self._lately)
         self.reserve(incoming.size_bytes)
         return PackWriter(self, self._large, incoming)
 
     async def open_zstd_writer(self, candidates: Sequence[Digest]) -> BlobWriter:
         """See ZstdStore."""
         self.check_open()
-        incoming = Candidates(candidates, self._blob_limit)
+        incoming = Candidates(candidates, self._blob_limit, self._lately)
         self.reserve(incoming.size_bytes)
         return ZstdPackWriter(self, self._large, incoming)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import wait as wait_for_threads
 from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -81,6 +82,7 @@ class PackWriter:
         self._writing = Lane(store.submit, self._append)
         self._working: deque[ThreadFuture[None]] = deque()
         self._syncing: ThreadFuture[None] | None = None
+        self._matching: ThreadFuture[Digest] | None = None
         self._ended = False
 
     async def write(self, data: Buffer) -> None:
@@ -157,13 +159,28 @@ class PackWriter:
     async def _commit_large(self) -> Digest:
         await self._start_slice()
         await self._finish_slices()
-        digest = self._candidates.match()  # Before the sync, which is not for the wrong bytes.
+        digest = await self._match()  # Before the sync, which is not for the wrong bytes.
         self._working.append(self._store.submit(self._complete, digest))
         await self._finish_slices()
         assert self._draft is not None
         self._ended = True
         await self._store.take(digest, self._draft)
         return digest
+
+    async def _match(self) -> Digest:
+        """Reads the blob back only if it is not what it most likely is."""
+        digest = self._candidates.likely_match()
+        if digest is None:
+            self._matching = self._store.submit(self._candidates.match, self._read_back)
+            try:
+                digest = await asyncio.wrap_future(self._matching)
+            except OSError as error:
+                raise store_error(error) from error
+        return digest
+
+    def _read_back(self) -> Iterator[Buffer]:
+        assert self._draft is not None
+        return _pieces(self._draft[0], self._written_bytes)
 
     def _complete(self, _: Digest) -> None:
         self._sync()
@@ -187,6 +204,8 @@ class PackWriter:
     def _discard(self) -> None:
         self._hashing.stop()
         self._writing.stop()
+        if self._matching is not None and not self._matching.cancel():
+            wait_for_threads([self._matching])
         with suppress(OSError):
             self._end_syncing()
         if self._draft is not None:
@@ -211,7 +230,7 @@ class UnnamedPackWriter(PackWriter):
         """See UnnamedWriter."""
         await self._start_slice()
         await self._finish_slices()
-        return self._candidates.match()
+        return await self._match()
 
     async def commit(self) -> Digest:
         """See BlobWriter."""
@@ -275,22 +294,34 @@ class ZstdPackWriter(PackWriter):
         self._unpacking.finish()
         return await super()._commit_large()
 
+    def _read_back(self) -> Iterator[Buffer]:
+        assert self._draft is not None
+        return self._unpack(self._draft[0], self._written_bytes)
+
+    def _unpack(self, stream: File, size_bytes: int) -> Iterator[Buffer]:
+        unpacking = Codec.ZSTD.decompressor(self._candidates.size_bytes)
+        for data in _pieces(stream, size_bytes):
+            yield from unpacking.feed(data)
+
     def _complete(self, digest: Digest) -> None:
         if self._written_bytes >= digest.size_bytes:
-            self._replace_by_blob(digest)
+            self._replace_by_blob()
         self._sync()
 
-    def _replace_by_blob(self, digest: Digest) -> None:
+    def _replace_by_blob(self) -> None:
         """Keeps the blob itself, since the stream of it is no shorter."""
         assert self._draft is not None
         self._end_syncing()
         stream, name = self._draft
         self._draft = None
         try:
-            unpacking = Codec.ZSTD.decompressor(digest.size_bytes)
-            written_bytes, self._written_bytes = self._written_bytes, 0
-            for start in range(0, written_bytes, _CHUNK):
-                for piece in unpacking.feed(stream.read(_CHUNK, start)):
-                    self._append([piece])
+            blob, self._written_bytes = self._unpack(stream, self._written_bytes), 0
+            for piece in blob:
+                self._append([piece])
         finally:
             self._large.drop(stream, name)
+
+
+def _pieces(file: File, size_bytes: int) -> Iterator[bytes]:
+    for start in range(0, size_bytes, _CHUNK):
+        yield file.read(min(_CHUNK, size_bytes - start), start)

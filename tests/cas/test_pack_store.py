@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -635,6 +636,39 @@ async def test_cancelled_put_stores_what_it_was_given_or_nothing(open_store: Ope
         await store.put([blob(1)[0]], blob(1)[1])  # Goes behind whatever is still under way.
         if not await store.find_missing([digest]):
             assert await store.get(digest) == data
+
+
+async def test_abort_waits_for_a_commit_that_reads_the_blob_back(
+    open_store: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_go_on, read_bytes = threading.Event(), threading.Event(), []
+
+    def read(file: DiskFile, size_bytes: int, offset: int) -> bytes:
+        began.set()
+        assert may_go_on.wait(10)
+        read_bytes.append(os.pread(file._fd, size_bytes, offset))
+        return read_bytes[-1]
+
+    monkeypatch.setattr(DiskFile, "read", read)
+    store = await open_store()
+    blake3 = DigestFunction.BLAKE3.digest(bytes(MIB))
+    likeliest = Digest(DigestFunction.SHA256, blake3.hash, MIB)
+    writer = await store.open_writer([likeliest, blake3])
+    await writer.write(bytes(MIB))
+    commit = asyncio.get_running_loop().create_task(writer.commit())
+    await asyncio.to_thread(began.wait, 10)
+    commit.cancel()
+    await asyncio.wait([commit])
+    abort = asyncio.get_running_loop().create_task(writer.abort())
+    await asyncio.sleep(0.01)
+    assert not abort.done()
+    may_go_on.set()
+    await abort
+
+    assert read_bytes == [bytes(MIB)]
+    assert files_in(directory / "drafts") == []
+    assert await store.find_missing([blake3]) == [blake3]
+    assert store.stats().reserved_bytes == 0
 
 
 async def test_cancelled_export_makes_no_more_files(open_store: Open, tmp_path: Path) -> None:

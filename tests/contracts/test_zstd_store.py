@@ -94,8 +94,10 @@ def frames(data: bytes, size: int) -> bytes:
     return b"".join(zstd.compress(data[at : at + size]) for at in range(0, len(data), size))
 
 
-async def write(store: Store, digest: Digest, stream: bytes, piece: int = 300_000) -> Digest:
-    writer = await store.open_zstd_writer([digest])
+async def write(
+    store: Store, digest: Digest, stream: bytes, piece: int = 300_000, *others: Digest
+) -> Digest:
+    writer = await store.open_zstd_writer([*others, digest])
     try:
         for at in range(0, len(stream), piece):
             await writer.write(stream[at : at + piece])
@@ -135,6 +137,24 @@ async def test_a_stream_is_kept_as_it_was_sent(
     assert await store.get(digest) == data
     assert await read(store, digest) == data
     assert await store.find_missing([digest]) == []
+    assert store.stats().reserved_bytes == 0
+
+
+@pytest.mark.parametrize("make", [text, noise])
+@pytest.mark.parametrize("size", SIZES)
+async def test_bytes_choose_among_the_candidates_of_a_stream(
+    store: Store, size: int, make: Callable[[int], bytes]
+) -> None:
+    data = make(size)
+    digest, stream = BLAKE3.digest(data), zstd.compress(data)
+    other = Digest(SHA256, digest.hash, size)
+
+    assert await write(store, digest, stream, 300_000, other) == digest
+    with pytest.raises(DigestMismatch):
+        await write(store, digest, zstd.compress(data[::-1]), 300_000, other)
+
+    assert await store.get(digest) == data
+    assert await store.find_missing([other, digest]) == [other]
     assert store.stats().reserved_bytes == 0
 
 
