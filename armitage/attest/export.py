@@ -72,6 +72,7 @@ class Exporter:
             if entry.kind is Kind.ATTESTATION:
                 bundle = await bundle_for(self._archive, index, data)
                 by_instance.setdefault(entry.instance, []).append(bundle)
+                await asyncio.sleep(0)  # None of it waits, and the daemon has others to serve.
         for instance, bundles in by_instance.items():
             await asyncio.to_thread(self._add, instance, bundles)
         return sum(map(len, by_instance.values()))

@@ -53,6 +53,7 @@ NAMES = frozenset({"checkpoint", "tile", "partial", FOLDER})
 """What a log's directory may hold."""
 
 _CHECKPOINT = "checkpoint"
+_REMEMBERED_HASHES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class LogStore:
         self._folders = {""}
         self._is_sound = True
         self._replacer = Replacer(volume)
+        self._hashes: dict[tuple[int, int], bytes] = {}
+        """Of complete subtrees, for receipts; none ever changes."""
         for folder in ("tile", "partial"):
             self._make_folder(folder)
         self._state = self._load()
@@ -160,7 +163,7 @@ class LogStore:
         state = self._state
         if not 0 <= index < state.tree.size:
             raise NotLogged(f"the log has {state.tree.size} entries, none at {index}")
-        proof = inclusion_proof(index, state.tree.size, self._subtrees(state))
+        proof = inclusion_proof(index, state.tree.size, self._remembered(state))
         return Receipt(index, tuple(proof), state.encoded)
 
     def consistency(self, old: int) -> list[bytes]:
@@ -178,6 +181,20 @@ class LogStore:
 
     def _subtrees(self, state: _State) -> Subtrees:
         return subtrees_of(state.tree.size, lambda tile: self._read(tile, state))
+
+    def _remembered(self, state: _State) -> Subtrees:
+        """The same, for proofs of many entries: neighbours share nearly all of their hashes."""
+        read, known = self._subtrees(state), self._hashes
+
+        def subtree(level: int, index: int) -> bytes:
+            found = known.get((level, index))
+            if found is None:
+                if len(known) >= _REMEMBERED_HASHES:
+                    known.clear()
+                found = known[level, index] = read(level, index)
+            return found
+
+        return subtree
 
     def _read(self, tile: Tile, state: _State) -> bytes:
         level = tile.level or 0

@@ -106,6 +106,19 @@ def test_a_receipt_proves_each_entry(opened: Opened, index: int) -> None:
     receipt.verify(leaf_hash(b"entry %d" % index), LOG.public)
 
 
+@pytest.mark.parametrize("remembered", [2, 4_096])
+def test_receipts_prove_every_entry_while_the_log_grows(
+    opened: Opened, remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("armitage.log.store._REMEMBERED_HASHES", remembered)
+    store = opened()
+
+    for size in range(1, 20):
+        store.append(entries(size - 1, size))
+        for index in range(size):
+            store.receipt(index).verify(leaf_hash(b"entry %d" % index), LOG.public)
+
+
 def test_growth_is_provable_from_every_earlier_size(opened: Opened) -> None:
     store = opened()
     roots = {0: store.checkpoint.root}
