@@ -3,8 +3,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from armitage.observability.redaction import REDACTED, Redactor
+from armitage.observability.redaction import _PATTERNS, REDACTED, Redactor
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 
@@ -55,6 +57,16 @@ def test_secrets_do_not_pass(text: str, secret: str) -> None:
 )
 def test_ordinary_lines_stay_as_they_are(text: str) -> None:
     assert Redactor().text(text) == text
+
+
+@given(st.text("0123456789abcdef.:-", max_size=200))
+def test_what_is_not_searched_has_no_pattern(text: str) -> None:
+    assert not any(pattern.search(text) for pattern in _PATTERNS)
+
+
+@pytest.mark.parametrize("secret", ["1234", "dead-beef"])
+def test_a_known_secret_that_looks_plain_does_not_pass(secret: str) -> None:
+    assert Redactor([secret]).text(f"00{secret}00") == f"00{REDACTED}00"
 
 
 def test_field_with_a_secret_name_is_redacted() -> None:
