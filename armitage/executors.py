@@ -134,7 +134,9 @@ def _open_microvm(
         return []
     own = replace(options, scratch=options.scratch.with_name(f"{options.scratch.name}-microvm"))
     try:
-        microvm = MicrovmExecutor(means.store, means.codec, own, means.wall, machine)
+        microvm = MicrovmExecutor(
+            means.store, means.codec, own, means.wall, machine, network=means.network
+        )
     except SandboxUnavailable as error:
         lacking[SandboxKind.MICROVM] = str(error)
         return []

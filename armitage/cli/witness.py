@@ -66,23 +66,23 @@ async def _run(args: argparse.Namespace) -> int:
     from armitage.clock import SystemClock
     from armitage.log.errors import LogError
     from armitage.witness.archive import open_archive
-    from armitage.witness.enclosure import CannotEnclose
     from cas.errors import StoreUnavailable
-    from executor.errors import InvalidInput, WorkerFailure
+    from executor.errors import InvalidInput, SandboxUnavailable, WorkerFailure
 
     directory = args.data_dir or default_data_dir() / "witness"
     try:
         async with open_archive(directory, args.origin, SystemClock()) as archive:
             return await _witness(args, archive, directory)
-    except (CannotEnclose, InvalidInput, LogError, StoreUnavailable, WorkerFailure) as error:
+    except (InvalidInput, LogError, SandboxUnavailable, StoreUnavailable, WorkerFailure) as error:
         raise NotStarted(str(error)) from error
 
 
 async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) -> int:
     from armitage.clock import SystemClock
-    from armitage.witness.enclosure import Inside, enclose
+    from armitage.witness.enclosure import enclose
     from armitage.witness.network import WitnessNetwork, open_means
     from armitage.witness.origins import resolve_with
+    from executor.netns import Inside
 
     first = archive.log.store.checkpoint.size
     resolve = resolve_with(dict(args.resolve))

@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from armitage.errors import Aborted, Unavailable
-from armitage.witness.enclosure import CannotEnclose, Inside, enclose
+from armitage.witness.enclosure import enclose
 from armitage.witness.network import WitnessSession
 from armitage.witness.unpacking import BadArchive, Unpacking
+from executor.errors import SandboxUnavailable
+from executor.netns import Inside
 
 _SAID_BYTES = 2000
 _SETTINGS = (
@@ -48,7 +50,7 @@ async def fetch_commit(
             enclosed = await enclose(
                 command, environment, inside, str(repository), stdout=out.fileno()
             )
-        except CannotEnclose as error:
+        except SandboxUnavailable as error:
             raise Unavailable(f"git cannot be run here: {error}") from error
         await session.serve(enclosed.sockets)
         try:

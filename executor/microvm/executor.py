@@ -9,8 +9,10 @@ How one action goes (see also executor.local, and init.sh for the guest's side):
 4. The guest writes the outputs as an archive to a second, empty disk, and ends.
 5. Once QEMU is dead, the archive is unpacked over the staged tree, whence outputs are collected.
 
-What a guest says decides over its own action's result and nothing else. It has no network, and no
-device but a clock, two disks, a read-only one and three ports to write to.
+What a guest says decides over its own action's result and nothing else. It has no device but a
+clock, two disks, a read-only one and three ports to write to; and, where a network is granted, one
+that leads to the witness alone: QEMU then runs in a network namespace with nothing but the
+witness's sockets (executor.netns), and connects to those what the guest connects.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ import functools
 import json
 import logging
 import os
+import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cas.store import BlobStore
+from executor import netns
 from executor.coeffects import SandboxKind
 from executor.concurrency import settle
 from executor.errors import InvalidInput, InvalidOutput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence
+from executor.grants import Grants
 from executor.local import (
     Ending,
     ExecutorOptions,
@@ -57,7 +62,7 @@ from executor.microvm.unpack import Unpacker
 from executor.outputs import requests_of
 from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
-from executor.ports import TreeCodec
+from executor.ports import Network, NetworkSession, TreeCodec
 from executor.spec import Work
 from executor.staging import Layout
 
@@ -83,12 +88,16 @@ class MicrovmExecutor(LocalExecutor):
         options: ExecutorOptions,
         clock: Callable[[], float],
         machine: MicrovmOptions,
+        *,
+        network: Network | None = None,
     ) -> None:
         """Finds what guests take; boots none yet. `options.scratch` must be this one's alone.
+        Without a `network`, actions that declare one are refused.
 
         Raises SandboxUnavailable, saying what is missing and how to mend it.
         """
         self._machine = machine
+        self._network = network
         self._means = find_means(machine, options.bubblewrap)
         memory_bytes = machine.memory_bytes + _OVERHEAD_BYTES
         options = replace(options, memory_bytes=memory_bytes, cpus=None)
@@ -100,10 +109,25 @@ class MicrovmExecutor(LocalExecutor):
             | ({"toolchain": machine.toolchain_image} if machine.toolchain_image else {})
         )
 
-    @staticmethod
-    def suits(work: Work) -> bool:
+    def suits(self, work: Work) -> bool:
         """Tells whether a guest can give an action all that it declares."""
-        return not _ungrantable(work) and not asks_for_rootfs(work)
+        return not self._ungrantable(work) and not asks_for_rootfs(work)
+
+    def _ungrantable(self, work: Work) -> str:
+        """Answers what of an action's declaration no guest can be given; empty when all can."""
+        coeffects = work.coeffects
+        if (coeffects.network or coeffects.auth) and self._network is None:
+            return (
+                "has no network, since this daemon has no witness: the operator sets storage to"
+                " disk, which keeps the record that a witness needs, and leaves witness.enabled on"
+            )
+        if coeffects.filesystem:
+            return "shows no directory of the host: drop the grant, or use sandbox:namespace"
+        if coeffects.gpu is not None or work.devices is not None:
+            return "passes no GPU through: use sandbox:namespace"
+        if {"unixUID", "unixGID"} & {name for name, _ in work.platform}:
+            return "has one user: drop unixUID and unixGID, or use sandbox:namespace"
+        return ""
 
     async def accel(self) -> Accel:
         """Answers what guests run on; the first time, by booting one.
@@ -140,12 +164,33 @@ class MicrovmExecutor(LocalExecutor):
 
     async def _equip(self, job: Job, layout: Layout) -> Job:
         del layout
-        complaint = _ungrantable(job.work)
+        work = job.work
+        complaint = self._ungrantable(work)
         if complaint:
             raise SandboxUnavailable(f"sandbox:microvm {complaint}")
+        if job.is_root and work.coeffects.network:
+            raise InvalidInput(
+                "an action whose input root is the filesystem root can be given no network"
+            )
         await self.accel()
         await self._threads(self._files.look)
-        await self._threads(self._make_disks, job, _workspace(job))
+        if work.coeffects.network:
+            assert self._network is not None
+            session = await self._network.open(work)
+            environment = dict(session.environment) | dict(job.environment)
+            grants = Grants(session=session)
+            job = replace(job, environment=tuple(environment.items()), grants=grants)
+        try:
+            if job.grants.session is not None and job.grants.session.redirect:
+                raise InvalidInput(
+                    "sandbox:microvm catches no connections: leave out network-mode=transparent,"
+                    " so that clients are told of the witness, or use sandbox:namespace"
+                )
+            await self._threads(self._make_disks, job, _workspace(job))
+        except BaseException:
+            if job.grants.session is not None:
+                await job.grants.session.close()
+            raise
         return job
 
     def _make_disks(self, job: Job, workspace: Path) -> None:
@@ -197,6 +242,8 @@ class MicrovmExecutor(LocalExecutor):
             etc=_etc_files(options),
             tmp_bytes=options.tmp_bytes,
             open_files=options.open_files,
+            ports=() if job.grants.session is None else job.grants.session.ports,
+            files=() if job.grants.session is None else tuple(job.grants.session.files.items()),
         )
 
     def _launch(self, job: Job, stdout_fd: int, stderr_fd: int) -> Process:
@@ -221,6 +268,7 @@ class MicrovmExecutor(LocalExecutor):
                 str(workspace),
                 initrd=f"{WORKSPACE}/initrd",
                 disks=disks,
+                has_network=job.grants.session is not None,
             ),
             streams=(stdout_fd, stderr_fd),
             confine=functools.partial(self._threads, functools.partial(_confine, job)),
@@ -239,13 +287,14 @@ class MicrovmExecutor(LocalExecutor):
         if not await self._threads(self._files.is_as_seen):
             _log.warning("a file that guests are made of was replaced while %s ran", job.work.name)
             return None
-        profile = json.dumps(self._profile(is_root=job.is_root), sort_keys=True, indent=1).encode()
+        profile = json.dumps(self._profile(job), sort_keys=True, indent=1).encode()
         digest = job.work.digest_function.digest(profile)
         await self._store.put([digest], profile)
         return Evidence(SandboxKind.MICROVM, profile=digest)
 
-    def _profile(self, *, is_root: bool) -> Mapping[str, object]:
+    def _profile(self, job: Job) -> Mapping[str, object]:
         """Answers all that decides what a guest can do and see."""
+        session = job.grants.session
         assert self._accel is not None
         return {
             "sandbox": "microvm",
@@ -260,11 +309,12 @@ class MicrovmExecutor(LocalExecutor):
                     Disk("outputs", f"{WORKSPACE}/outputs.img"),
                     Disk("toolchain", "TOOLCHAIN", read_only=True),
                 ],
+                has_network=session is not None,
             ),
             "files": {**self._files.hashes, "initramfs": self._means.initramfs.hash},
-            "root": "inputs" if is_root else "toolchain",
+            "root": "inputs" if job.is_root else "toolchain",
             "user": [self._options.uid, self._options.gid],
-            "network": "none",
+            "network": "none" if session is None else {"ports": list(session.ports)},
         }
 
     def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
@@ -277,20 +327,6 @@ class MicrovmExecutor(LocalExecutor):
             "root": "inputs" if is_root else "toolchain",
             "limits": self._describe_limits(),
         }
-
-
-def _ungrantable(work: Work) -> str:
-    """Answers what of an action's declaration no guest can be given; empty when all can."""
-    coeffects = work.coeffects
-    if coeffects.network or coeffects.auth:
-        return "has no network: drop the grant, or let the action run in sandbox:namespace"
-    if coeffects.filesystem:
-        return "shows no directory of the host: drop the grant, or use sandbox:namespace"
-    if coeffects.gpu is not None or work.devices is not None:
-        return "passes no GPU through: use sandbox:namespace"
-    if {"unixUID", "unixGID"} & {name for name, _ in work.platform}:
-        return "has one user: drop unixUID and unixGID, or use sandbox:namespace"
-    return ""
 
 
 def _etc_files(options: ExecutorOptions) -> tuple[tuple[str, str], ...]:
@@ -359,6 +395,7 @@ class _Guest:
         Raises InvalidInput, WorkerFailure.
         """
         self._job, self._confine, self._limits, self._fetch = job, confine, limits, fetch
+        self._session = job.grants.session
         self._loop = asyncio.get_running_loop()
         self._heard = _Heard()
         self._news: asyncio.Future[None] = self._loop.create_future()
@@ -372,26 +409,32 @@ class _Guest:
         self._control, control = os.pipe()
         console, console_end = os.pipe()
         gate, self._gate = os.pipe()
+        self._channel, channel = socket.socketpair()
         names = ("stdout", "stderr", "control")
         ports = dict(zip(names, (*streams, control), strict=True))
         try:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _GATE, "armitage", *command(ports=tuple(ports.items()))],
+                [
+                    *_enclosing(self._session, channel),
+                    *("/bin/sh", "-c", _GATE, "armitage", *command(ports=tuple(ports.items()))),
+                ],
                 env={},
                 cwd="/",
                 stdin=gate,
                 stdout=console_end,
                 stderr=console_end,
-                pass_fds=tuple(ports.values()),
+                pass_fds=(*ports.values(), channel.fileno()),
                 start_new_session=True,
             )
         except OSError as error:
             for fd in (self._control, console, self._gate):
                 os.close(fd)
+            self._channel.close()
             raise start_failure(error, job.work.arguments) from error
         finally:
             for fd in (control, console_end, gate):
                 os.close(fd)
+            channel.close()
         for fd in (self._control, console):
             os.set_blocking(fd, False)
         self._loop.add_reader(self._control, self._read_control)
@@ -426,6 +469,8 @@ class _Guest:
     async def release(self) -> None:
         """Puts the limits on, lets the guest boot, and waits until it starts the command."""
         await self._confine(self._process.pid, self._limits)
+        if self._session is not None:
+            await self._session.serve(await asyncio.to_thread(netns.receive, self._channel))
         with contextlib.suppress(BrokenPipeError):
             os.write(self._gate, b"\n")
         self._close_gate()
@@ -451,6 +496,7 @@ class _Guest:
                 await settle(self.ended, self._silent)
             finally:
                 self._close_gate()
+                self._channel.close()
                 self._process.wait()
         if self._heard.is_done and not self._is_killed and self._fetch is not None:
             try:
@@ -473,6 +519,13 @@ class _Guest:
     def _why(self) -> str:
         console = self._console.decode(errors="replace").strip()
         return self._heard.failure or console or "it ended without a word"
+
+
+def _enclosing(session: NetworkSession | None, channel: socket.socket) -> list[str]:
+    """Answers the words before a command whose network is a session's sockets alone."""
+    if session is None:
+        return []
+    return netns.command(channel, netns.Inside(tuple(session.ports)))
 
 
 def _read(fd: int) -> bytes | None:

@@ -5,6 +5,7 @@
 #   /job/settings   variables (see executor/microvm/job.py)
 #   /job/run        what to run, for the shell of the action's root
 #   /job/etc        files of the action's /etc, unless its root is the input root
+#   /job/files      more files that the action sees, by their paths
 #   /job/outputs    paths of outputs below the input root, each ended by a NUL
 #   disks           input (ext4, the input root), outputs (empty), toolchain (squashfs; may be absent)
 #   ports           stdout, stderr, control
@@ -120,6 +121,21 @@ else
   must mount -t ext4 -o nosuid,nodev "$input" "$home"
 fi
 rm -rf "$home/lost+found"
+
+# A granted network is the witness alone, whose ports QEMU's machine shows at this address (see executor/microvm/machine.py): the
+# action finds them on its own loopback, as in any other sandbox.
+if [ -n "$WITNESS_PORTS" ]; then
+  for module in $(cat /modules/network); do must insmod "/modules/$module.ko"; done
+  must ifconfig lo up
+  must ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+  for at in $WITNESS_PORTS; do
+    nc -ll -p "$at" -e /bin/busybox nc 10.0.2.2 "$at" </dev/null >/dev/null 2>&1 &
+    until grep -qi ":$(printf %04X "$at") [0-9A-F:]* 0A " /proc/net/tcp /proc/net/tcp6 2>/dev/null; do usleep 10000; done
+  done
+fi
+for at in /job/files/*; do
+  if [ -e "$at" ]; then must cp -R "$at" /new/; fi
+done
 
 made=
 for place in proc dev tmp; do

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import lzma
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,14 +17,18 @@ from executor.microvm import cpio
 _KERNELS = "boot/vmlinuz-*-cloud-*"
 _MODULES = ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "virtio_console", "squashfs")
 """In the order in which they are loaded. What is built into the kernel is left out."""
+_NETWORK_MODULES = ("failover", "net_failover", "virtio_net")
+"""Loaded behind those, in a guest that is given a network."""
 _APPLETS = (
-    *("cat", "chroot", "cp", "cpio", "dmesg", "find", "grep", "head", "hostname", "insmod"),
+    *("cat", "chroot", "cp", "cpio", "dmesg", "find", "grep", "head", "hostname", "ifconfig"),
     *(
+        "insmod",
         "kill",
         "ln",
         "mkdir",
         "mknod",
         "mount",
+        "nc",
         "poweroff",
         "rm",
         "rmdir",
@@ -37,8 +41,8 @@ _APPLETS = (
 )
 _PLACES = ("bin", "dev", "modules", "new", "proc", "ro", "sys", "tmp")
 KERNEL_REMEDY = (
-    "apt-get install linux-image-cloud-amd64, or name a kernel with virtio, ext4 and squashfs"
-    " (microvm.kernel, microvm.modules)"
+    "apt-get install linux-image-cloud-amd64, or name a kernel with virtio, its network, ext4 and"
+    " squashfs (microvm.kernel, microvm.modules)"
 )
 
 
@@ -100,7 +104,7 @@ def build_initramfs(kernel: Kernel, busybox: Path) -> Initramfs:
             f"{busybox} is linked dynamically, and guests have no libraries: apt-get install"
             " busybox-static"
         )
-    modules = dict(_modules(kernel))
+    modules, network = dict(_modules(kernel, _MODULES)), dict(_modules(kernel, _NETWORK_MODULES))
     script = resources.files("executor.microvm").joinpath("init.sh").read_bytes()
     return Initramfs(
         cpio.pack(
@@ -111,16 +115,24 @@ def build_initramfs(kernel: Kernel, busybox: Path) -> Initramfs:
                 cpio.file("init", script, 0o755),
                 cpio.file("bin/busybox", program, 0o755),
                 *(cpio.link(f"bin/{name}", "busybox") for name in _APPLETS),
-                cpio.file("modules/order", "".join(f"{name}\n" for name in modules).encode()),
-                *(cpio.file(f"modules/{name}.ko", data) for name, data in modules.items()),
+                cpio.file("modules/order", _lines(modules)),
+                cpio.file("modules/network", _lines(network)),
+                *(
+                    cpio.file(f"modules/{name}.ko", data)
+                    for name, data in (modules | network).items()
+                ),
             ]
         )
     )
 
 
-def _modules(kernel: Kernel) -> Iterator[tuple[str, bytes]]:
+def _lines(names: Iterable[str]) -> bytes:
+    return "".join(f"{name}\n" for name in names).encode()
+
+
+def _modules(kernel: Kernel, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     built_in = _built_in(kernel)
-    for name in _MODULES:
+    for name in names:
         found = glob.glob(
             f"{glob.escape(str(kernel.modules))}/kernel/**/{name}.ko*", recursive=True
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from executor.microvm import cpio
 
@@ -30,6 +31,10 @@ class GuestJob:
     """Files of its /etc, unless the input root is its root."""
     tmp_bytes: int
     open_files: int
+    ports: tuple[int, ...] = ()
+    """On which its loopback leads to the witness; none where it has no network."""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """More files that it sees, by their absolute paths."""
 
 
 def pack_job(job: GuestJob) -> bytes:
@@ -40,11 +45,21 @@ def pack_job(job: GuestJob) -> bytes:
             cpio.file("job/settings", _settings(job)),
             cpio.file("job/run", _run(job)),
             cpio.directory("job/etc"),
+            cpio.directory("job/files"),
+            *(cpio.directory(f"job/files{path}") for path in _parents(job.files)),
+            *(cpio.file(f"job/files{path}", data) for path, data in job.files),
             *(cpio.file(f"job/etc/{name}", _encoded(text)) for name, text in job.etc),
             cpio.file(
                 "job/outputs", b"".join(_encoded(_below(one)) + b"\0" for one in job.outputs)
             ),
         ]
+    )
+
+
+def _parents(files: Sequence[tuple[str, bytes]]) -> list[str]:
+    """Answers all directories that files are in, parents first."""
+    return sorted(
+        {str(parent) for path, _ in files for parent in PurePosixPath(path).parents} - {"/"}
     )
 
 
@@ -54,6 +69,7 @@ def _settings(job: GuestJob) -> bytes:
         "MOUNTED_AT": job.mounted_at,
         "HOST_NAME": job.hostname,
         "TMP_BYTES": str(job.tmp_bytes),
+        "WITNESS_PORTS": " ".join(map(str, job.ports)),
     }
     return _encoded("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
 

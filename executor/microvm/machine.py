@@ -27,6 +27,10 @@ _COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 reboot=t pci=off tsc=reliable random.trust_cpu=on rdinit=/init"
 )
 _SECCOMP = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_NETWORK = (
+    *("-netdev", "user,id=network,ipv6=off"),
+    *("-device", "virtio-net-device,netdev=network"),
+)
 _PROBE_MEMORY_BYTES = 256 << 20
 _LIBRARIES = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/alternatives")
 WORKSPACE = "/job"
@@ -166,8 +170,12 @@ def guest_command(
     ports: Sequence[tuple[str, int]] = (),
     memory_bytes: int | None = None,
     words: Sequence[str] = (),
+    has_network: bool = False,
 ) -> list[str]:
     """Answers the command that starts one guest and ends with it.
+
+    A network is what the loopback of QEMU's own namespace has, at 10.0.2.2: it must be started in a
+    namespace with nothing else in it (executor.netns), which it keeps then.
 
     `ports` are names and inherited descriptors that the guest writes to. The kernel's own words go
     to stdout.
@@ -178,6 +186,7 @@ def guest_command(
     return [
         *enclosure(means, workspace, [str(means.kernel.image), *image]),
         *kvm,
+        *(["--share-net"] if has_network else []),
         "--",
         means.qemu,
         *("-machine", _MACHINE, "-accel", _ACCELERATORS[accel], *_cpu(accel)),
@@ -190,6 +199,7 @@ def guest_command(
         *(word for disk in disks for word in _disk(disk)),
         *(("-device", "virtio-serial-device") if ports else ()),
         *(word for name, fd in ports for word in _port(name, fd)),
+        *(_NETWORK if has_network else ()),
     ]
 
 

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.executing import SHA256, Bench, Exe, JsonCodec, Link, Seen, Tree, get_tree, put_tree
 from support.microvm import machine_options, make_toolchain, microvm_missing
+from support.networks import networks
+from support.witnessed import Origin, answering
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant, GpuGrant, NetworkGrant, SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut
+from executor.evidence import Reached
 from executor.local import ExecutorOptions
 from executor.microvm.executor import MicrovmExecutor
 from executor.paths import BUILD_ROOT
+from executor.ports import Network
 from executor.spec import Work
 
 MISSING = microvm_missing()
@@ -37,20 +42,29 @@ def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toolchain(tmp_path_factory.mktemp("toolchain"))
 
 
-@pytest.fixture
-async def bench(toolchain: Path, tmp_path: Path) -> AsyncIterator[Bench]:
+@asynccontextmanager
+async def open_bench(
+    directory: Path, toolchain: Path, network: Network | None = None
+) -> AsyncIterator[Bench]:
     store = MemoryStore()
     executor = MicrovmExecutor(
         store,
         JsonCodec(),
-        ExecutorOptions(scratch=tmp_path / "scratch", max_timeout_s=60),
+        ExecutorOptions(scratch=directory / "scratch", max_timeout_s=60),
         SystemClock().wall,
         machine_options(toolchain),
+        network=network,
     )
-    bench = Bench(executor, store, tmp_path / "scratch", BUILD_ROOT)
+    bench = Bench(executor, store, directory / "scratch", BUILD_ROOT)
     yield bench
     assert bench.leftovers() == []
     await executor.close()
+
+
+@pytest.fixture
+async def bench(toolchain: Path, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with open_bench(tmp_path, toolchain) as bench:
+        yield bench
 
 
 SCRIPT = """
@@ -152,8 +166,6 @@ async def test_inputs_that_do_not_fit_the_disk_are_invalid(toolchain: Path, tmp_
 @pytest.mark.parametrize(
     "coeffects",
     [
-        Coeffects(network=(NetworkGrant(),)),
-        Coeffects(auth=("npm",)),
         Coeffects(filesystem=(FilesystemGrant("/opt"),)),
         Coeffects(gpu=GpuGrant()),
     ],
@@ -170,4 +182,52 @@ async def test_what_a_guest_cannot_be_given_is_refused(bench: Bench, coeffects: 
     with pytest.raises(SandboxUnavailable, match=r"sandbox:microvm .*sandbox:namespace"):
         await bench.executor.execute(work, Seen())
 
-    assert not MicrovmExecutor.suits(work)
+    assert isinstance(bench.executor, MicrovmExecutor)
+    assert not bench.executor.suits(work)
+
+
+async def test_network_without_a_witness_is_refused(bench: Bench) -> None:
+    with pytest.raises(SandboxUnavailable, match=r"sandbox:microvm has no network.*witness"):
+        await bench.run("true", coeffects=Coeffects(network=(NetworkGrant(),)))
+
+
+FETCHING = """
+wget -q -O out http://h.example:$PORT/file || exit 3
+wget -q -O - http://other.example:$PORT/file && exit 4
+nc -w 2 10.0.2.2 $PORT </dev/null && exit 5
+nc -w 2 198.51.100.1 80 </dev/null && exit 6
+test "$(cat "$SSL_CERT_FILE" | head -n 1)" = "-----BEGIN CERTIFICATE-----" || exit 7
+cat out
+"""
+
+
+async def test_granted_network_is_the_witness_alone_and_on_record(
+    toolchain: Path, tmp_path: Path
+) -> None:
+    origin = Origin(answering(b"fetched"))
+    async with networks(tmp_path) as made, origin.listening():
+        network = made.network()
+        async with open_bench(tmp_path, toolchain, network) as bench:
+            outcome = await bench.sh(
+                FETCHING,
+                environment={"PORT": str(origin.port)},
+                coeffects=Coeffects(network=(NetworkGrant("h.example", origin.port),)),
+            )
+            with pytest.raises(InvalidInput, match="leave out network-mode=transparent"):
+                await bench.run(
+                    "true",
+                    platform={"network-mode": "transparent"},
+                    coeffects=Coeffects(network=(NetworkGrant(),)),
+                )
+        await network.close()
+        exchanges = await made.exchanges()
+
+    assert (await bench.text(outcome), outcome.exit_code) == ("fetched", 0)
+    assert outcome.evidence is not None
+    assert outcome.evidence.network_session
+    assert outcome.evidence.reached == (Reached("h.example", origin.port),)
+    assert "other.example" in outcome.message
+    assert outcome.sandbox["network"] == "witness"
+    assert [one["url"] for one in exchanges] == [
+        f"http://{host}.example:{origin.port}/file" for host in ("h", "other")
+    ]

@@ -13,6 +13,7 @@ from executor.microvm import cpio
 from executor.microvm.initramfs import Kernel, build_initramfs, find_kernel
 
 NAMES = ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "virtio_console", "squashfs")
+NETWORK = ("failover", "net_failover", "virtio_net")
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def host(tmp_path: Path) -> Path:
         (tmp_path / "boot" / f"vmlinuz-{release}").write_bytes(b"kernel")
         modules = tmp_path / "lib/modules" / release / "kernel" / "drivers"
         modules.mkdir(parents=True)
-        for name in NAMES:
+        for name in (*NAMES, *NETWORK):
             (modules / f"{name}.ko").write_bytes(name.encode())
     (tmp_path / "busybox").write_bytes(b"static")
     return tmp_path
@@ -50,6 +51,7 @@ def test_initramfs_loads_modules_in_their_order(host: Path) -> None:
     found = contents(build_initramfs(find_kernel(None, None, host), host / "busybox").data)
 
     assert found["modules/order"].decode().split() == list(NAMES)
+    assert found["modules/network"].decode().split() == list(NETWORK)
     assert found["modules/squashfs.ko"] == b"squashfs"
     assert found["bin/busybox"] == b"static"
     assert found["bin/sh"] == b"busybox"

@@ -103,3 +103,11 @@ def test_guests_scripts_are_scripts_of_busybox() -> None:
 
     for script in (init, contents(JOB)["job/run"]):
         subprocess.run(["busybox", "sh", "-n"], input=script, check=True)
+
+
+def test_granted_files_lie_at_their_paths_and_ports_are_told() -> None:
+    found = contents(replace(JOB, ports=(8981, 80), files=(("/run/w/ca.pem", b"authority"),)))
+
+    assert found["job/files/run/w/ca.pem"] == b"authority"
+    assert {"job/files/run", "job/files/run/w"} <= set(found)
+    assert b"WITNESS_PORTS='8981 80'\n" in found["job/settings"]

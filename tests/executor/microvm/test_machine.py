@@ -69,6 +69,14 @@ def test_qemu_is_enclosed_with_its_own_filter() -> None:
     assert words[words.index("-sandbox") + 1].startswith("on,")
 
 
+def test_network_is_that_of_the_namespace_it_is_started_in_and_only_when_granted() -> None:
+    granted = command(has_network=True)
+
+    assert "--share-net" in granted[: granted.index("--")]
+    assert "user,id=network,ipv6=off" in granted
+    assert "--share-net" not in command()
+
+
 def test_only_kvm_gets_its_device() -> None:
     assert "/dev/kvm" in command(Accel.KVM)
     assert "/dev/kvm" not in command(Accel.TCG)
