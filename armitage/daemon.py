@@ -47,6 +47,7 @@ from armitage.executors import Execution, Means, open_executors
 from armitage.gpus import open_gpus
 from armitage.log.cosigning import Cosigner
 from armitage.log.errors import LogError
+from armitage.log.note import PublicKey as LogKey
 from armitage.log.witnessed import Witnessed
 from armitage.observability.calls import CallObserver
 from armitage.observability.figures import (
@@ -750,13 +751,13 @@ class Daemon:
             stack.callback(cosigner.close)
             self._cosigner = cosigner
 
-    def _own_entries(self) -> list[EntryAudit]:
-        """What knows the attestations in the record."""
+    def _own_entries(self, log: LogKey) -> list[EntryAudit]:
+        """What knows the attestations in one log of the record."""
         office, archive = self._office, self._archive
         assert office is not None
         assert archive is not None
         checkers = {office.judge.module_sha256: office.judge.check}
-        known = known_own(office.own.keys, archive.log.store.key, checkers)
+        known = known_own(office.own.keys, log, checkers)
         return [AttestationEntries(ArchiveSource(archive).get, known)]
 
     def _web_parts(self, base: _Base) -> list[Part]:

@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from armitage.audit.index import HostRow, Hour, Index, SessionRow
+from armitage.audit.logs import Logs
 from armitage.audit.query import Query
-from armitage.audit.rows import Named, Row, read_json, record_of, row_of, statements_in
+from armitage.audit.rows import Row, read_json, record_of, row_of, statements_in
+from armitage.audit.source import ArchiveSource
 from armitage.clock import Clock
 from armitage.errors import NotFound
 from armitage.log.checkpoint import open_checkpoint
 from armitage.log.errors import InvalidProof, LogError, NotLogged
-from armitage.log.merkle import EMPTY_ROOT, root_hash, verify_consistency
-from armitage.log.tiles import WIDTH, subtrees_of
+from armitage.log.store import LogStore
+from armitage.log.tiles import WIDTH
 from armitage.log.witnessed import Standing
 from armitage.witness.archive import Archive
-from cas.digest import Digest, DigestFunction
-from cas.errors import BlobNotFound, CasError
+from cas.errors import CasError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,18 +72,36 @@ class EntryView:
 
 
 @dataclass(frozen=True, slots=True)
+class PastLog:
+    """A log that has ended."""
+
+    origin: str
+    key: str
+    first: int
+    """The number of its first entry in the record."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """How the log stands."""
+    """How the log stands, and those before it."""
 
     origin: str
     key: str
     """Of its signatures (a C2SP vkey)."""
+    first: int
+    """The number of its first entry in the record; others before it have those below."""
     size: int
     root: bytes
     indexed: int
+    """Entries of the record, those of all logs."""
     checkpoint: str
     """The signed note."""
     witnesses: list[Standing]
+    past: list[PastLog]
+    """The logs that ended before, the oldest first."""
+    past_problem: str
+    """Why there are not more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +126,7 @@ class Auditor:
     ) -> None:
         """`threads` is one thread, which alone touches the index."""
         self.archive = archive
+        self.logs = Logs(archive)
         self.witnesses: list[Standing] = []
         """How those who cosign the log stand, if any do."""
         self._clock = clock
@@ -130,7 +150,7 @@ class Auditor:
     # Indexing
 
     async def follow(self) -> None:
-        """Keeps the index up with the log, until cancelled. Does not raise: an index that fails is
+        """Keeps the index up with the logs, until cancelled. Does not raise: an index that fails is
         logged, tried again with the next entry, and nobody is refused for it but who searches.
         """
         size = -1
@@ -150,21 +170,16 @@ class Auditor:
             if not self._is_checked:
                 await self._check_belongs()
             self._indexed = (await self.ask(lambda: self._index.indexed)).size
-            store = self.archive.log.store
-            while self._indexed < (size := store.checkpoint.size):
+            while self._indexed < (size := self.logs.size):
                 await self._index_some(size)
                 if told is not None:
                     told(self._indexed, size)
 
     async def _check_belongs(self) -> None:
-        """Makes an index anew whose entries are not the first of this log."""
-        store = self.archive.log.store
+        """Makes an index anew whose entries are not the first of these logs."""
         found = await self.ask(lambda: self._index.indexed)
-        now = store.checkpoint
         try:
-            proof = await asyncio.to_thread(store.consistency, found.size)
-            root = found.root or EMPTY_ROOT
-            verify_consistency(found.size, now.size, proof, root, now.root)
+            await asyncio.to_thread(self.logs.check_grown_from, *found)
         except (NotLogged, InvalidProof):
             _log.warning("the index of the record is of another log, and is made anew")
             await self.ask(self._index.begin_anew)
@@ -172,39 +187,30 @@ class Auditor:
 
     async def _index_some(self, size: int) -> None:
         first = self._indexed
-        entries = await asyncio.to_thread(
-            self.archive.log.store.entries, first, min(size, first + _BATCH)
-        )
-        rows = [
-            row_of(index, entry, await self._record_bytes(entry))
-            for index, entry in enumerate(entries, first)
-        ]
+        upto = min(size, first + _BATCH)
+        entries = await asyncio.to_thread(self.logs.entries, first, upto)
+        records = await self._records_of(entries)
+        told = zip(entries, records, strict=True)
+        rows = [row_of(index, entry, record) for index, (entry, record) in enumerate(told, first)]
         end = first + len(rows)
-        root = await asyncio.to_thread(self._root_at, end)
+        root = await asyncio.to_thread(self.logs.root_at, end)
         await self.ask(self._index.add, rows, root)
         self._indexed = end
         passed, self._progress = self._progress, asyncio.Event()
         passed.set()
 
-    def _root_at(self, size: int) -> bytes:
-        store = self.archive.log.store
-        if size == store.checkpoint.size:
-            return store.checkpoint.root
-        return root_hash(size, subtrees_of(size, store.read))
+    async def _records_of(self, entries: Sequence[bytes]) -> list[bytes | None]:
+        """What entries name; None where it is gone, or nothing is named."""
+        named = [record_of(read_json(entry)) for entry in entries]
+        return await ArchiveSource(self.archive).records(0, named)
 
-    async def _record_bytes(self, entry: bytes) -> bytes | None:
-        named = record_of(read_json(entry))
-        if named is None:
-            return None
+    async def _entry(self, number: int) -> tuple[LogStore, int, bytes]:
+        """The log that has an entry, its index there, and the entry. Raises NotFound."""
         try:
-            return await self.read_blob(named)
-        except BlobNotFound:
-            return None
-
-    async def read_blob(self, named: Named) -> bytes:
-        """Answers a small blob of the record. Raises BlobNotFound."""
-        digest = Digest(DigestFunction.SHA256, named.hash, named.size_bytes)
-        return await self.archive.store.get(digest)
+            store, index = await asyncio.to_thread(self.logs.at, number)
+            return store, index, await asyncio.to_thread(store.entry, index)
+        except NotLogged as error:
+            raise NotFound(str(error)) from None
 
     async def wait_indexed(self, size: int) -> int:
         """Waits until more than `size` entries are indexed, and answers how many are."""
@@ -224,7 +230,7 @@ class Auditor:
         rows, count = await self.ask(search)
         shown = rows[: query.limit]
         has_more = len(rows) > query.limit
-        size = self.archive.log.store.checkpoint.size
+        size = self.logs.size
         next_before = shown[-1].index if has_more and query.after is None else None
         return Page(shown, next_before, count, _COUNT_UP_TO, self._indexed, size)
 
@@ -234,33 +240,32 @@ class Auditor:
 
     async def entry(self, index: int) -> EntryView:
         """Raises NotFound."""
-        store = self.archive.log.store
-        try:
-            data = await asyncio.to_thread(store.entry, index)
-            receipt = await asyncio.to_thread(store.receipt, index)
-        except NotLogged as error:
-            raise NotFound(str(error)) from None
+        store, log_index, data = await self._entry(index)
+        receipt = await asyncio.to_thread(store.receipt, log_index)
         row = await self.ask(self._index.row, index)
-        record = await self._record_bytes(data)
-        row = row or row_of(index, data, record)
+        [record] = await self._records_of([data])
+        if row is None:
+            row = row_of(index, data, record)
+            is_past = store is not self.archive.log.store
+            row = replace(row, log=store.key.name, log_index=log_index, is_past=is_past)
         return EntryView(row, read_json(data), _shown(record), receipt.encode().decode())
 
     async def record_of(self, index: int) -> bytes | None:
         """The record that an entry names; None where it is gone. Raises NotFound."""
-        try:
-            data = await asyncio.to_thread(self.archive.log.store.entry, index)
-        except NotLogged as error:
-            raise NotFound(str(error)) from None
-        return await self._record_bytes(data)
+        _, _, data = await self._entry(index)
+        [record] = await self._records_of([data])
+        return record
 
     async def records(self, first: int, count: int) -> list[bytes | None]:
-        """The records of some entries, None for those that are not there. Raises NotFound."""
+        """The records of some entries of the log that goes on, by their index there, None for those
+        that are not there. Raises NotFound.
+        """
         store = self.archive.log.store
         size = store.checkpoint.size
         if first >= size:
             raise NotFound(f"the log has {size} entries, none at {first}")
         entries = await asyncio.to_thread(store.entries, first, min(size, first + count))
-        return [await self._record_bytes(entry) for entry in entries]
+        return await self._records_of(entries)
 
     async def sessions(self, column: str, text: str, limit: int = 100) -> list[SessionRow]:
         """Sessions by `session`, `action` or `invocation`, newest first."""
@@ -290,12 +295,22 @@ class Auditor:
         return State(
             signed.origin,
             str(store.key),
+            self.logs.firsts[-1],
             signed.size,
             signed.root,
             self._indexed,
             encoded.decode(),
             self.witnesses,
+            self._past(),
+            self.archive.past.problem,
         )
+
+    def _past(self) -> list[PastLog]:
+        stores = self.archive.past.logs
+        return [
+            PastLog(begins.origin, begins.key, begins.first, store.checkpoint.size)
+            for begins, store in zip(self.logs.begins, stores, strict=False)
+        ]
 
     async def overview(self, hours: int, hosts: int = 12) -> Overview:
         """The figures of the last so many hours, the one that runs included."""
@@ -337,8 +352,8 @@ async def open_auditor(archive: Archive, clock: Clock) -> AsyncIterator[Auditor]
     """An auditor whose index is in the archive's directory. Raises OSError, sqlite3.Error."""
     with ThreadPoolExecutor(1, thread_name_prefix="audit-index") as threads:
         loop = asyncio.get_running_loop()
-        path, origin = archive.directory / INDEX_NAME, archive.log.store.key.name
-        index = await loop.run_in_executor(threads, Index, path, origin)
+        path, logs = archive.directory / INDEX_NAME, Logs(archive).begins
+        index = await loop.run_in_executor(threads, Index, path, logs)
         try:
             yield Auditor(archive, index, threads, clock)
         finally:

@@ -29,12 +29,17 @@ class SessionFetches:
         auditor = self._auditor
         await auditor.catch_up()
         query = Query(
-            session=session, kind="exchange", outcome="fetched", after=-1, limit=_MOST + 1
+            session=session,
+            log=auditor.archive.log.store.key.name,
+            kind="exchange",
+            outcome="fetched",
+            after=-1,
+            limit=_MOST + 1,
         )
         rows = await auditor.rows(query)
         if len(rows) > _MOST:
             raise NotAttestable(f"session {session} has over {_MOST} exchanges")
-        return [_fetch(row.index, await self._record(row.index)) for row in rows]
+        return [_fetch(row.log_index, await self._record(row.log_index)) for row in rows]
 
     async def _record(self, index: int) -> dict[str, Any]:
         archive = self._auditor.archive

@@ -1,8 +1,8 @@
-"""An index over a log, in SQLite: what makes searching a million entries quick.
+"""An index over the logs of a record, in SQLite: what makes searching a million entries quick.
 
-Nothing here is evidence. The index is made from the log and the records, may be deleted at any
-time, and is not synced; when it does not belong to the log as it is, it is made anew. Reading and
-searching take memory for one page and SQLite's cache.
+Nothing here is evidence. The index is made from the logs and the records, may be deleted at any
+time, and is not synced; when it does not belong to the logs as they are, it is made anew. Reading
+and searching take memory for one page and SQLite's cache.
 
 Names that repeat (hosts, sessions, actions, identities) are kept once. Each has the order of its
 entries in an index of its own, so a search by any of them reads only what it shows.
@@ -10,12 +10,15 @@ entries in an index of its own, so a search by any of them reads only what it sh
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from armitage.audit.logs import Begins
 from armitage.audit.query import Query
 from armitage.audit.rows import Link, Row
 
@@ -23,6 +26,7 @@ _VERSION = 1
 _SPAN = 256
 _AT_ONCE = 500
 _HOUR_S = 3600
+_BEYOND = 1 << 62
 _CACHE_KIB = 16_384
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -115,19 +119,29 @@ class HostRow(NamedTuple):
 class Index:
     """One index. Blocks, and is for one thread at a time, not always the same."""
 
-    def __init__(self, path: Path, origin: str) -> None:
-        """Opens the index of the log of that name, or begins it: also where what is there is
-        damaged, of another log or of another version. Raises OSError, sqlite3.Error.
+    def __init__(self, path: Path, logs: Sequence[Begins]) -> None:
+        """Opens the index of these logs, or begins it: also where what is there is damaged, of
+        other logs or of another version. One of the first few of them goes on. Raises OSError,
+        sqlite3.Error.
         """
         self._path = path
+        self._logs = logs
+        self._firsts = [each.first for each in logs]
         self._names: dict[str, int] = {}
         try:
             self._db = self._connect()
-            sound = self._fact("origin") == origin and self._version() == _VERSION
-        except sqlite3.DatabaseError:
-            sound = False
-        if not sound:
-            self._begin(origin)
+            known = json.loads(self._fact("logs") or "[]")
+            sound = bool(known) and known == self._told[: len(known)]
+            if sound and self._version() == _VERSION:
+                self._set("logs", json.dumps(self._told))
+            else:
+                self.begin_anew()
+        except (sqlite3.DatabaseError, ValueError):
+            self.begin_anew()
+
+    @property
+    def _told(self) -> list[list[object]]:
+        return [list(each) for each in self._logs]
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -136,7 +150,8 @@ class Index:
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         return db
 
-    def _begin(self, origin: str) -> None:
+    def begin_anew(self) -> None:
+        """Forgets everything, as for logs that are not those indexed so far."""
         with suppress(AttributeError, sqlite3.Error):
             self._db.close()
         for ending in ("", "-wal", "-shm"):
@@ -145,11 +160,7 @@ class Index:
         self._db = self._connect()
         self._path.chmod(0o600)
         self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        self._set("origin", origin)
-
-    def begin_anew(self) -> None:
-        """Forgets everything, as for a log that is not the one indexed so far."""
-        self._begin(str(self._fact("origin")))
+        self._set("logs", json.dumps(self._told))
 
     def close(self) -> None:
         """Idempotent."""
@@ -289,7 +300,7 @@ class Index:
             f"SELECT {_COLUMNS} FROM entries e {_JOINS} {where} ORDER BY e.idx {order} LIMIT ?",  # noqa: S608 (conditions are ours)
             (*values, query.limit),
         )
-        return [_row(each) for each in found]
+        return [self._row(each) for each in found]
 
     def count(self, query: Query, most: int) -> int:
         """How many there are, counted up to a limit."""
@@ -319,6 +330,9 @@ class Index:
                     f"e.session IN (SELECT id FROM sessions WHERE {name} = ?)",  # noqa: S608
                     self._known(text) or -1,
                 )
+        if query.log:
+            first, end = self._range_of(query.log)
+            demand("e.idx >= ? AND e.idx < ?", first, end)
         self._demand_host(query.host, demand)
         if query.digest:
             low, high = _range(query.digest)
@@ -338,6 +352,14 @@ class Index:
         if query.after is not None:
             demand("e.idx > ?", query.after)
         return conditions, values
+
+    def _range_of(self, log: str) -> tuple[int, int]:
+        """Where a log begins, and the one after it; nowhere, if there is none of that name."""
+        ends = [*self._firsts[1:], _BEYOND]
+        for begins, end in zip(self._logs, ends, strict=True):
+            if begins.origin == log:
+                return begins.first, end
+        return _BEYOND, _BEYOND
 
     def _demand_host(self, host: str, demand: Any) -> None:
         if host.startswith("*."):
@@ -363,6 +385,11 @@ class Index:
             ).fetchone()
             demand("e.idx < ? AND e.at_s <= ?", ((last or 0) + 1) * _SPAN, query.until_s)
 
+    def _row(self, found: Sequence[Any], links: tuple[Link, ...] = ()) -> Row:
+        number = bisect_right(self._firsts, found[0]) - 1
+        begins, is_past = self._logs[number], number < len(self._logs) - 1
+        return Row(*[*found, links, begins.origin, found[0] - begins.first, is_past])
+
     # Looking up
 
     def row(self, index: int) -> Row | None:
@@ -371,7 +398,7 @@ class Index:
             f"SELECT {_COLUMNS} FROM entries e {_JOINS} WHERE e.idx = ?",  # noqa: S608
             (index,),
         ).fetchone()
-        return None if found is None else _row(found, tuple(self.links(index)))
+        return None if found is None else self._row(found, tuple(self.links(index)))
 
     def links(self, index: int) -> Iterator[Link]:
         """What an entry names."""
@@ -389,7 +416,7 @@ class Index:
             " ORDER BY e.idx LIMIT ?",
             (bytes.fromhex(hashed), *marks, limit),
         )
-        return [_row(each) for each in found]
+        return [self._row(each) for each in found]
 
     def known(self, hashes: Sequence[str], roles: Iterable[str]) -> set[str]:
         """Those of some hashes that an entry names in one of these roles."""
@@ -467,10 +494,6 @@ class Index:
             "SELECT hour, hits, misses FROM cache_hours WHERE hour >= ? AND hour < ? ORDER BY hour",
             (since, until),
         ).fetchall()
-
-
-def _row(found: Sequence[Any], links: tuple[Link, ...] = ()) -> Row:
-    return Row(*[*found, links])
 
 
 def _marks(values: Sequence[object]) -> str:

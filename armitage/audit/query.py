@@ -15,7 +15,7 @@ from armitage.errors import InvalidRequest
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
 OUTCOMES = ("fetched", "refused", "failed")
-_TEXTS = ("host", "session", "identity", "invocation", "instance", "kind", "text")
+_TEXTS = ("host", "session", "identity", "invocation", "instance", "log", "kind", "text")
 _HASH_PREFIX = re.compile(r"[0-9a-f]{4,128}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _WORD = re.compile(r"[a-z][a-z-]{0,40}")
@@ -35,6 +35,8 @@ class Query:
     identity: str = ""
     invocation: str = ""
     instance: str = ""
+    log: str = ""
+    """The name of one of the record's logs."""
     kind: str = ""
     outcome: str = ""
     text: str = ""

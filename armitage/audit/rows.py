@@ -35,6 +35,7 @@ class Row:
     """One entry. Times are seconds since 1970, hashes are bare hex."""
 
     index: int
+    """Of all entries of the record, those of logs that have ended included."""
     kind: str
     session: str = ""
     number: int = 0
@@ -55,6 +56,12 @@ class Row:
     note: str = ""
     """The rule that refused it, or what went wrong."""
     links: tuple[Link, ...] = field(default=(), compare=False)
+    log: str = ""
+    """Which log has the entry."""
+    log_index: int = 0
+    """Where in that log."""
+    is_past: bool = False
+    """Whether that log has ended."""
 
 
 class Named(NamedTuple):

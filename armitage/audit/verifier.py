@@ -14,6 +14,7 @@ from armitage.audit.source import ArchiveSource
 from armitage.audit.verify import EntryAudit, Findings, verify
 from armitage.clock import Clock
 from armitage.errors import Exhausted
+from armitage.log.note import PublicKey
 from armitage.witness.archive import Archive
 
 
@@ -23,24 +24,38 @@ class Verified:
 
     at_s: float
     took_s: float
-    findings: Findings
+    findings: tuple[Findings, ...]
+    """Of the log that goes on, and of those that have ended, the newest first."""
+
+    @property
+    def faults(self) -> int:
+        """How many there are in all."""
+        return sum(len(found.faults) + found.more_faults for found in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many entries were verified, of how many in all logs."""
+
+    entries: int
+    size: int
 
 
 class Verifier:
     """One verification at a time."""
 
     def __init__(
-        self, archive: Archive, others: Callable[[], Sequence[EntryAudit]], clock: Clock
+        self, archive: Archive, others: Callable[[PublicKey], Sequence[EntryAudit]], clock: Clock
     ) -> None:
-        """`others` know the kinds of entries that are no session's."""
+        """`others` know, for a log, the kinds of entries that are no session's."""
         self._archive = archive
         self._others = others
         self._clock = clock
         self._is_running = False
         self.last: Verified | None = None
 
-    async def run(self) -> AsyncGenerator[Findings, None]:
-        """Answers what was found so far, again and again. Raises Exhausted while another one runs,
+    async def run(self) -> AsyncGenerator[Progress, None]:
+        """Answers how far it is, again and again. Raises Exhausted while another one runs,
         LogError, OSError.
         """
         if self._is_running:
@@ -48,13 +63,21 @@ class Verifier:
         self._is_running = True
         began = self._clock.monotonic()
         try:
-            running = verify(ArchiveSource(self._archive), None, self._others())
-            async with aclosing(running) as parts:
-                findings = None
-                async for findings in parts:
-                    yield findings
-            if findings is not None:
-                took_s = self._clock.monotonic() - began
-                self.last = Verified(self._clock.wall(), took_s, findings)
+            archive, found = self._archive, list[Findings]()
+            stores = [archive.log.store, *reversed(archive.past.logs)]
+            size = sum(store.checkpoint.size for store in stores)
+            for store in stores:
+                before = sum(each.checkpoint.size for each in found)
+                source, others = ArchiveSource(archive, store), self._others(store.key)
+                async with aclosing(verify(source, None, others)) as parts:
+                    async for findings in parts:
+                        yield Progress(before + findings.entries, size)
+                found.append(findings)
+            if archive.past.problem:
+                found[0].blame(
+                    f"of the logs that ended, some are not whole: {archive.past.problem}"
+                )
+            took_s = self._clock.monotonic() - began
+            self.last = Verified(self._clock.wall(), took_s, tuple(found))
         finally:
             self._is_running = False

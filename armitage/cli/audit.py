@@ -34,11 +34,13 @@ _FILTERS = (
     ("invocation", "ID", "only fetches of one build"),
     ("since", "TIME", "only from then on: 2026-01-31, 2026-01-31T12:00 (UTC) or seconds"),
     ("until", "TIME", "only up to then"),
+    ("log", "NAME", "only entries of one of the record's logs (after armitage key rotate-log)"),
     ("text", "TEXT", "only what has this in its URL, or in why it was refused"),
 )
 _COLUMNS = (
     *("index", "at_s", "kind", "outcome", "status", "method", "url", "host", "size_bytes", "body"),
     *("action", "session", "number", "identity", "invocation", "instance", "target", "note"),
+    *("log", "log_index"),
 )
 
 
@@ -202,6 +204,8 @@ def _line(row: dict[str, Any]) -> list[str]:
         status, request = row["kind"], row["action"] or row["session"]
     if row["note"]:
         request += f"  ({row['note']})"
+    if row["is_past"]:
+        request += f"  [in {row['log']}, which has ended]"
     return [
         *(str(row["index"]), status, size_text(row["size_bytes"]), row["body"][:12] or "-"),
         *(time_of(row["at_s"]), printable(request)),

@@ -133,7 +133,6 @@ async def open_sources(args: argparse.Namespace) -> AsyncIterator[list[Source]]:
     """The record to verify, without an index; after its log, those that have ended, the newest
     first, where they are at hand. Raises UsageError, NotStarted, ClientError.
     """
-    from armitage.audit.past import past_sources
     from armitage.audit.source import ArchiveSource
     from armitage.client.record import open_http_record
 
@@ -145,8 +144,10 @@ async def open_sources(args: argparse.Namespace) -> AsyncIterator[list[Source]]:
         return
     assert directory is not None
     async with _archive(directory) as archive:
-        with past_sources(archive) as past:
-            yield [ArchiveSource(archive), *past]
+        if archive.past.problem:
+            raise NotStarted(f"of the logs that ended, some cannot be read: {archive.past.problem}")
+        past = [ArchiveSource(archive, log) for log in reversed(archive.past.logs)]
+        yield [ArchiveSource(archive), *past]
 
 
 def find_directory(given: Path | None) -> Path:

@@ -191,7 +191,7 @@ class AuditApi:
                 async for found in parts:
                     if not response.prepared:
                         await response.prepare(request)
-                    told = {"entries": found.entries, "size": found.checkpoint.size}
+                    told = {"entries": found.entries, "size": found.size}
                     await response.write(_event("progress", told))
             except Exhausted as error:
                 return refusal(request, 409, str(error))
@@ -199,8 +199,7 @@ class AuditApi:
                 return response  # Whoever asked has gone.
             last = self._verifier.last
             assert last is not None
-            faults = len(last.findings.faults) + last.findings.more_faults
-            await response.write(_event("done", {"faults": faults}))
+            await response.write(_event("done", {"faults": last.faults}))
         return response
 
     async def _wait(self, response: web.StreamResponse, indexed: int) -> None:

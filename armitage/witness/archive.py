@@ -5,12 +5,13 @@ signs it, in one directory.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from armitage.clock import Clock
@@ -22,11 +23,14 @@ from armitage.log.service import Log
 from armitage.log.store import LogStore
 from armitage.log.witnessed import WitnessOptions
 from armitage.witness.evidence import Entry
+from armitage.witness.past import Past, open_past
 from armitage.witness.rotation import finish_rotation, tags_of
 from cas.digest import Digest, DigestFunction
 from cas.pack_storage import Clocks, PackStorage, StorageOptions
 from cas.pack_store import PackOptions, PackStore
 from cas.volume import DiskVolume
+
+_log = logging.getLogger(__name__)
 
 # Evidence goes only when somebody removes it: a full disk ends fetching, not the evidence.
 _UNLIMITED = 1 << 60
@@ -87,6 +91,8 @@ class Archive:
     threads: ThreadPoolExecutor
     key: bytes
     """For keyed hashes of what is not written down."""
+    past: Past = field(default_factory=Past)
+    """The logs that ended before `log` began."""
 
     async def record(self, entry: Entry) -> bytes:
         """Answers the record that an entry of the log names. Raises BlobNotFound."""
@@ -113,7 +119,11 @@ async def open_archive(directory: Path, origin: str, clock: Clock) -> AsyncItera
                 # Only whoever has the archive gets here, so what lies there is a dead one's.
                 spool = await asyncio.to_thread(_emptied, directory / "spool")
                 tags = await asyncio.to_thread(tags_of, directory, signer)
-                yield Archive(directory, storage.store, Log(log, threads), spool, threads, tags)
+                with open_past(directory, log) as past:
+                    if past.problem:
+                        _log.error("of the logs that ended, some are not at hand: %s", past.problem)
+                    service = Log(log, threads)
+                    yield Archive(directory, storage.store, service, spool, threads, tags, past)
             finally:
                 log.close()
         finally:

@@ -54,7 +54,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serves a record on a free port."""
     allowed, log = Auditors(auditors), kept.archive.log.store
-    verifier = Verifier(kept.archive, list, SystemClock())
+    verifier = Verifier(kept.archive, lambda _: [], SystemClock())
     parts: list[Part] = [
         AuditApi(kept.auditor, allowed, verifier),
         AuditPages(kept.auditor, allowed, verifier),

@@ -99,7 +99,7 @@ async def record(directory: Path, origin: str = ORIGIN) -> AsyncIterator[Record]
         open_auditor(archive, clock) as auditor,
     ):
         await auditor.catch_up()
-        first = archive.log.store.checkpoint.size
+        first = auditor.logs.size
         sessions = Sessions(
             archive.store, archive.log.append, clock, lambda: f"session-{first}-{next(ids)}"
         )

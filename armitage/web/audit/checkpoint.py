@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from armitage.audit.auditor import State
+from armitage.audit.query import Query
 from armitage.audit.verifier import Verified
+from armitage.audit.verify import Findings
 from armitage.web.audit.layout import facts, moment, section
 from armitage.web.html import Html, link, tag, text
 from armitage.web.page import duration_text, size_text
@@ -13,7 +15,7 @@ _SHOWN_FAULTS = 50
 
 def content(state: State, verified: Verified | None) -> Html:
     """All below the title."""
-    behind = state.size - state.indexed
+    behind = state.first + state.size - state.indexed
     return text(
         section(
             "Published",
@@ -32,6 +34,7 @@ def content(state: State, verified: Verified | None) -> Html:
                 class_="note",
             ),
         ),
+        section("Logs that ended", *_past(state)) if state.past or state.past_problem else None,
         section("Witnesses", _witnesses(state)),
         section("Verification", *_verification(verified)),
         section(
@@ -46,6 +49,31 @@ def content(state: State, verified: Verified | None) -> Html:
             ),
         ),
     )
+
+
+def _past(state: State) -> list[Html]:
+    rows = [
+        tag(
+            "tr",
+            tag(
+                "th",
+                link(f"/audit/log?{Query(log=each.origin).parameters()}", each.origin),
+                scope="row",
+            ),
+            tag("td", f"{each.first:,} to {each.first + each.size - 1:,}"),
+            tag("td", tag("code", each.key)),
+        )
+        for each in state.past
+    ]
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("Log", "Entries", "Public key")))
+    said = f"Others are not shown, and their attestations do not count: {state.past_problem}"
+    note = "Each was ended by its own key, and the next one begins with its last checkpoint."
+    return [
+        tag("p", said, class_="alert", role="alert")
+        if state.past_problem
+        else tag("p", note, class_="note"),
+        tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"),
+    ]
 
 
 def _witnesses(state: State) -> Html:
@@ -90,23 +118,33 @@ def _verification(verified: Verified | None) -> list[Html]:
 def _result(verified: Verified | None) -> Html:
     if verified is None:
         return tag("p", "Nobody had it verified since this server started.", class_="soft")
-    found = verified.findings
-    count = len(found.faults) + found.more_faults
+    count = verified.faults
     state = (
         tag("span", f"{count} faults", class_="badge bad")
         if count
         else tag("span", "all as it was signed", class_="badge good")
     )
-    faults = [tag("li", fault) for fault in found.faults[:_SHOWN_FAULTS]]
+    faults = [
+        tag("li", f"{found.checkpoint.origin}: {fault}")
+        for found in verified.findings
+        for fault in found.faults
+    ][:_SHOWN_FAULTS]
     more = count - len(faults)
     return text(
         facts(
             ("Result", state),
             ("When", text(moment(verified.at_s), f", in {duration_text(verified.took_s)}")),
-            ("Entries", f"{found.entries:,} of {found.checkpoint.size:,}"),
-            ("Fetches", f"{found.exchanges:,}"),
-            ("Bodies", f"{found.bodies:,} with {size_text(found.body_bytes)}"),
-            *((kind, f"{number:,}") for kind, number in sorted(found.counts.items())),
         ),
+        *map(_found, verified.findings),
         tag("ul", *faults, tag("li", f"and {more} more") if more else None) if faults else None,
+    )
+
+
+def _found(found: Findings) -> Html:
+    return facts(
+        ("Log", found.checkpoint.origin),
+        ("Entries", f"{found.entries:,} of {found.checkpoint.size:,}"),
+        ("Fetches", f"{found.exchanges:,}"),
+        ("Bodies", f"{found.bodies:,} with {size_text(found.body_bytes)}"),
+        *((kind, f"{number:,}") for kind, number in sorted(found.counts.items())),
     )

@@ -158,7 +158,7 @@ def _entry(row: Row) -> Html:
         tag("td", link(path, row.index), class_="number"),
         tag("td", moment(row.at_s), class_="time"),
         tag("td", badge(row)),
-        tag("td", link(path, what(row)), _reason(row), class_="request"),
+        tag("td", link(path, what(row)), _reason(row), _past(row), class_="request"),
         tag("td", size_text(row.size_bytes) if is_exchange else "", class_="number"),
         tag("td", artefact_link(row.body) if has_body else "", class_="hash"),
         tag("td", _whose(row)),
@@ -178,6 +178,10 @@ def _reason(row: Row) -> Html | None:
     if not row.note or row.kind == "open":
         return None
     return tag("div", row.note, class_="soft")
+
+
+def _past(row: Row) -> Html | None:
+    return tag("div", f"in {row.log}, which has ended", class_="soft") if row.is_past else None
 
 
 def _whose(row: Row) -> Html | str:

@@ -97,12 +97,13 @@ class AuditPages:
 
     async def _log(self, request: web.Request) -> web.Response:
         hosts = [each.host for each in (await self._auditor.overview(1, 50)).hosts]
+        logs = [each.origin for each in self._auditor.logs.begins]
         try:
             query, error = parse_query(request.query), ""
         except InvalidRequest as invalid:
             query, error = Query(), str(invalid)
         found = None if error else await self._auditor.page(query)
-        content = search.content(query, found, hosts, error)
+        content = search.content(query, found, hosts, logs, error)
         return self._page(
             "Log", "Every entry, in the order it was signed.", content, here="/audit/log"
         )

@@ -23,16 +23,18 @@ _TEXTS = (
 )
 
 
-def content(query: Query, page: Page | None, hosts: Sequence[str], error: str) -> Html:
-    """All below the title; `page` is None where the query cannot be."""
+def content(
+    query: Query, page: Page | None, hosts: Sequence[str], logs: Sequence[str], error: str
+) -> Html:
+    """All below the title; `page` is None where the query cannot be. `logs` are all there are."""
     return text(
-        tag("section", _form(query, hosts)),
+        tag("section", _form(query, hosts, logs)),
         tag("section", error, class_="alert", role="alert") if error else None,
         None if page is None else tag("section", _count(page), _live(query), *_table(query, page)),
     )
 
 
-def _form(query: Query, hosts: Sequence[str]) -> Html:
+def _form(query: Query, hosts: Sequence[str], logs: Sequence[str]) -> Html:
     texts = [
         tag(
             "label",
@@ -65,6 +67,7 @@ def _form(query: Query, hosts: Sequence[str]) -> Html:
         *texts,
         tag("label", "Kind", _choice("kind", _KINDS, query.kind)),
         tag("label", "Outcome", _choice("outcome", OUTCOMES, query.outcome)),
+        tag("label", "Log", _choice("log", logs, query.log)) if len(logs) > 1 else None,
         *times,
         buttons,
         tag("datalist", *(tag("option", value=host) for host in hosts), id="hosts"),

@@ -67,6 +67,7 @@ def _entry_facts(view: EntryView) -> Html:
     return facts(
         ("Outcome", text(badge(row), " ", row.note if row.kind != "open" else "")),
         ("Rule", _said(_inside(record, "decision"), "rule")),
+        ("Log", _place(row)),
         ("When", moment(row.at_s)),
         ("Request", tag("code", f"{row.method} {row.url}") if row.method else None),
         (
@@ -106,6 +107,11 @@ def _entry_facts(view: EntryView) -> Html:
             else row.session,
         ),
     )
+
+
+def _place(row: Row) -> Html:
+    ended = tag("span", "ended", class_="badge plain") if row.is_past else None
+    return text(_search("log", row.log), f", entry {row.log_index:,} ", ended)
 
 
 def action(hashed: str, sessions: Sequence[SessionRow], rows: Sequence[Row], graph: Graph) -> Html:

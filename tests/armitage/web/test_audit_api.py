@@ -51,7 +51,7 @@ async def test_an_entry_comes_with_record_and_receipt(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "error"),
     [
-        ("entries/99", 404, "the log has 4 entries, none at 99"),
+        ("entries/99", 404, "the record has 4 entries, none at 99"),
         ("entries?colour=red", 400, "colour: unknown filter"),
         ("entries?since=soon", 400, "since: 'soon' is no time"),
         ("sessions", 400, "sessions: say session, action, invocation"),

@@ -142,7 +142,7 @@ async def test_what_cannot_be_is_said_on_the_page(served: Served) -> None:
     missing = await page_of(served, "/entry/99", 404)
 
     assert "since: 'soon' is no time" in "".join(wrong.words)
-    assert "the log has 4 entries, none at 99" in "".join(missing.words)
+    assert "the record has 4 entries, none at 99" in "".join(missing.words)
 
 
 @pytest.mark.parametrize(
