@@ -133,7 +133,7 @@ def test_a_spreadsheet_is_given_no_formulas() -> None:
     [
         (["log", "--since", "soon"], 2, "--since: 'soon' is no time"),
         (["log", "--digest", "x"], 2, "--digest: 'x' is no hash"),
-        (["show", "99"], 1, "the log has 8 entries, none at 99"),
+        (["show", "99"], 1, "the record has 8 entries, none at 99"),
         (["why", "0000"], 1, "nothing on record names 0000"),
         (["diff", "monday", "never"], 1, "'never' is no action, session or invocation"),
         (["verify", "--key", "x"], 2, "--key: 'x' is not a public key"),
