@@ -161,7 +161,8 @@ def traces(executor: NamespaceExecutor, place: Path) -> Traces:
 def wait_for_trash(place: Path) -> None:
     """Gives the thread that removes what was discarded up to 10 s."""
     until = time.monotonic() + 10
-    while any((place / "scratch" / "trash").iterdir()) and time.monotonic() < until:
+    places = [place / "scratch" / name for name in ("trash", "grave")]
+    while any(list(one.iterdir()) for one in places) and time.monotonic() < until:
         time.sleep(0.01)
 
 

@@ -15,6 +15,7 @@ import os
 import stat
 import struct
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ _SET_FLAGS = 0x40006602 | struct.calcsize("l") << 16
 _FEW_ENTRIES = 12
 _FEW_BYTES = 1 << 20
 _BACKLOG = 64
-"""So many directories may wait for their removal."""
+"""What so many actions left may wait for its removal."""
 _SPARE = 32
 _WORN_ENTRIES = 200
 """After so many entries a directory is not used again, for what _spread says."""
@@ -58,12 +59,13 @@ class Scratch:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._work = self.directory / "work"
             self._trash = self.directory / "trash"
+            self._grave = self.directory / "grave"
             self._spare = self.directory / "spare"
             self.trees = self.directory / "trees"
             for place in (self._work, self.trees):
                 place.mkdir(mode=0o700, exist_ok=True)
                 _spread(place)
-            for place in (self._trash, self._work, self._spare, self.trees):
+            for place in (self._trash, self._grave, self._work, self._spare, self.trees):
                 place.mkdir(mode=0o700, exist_ok=True)
                 for leftover in list(place.iterdir()):
                     remove_tree(leftover, self._trash)
@@ -131,20 +133,20 @@ class Scratch:
             return False
         directories, entries = found
         worn = self._worn.pop(str(path), 0) + entries
-        for directory in directories:
-            self._reap(directory)
         if worn > _WORN_ENTRIES or len(self._free) >= _SPARE:
-            self._reap(str(path))
+            self._reap([str(path)])
         else:
+            self._reap(directories)
             free = f"{self._spare}/{next(self._numbers)}"
             os.rename(path, free)
             self._free.append((free, worn))
         return True
 
-    def _reap(self, path: str) -> None:
-        moved = f"{self._trash}/{next(self._numbers)}"
-        os.rename(path, moved)
-        self._reaping.append(self._reaper.submit(_remove, moved, self._trash))
+    def _reap(self, paths: Sequence[str]) -> None:
+        moved = [f"{self._trash}/{next(self._numbers)}" for _ in paths]
+        for path, target in zip(paths, moved, strict=True):
+            _move(path, None, target)
+        self._reaping.append(self._reaper.submit(_bury, moved, str(self._grave)))
 
     def free_bytes(self) -> int:
         """Answers how much more fits on the scratch filesystem."""
@@ -189,11 +191,17 @@ def _look(top: str) -> tuple[list[str], int] | None:
     return directories, entries
 
 
-def _remove(path: str, trash: Path) -> None:
-    try:
-        os.rmdir(path)
-    except OSError:  # It is not empty.
-        remove_tree(Path(path), trash)
+def _bury(paths: Sequence[str], grave: str) -> None:
+    """Removes directories in a place where nobody else works: the kernel keeps others from changing
+    what is around a directory until that is gone.
+    """
+    for path in paths:
+        buried = f"{grave}/{os.path.basename(path)}"
+        _move(path, None, buried)
+        try:
+            os.rmdir(buried)
+        except OSError:  # It is not empty.
+            remove_tree(Path(buried), Path(grave))
 
 
 def _spread(directory: Path) -> None:
@@ -251,7 +259,7 @@ def _entries(fd: int) -> list[tuple[str, bool]]:
         return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
 
 
-def _move(name: str, fd: int, target: str) -> None:
+def _move(name: str, fd: int | None, target: str) -> None:
     try:
         os.rename(name, target, src_dir_fd=fd)
     except PermissionError:

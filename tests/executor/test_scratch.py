@@ -100,7 +100,20 @@ def test_a_directory_with_little_in_it_is_emptied_for_another_action(tmp_path: P
     assert not one.exists()
     assert (two.stat().st_ino, list(two.iterdir())) == (inode, [])
     scratch.close()
-    assert list((tmp_path / "trash").iterdir()) == []
+    assert [*(tmp_path / "trash").iterdir(), *(tmp_path / "grave").iterdir()] == []
+
+
+def test_little_is_removed_whatever_its_modes(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    one = scratch.make("one")
+    (one / "root" / "below").mkdir(parents=True)
+    (one / "root" / "below").chmod(0o500)
+    (one / "root").chmod(0o500)
+
+    assert scratch.discard_little(one)
+    scratch.close()
+
+    assert [*(tmp_path / "work").iterdir(), *(tmp_path / "grave").iterdir()] == []
 
 
 def test_a_directory_is_not_used_for_ever(tmp_path: Path) -> None:

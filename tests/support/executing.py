@@ -226,12 +226,11 @@ class Bench:
 
     def leftovers(self) -> list[str]:
         """Whatever actions left in scratch space, once the thread that removes is through."""
-        trash, until = self.scratch / "trash", time.monotonic() + 5
-        while any(trash.iterdir()) and time.monotonic() < until:
+        until = time.monotonic() + 5
+        places = [self.scratch / name for name in ("work", "trash", "grave")]
+        while any(list(place.iterdir()) for place in places[1:]) and time.monotonic() < until:
             time.sleep(0.002)
-        return [
-            str(path) for place in ("work", "trash") for path in (self.scratch / place).iterdir()
-        ]
+        return [str(path) for place in places for path in place.iterdir()]
 
 
 @functools.cache
