@@ -44,6 +44,7 @@ from executor.local import (
     Process,
     apply_limits,
     asks_for_rootfs,
+    command_line_too_long,
     start_failure,
 )
 from executor.microvm.job import GuestJob, pack_job
@@ -58,7 +59,7 @@ from executor.microvm.machine import (
     guest_command,
 )
 from executor.microvm.made_of import MadeOf
-from executor.microvm.unpack import Unpacker
+from executor.microvm.unpack import Unpacker, outermost
 from executor.outputs import requests_of
 from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
@@ -71,6 +72,8 @@ _log = logging.getLogger(__name__)
 _OVERHEAD_BYTES = 512 << 20
 """Of QEMU itself, beside the guest's memory: translated code, disk images in the page cache."""
 _GATE = 'read -r _; exec "$@" </dev/null'
+_WORD_BYTES = 128 << 10
+"""Linux's limit for an argument or a variable, with the NUL behind it (MAX_ARG_STRLEN)."""
 _CONSOLE_CHARS = 400
 _OUTPUTS = "outputs: "
 """What a guest's complaint about its action's outputs begins with (init.sh)."""
@@ -172,6 +175,7 @@ class MicrovmExecutor(LocalExecutor):
             raise InvalidInput(
                 "an action whose input root is the filesystem root can be given no network"
             )
+        _check_words(job)
         await self.accel()
         await self._threads(self._files.look)
         if work.coeffects.network:
@@ -233,7 +237,7 @@ class MicrovmExecutor(LocalExecutor):
             arguments=job.work.arguments,
             environment=tuple(environment.items()),
             cwd=cwd,
-            outputs=tuple(parts for parts, _ in requests_of(job.work)),
+            outputs=tuple(_outputs(job)),
             is_root=job.is_root,
             mounted_at=BUILD_ROOT,
             uid=options.uid,
@@ -255,7 +259,7 @@ class MicrovmExecutor(LocalExecutor):
         ]
         if self._means.toolchain_image is not None:
             disks.append(Disk("toolchain", str(self._means.toolchain_image), read_only=True))
-        outputs = [parts for parts, _ in requests_of(job.work)]
+        outputs = _outputs(job)
         mounted_at = "/" if job.is_root else BUILD_ROOT
         unpacker = Unpacker(job.root, outputs, mounted_at)
         return _Guest(
@@ -339,6 +343,18 @@ def _etc_files(options: ExecutorOptions) -> tuple[tuple[str, str], ...]:
         ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
     )
+
+
+def _check_words(job: Job) -> None:
+    """Raises InvalidInput for what the guest's kernel would not start."""
+    words = (*job.work.arguments, *(f"{name}={value}" for name, value in job.environment))
+    if any(len(os.fsencode(word)) >= _WORD_BYTES for word in words):
+        raise command_line_too_long(job.work.arguments)
+
+
+def _outputs(job: Job) -> list[tuple[str, ...]]:
+    """Answers the places that a guest is to hand over, each once."""
+    return outermost([parts for parts, _ in requests_of(job.work)])
 
 
 def _workspace(job: Job) -> Path:

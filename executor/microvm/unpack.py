@@ -22,18 +22,23 @@ _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 _MOST_ENTRIES = 2_000_000
 
 
+def outermost(outputs: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Answers each output once, without those that lie below another and come with that one."""
+    return [
+        one
+        for one in dict.fromkeys(outputs)
+        if not any(one != other and one[: len(other)] == other for other in outputs)
+    ]
+
+
 class Unpacker:
     """Unpacks one archive into one input root, whose action is over."""
 
     def __init__(self, root: str, outputs: Sequence[tuple[str, ...]], mounted_at: str) -> None:
+        """`outputs` are the outermost."""
         self._root = root
         self._mounted_at = mounted_at
-        # What lies below another output comes with that one.
-        self._outputs = [
-            one
-            for one in dict.fromkeys(outputs)
-            if not any(one != other and one[: len(other)] == other for other in outputs)
-        ]
+        self._outputs = outputs
         self._bases: dict[tuple[str, ...], int] = {}
         """Open directories that hold the outputs, by output."""
         self._linked: dict[int, list[tuple[str, ...]]] = {}

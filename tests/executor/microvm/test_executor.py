@@ -99,14 +99,15 @@ async def test_action_runs_and_leaves_exactly_its_outputs(bench: Bench) -> None:
         tree=tree,
         working_directory="sub",
         environment={"VARIABLE": "it's"},
-        outputs=["out", "../in/a", "absent"],
+        outputs=["out", "out/d", "../in/a", "absent"],
         progress=progress,
     )
 
     assert (outcome.exit_code, await bench.errors(outcome)) == (7, "complained\n")
     assert bytes(progress.out) == b"printed\n"
     assert progress.started == 1
-    (made,) = outcome.directories
+    made, inner = outcome.directories
+    assert await get_tree(bench.store, inner.root) == {"f": Exe(b"made\n")}
     assert await get_tree(bench.store, made.root) == {
         "d": {"f": Exe(b"made\n")},
         "hard": Exe(b"made\n"),

@@ -10,7 +10,7 @@ import pytest
 
 from executor.errors import InvalidOutput, WorkerFailure
 from executor.microvm import cpio
-from executor.microvm.unpack import Unpacker
+from executor.microvm.unpack import Unpacker, outermost
 
 
 @pytest.fixture
@@ -135,3 +135,10 @@ def test_names_of_one_file_share_its_data(root: Path) -> None:
 
     assert (root / "out" / "a").read_text() == "data"
     assert (root / "out" / "b").read_text() == "data"
+
+
+def test_output_inside_another_comes_with_that_one() -> None:
+    asked = [("d", "f"), ("d",), ("e",), ("d",), ("dd",)]
+
+    assert outermost(asked) == [("d",), ("e",), ("dd",)]
+    assert outermost([("d",), ()]) == [()]
