@@ -39,8 +39,9 @@ class Config:
     def clear_flag(self, flag: str) -> None:
         self.flags.discard(flag)
 
-    def add_optimization_profile(self, profile: Any) -> None:
+    def add_optimization_profile(self, profile: Any) -> int:
         self.profiles.append(profile.shapes)
+        return len(self.profiles) - 1
 
     def create_timing_cache(self, data: bytes) -> bytes:
         return data
@@ -149,10 +150,12 @@ class FakeTorch:
         )
 
     def _package(self, program: Any, package_path: str) -> str:
+        assert package_path.endswith(".pt2")
         Path(package_path).write_text(str(program.factor))
         return package_path
 
     def _open(self, path: str) -> Callable[[FakeNumbers], FakeNumbers]:
+        assert path.endswith(".pt2")
         factor = float(Path(path).read_text()) * (1 + self.error)
         return lambda numbers: numbers.times(factor)
 

@@ -15,6 +15,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 
 FORMAT = "armitage-engine/1"
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
+_PACKAGE = "engine.pt2"
+"""PyTorch takes and makes packages under names that end so, and an engine may have any."""
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """CUdevice_attribute, of cuda.h."""
 
@@ -224,9 +227,10 @@ class TensorRt:
         """Builds. Raises Refused, with what TensorRT said in the log."""
         trt = self._trt
         builder = trt.Builder(self._logger)
-        flags = trt.NetworkDefinitionCreationFlag
-        wanted = flags.STRONGLY_TYPED if settings.strongly_typed else flags.EXPLICIT_BATCH
-        network = builder.create_network(1 << int(wanted))
+        wanted = "STRONGLY_TYPED" if settings.strongly_typed else "EXPLICIT_BATCH"
+        # Either goes without saying in versions that have no such flag.
+        flag = getattr(trt.NetworkDefinitionCreationFlag, wanted, None)
+        network = builder.create_network(0 if flag is None else 1 << int(flag))
         parser = trt.OnnxParser(network, self._logger)
         if not parser.parse_from_file(str(files.model)):
             errors = [str(parser.get_error(number)) for number in range(parser.num_errors)]
@@ -252,7 +256,7 @@ class TensorRt:
         config.clear_flag(trt.BuilderFlag.TF32)
         for precision in settings.precision:
             if precision != "fp32":
-                config.set_flag(getattr(trt.BuilderFlag, precision.upper()))
+                config.set_flag(self._flag(precision))
         profile = builder.create_optimization_profile()
         inputs = {
             network.get_input(n).name: network.get_input(n) for n in range(network.num_inputs)
@@ -264,9 +268,19 @@ class TensorRt:
         for name, tensor in inputs.items():
             if -1 in tuple(tensor.shape) and name not in settings.shapes:
                 raise Refused(f"shapes.{name}: the model leaves sizes open; say min, opt and max")
-        if settings.shapes:
-            config.add_optimization_profile(profile)
+        if settings.shapes and config.add_optimization_profile(profile) < 0:
+            raise Refused("shapes: TensorRT does not take them together; the log says why")
         return config
+
+    def _flag(self, precision: str) -> Any:
+        """TensorRT 11 has no flags but TF32's: networks are typed strongly there."""
+        flag = getattr(self._trt.BuilderFlag, precision.upper(), None)
+        if flag is None:
+            raise Refused(
+                f"precision: TensorRT {self._trt.__version__} has no {precision} to choose and"
+                " takes precisions from the model: convert that (ModelOpt), and leave this out"
+            )
+        return flag
 
     def load(self, engine: Path) -> None:
         """Loads an engine. Raises Refused."""
@@ -346,12 +360,22 @@ class AotInductor:
         if settings.precision != ["fp32"] or settings.shapes:
             raise Refused("precision, shapes: for aotinductor the exported program has them")
         program = self._torch.export.load(str(files.model))
-        made = self._inductor.aoti_compile_and_package(program, package_path=str(files.engine))
-        self._say(f"compiled {made}")
+        with tempfile.TemporaryDirectory(dir=files.engine.parent) as place:
+            package = Path(place, _PACKAGE)
+            self._inductor.aoti_compile_and_package(program, package_path=str(package))
+            package.replace(files.engine)
+        self._say(f"compiled {files.engine}")
 
     def load(self, engine: Path) -> None:
         """Loads a package. Raises whatever PyTorch does."""
-        self._inductor.aoti_load_package(str(engine))
+        with tempfile.TemporaryDirectory() as place:
+            self._open(engine, Path(place))
+
+    def _open(self, engine: Path, place: Path) -> Any:
+        """Answers what a package runs; the place must stay while it does."""
+        package = place / _PACKAGE
+        package.symlink_to(engine.resolve())
+        return self._inductor.aoti_load_package(str(package))
 
     def compare(self, engine: Path, model: Path) -> float:
         """Runs a package and the program that it was made of, eagerly, on the program's own example
@@ -361,7 +385,8 @@ class AotInductor:
         program = torch.export.load(str(model))
         arguments, keywords = program.example_inputs
         eager = program.module()(*arguments, **keywords)
-        fast = self._inductor.aoti_load_package(str(engine))(*arguments, **keywords)
+        with tempfile.TemporaryDirectory() as place:
+            fast = self._open(engine, Path(place))(*arguments, **keywords)
         worst = 0.0
         for one, other in zip(_tensors(eager), _tensors(fast), strict=True):
             scale = float(one.abs().max()) or 1.0

@@ -38,9 +38,11 @@ class _Program:
 EXPORT = b"from torch import _Program as load\n"
 INDUCTOR = b"""
 def aoti_compile_and_package(program, package_path):
+    assert package_path.endswith(".pt2")
     open(package_path, "w").write(f"compiled {program.factor}")
     return package_path
 def aoti_load_package(path):
+    assert path.endswith(".pt2")
     assert open(path).read().startswith("compiled ")
 """
 

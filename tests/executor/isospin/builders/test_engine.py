@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.engines import H100, FakeTensor, FakeTensorRt, FakeTorch
+from support.engines import H100, Config, FakeTensor, FakeTensorRt, FakeTorch
 
 from executor.isospin.builders import engine
 from executor.isospin.builders.engine import Refused, World, parse_settings
@@ -100,6 +100,27 @@ def test_strongly_typed_networks_are_made_so(bench: Bench) -> None:
     bench.build("tensorrt", shapes=OPEN, strongly_typed=True)
 
     assert bench.json("engine")["network"] == 2
+
+
+def test_tensorrt_without_flags_of_precision_takes_the_models(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(FakeTensorRt, "BuilderFlag", SimpleNamespace(TF32="TF32"))
+    monkeypatch.setattr(FakeTensorRt, "NetworkDefinitionCreationFlag", SimpleNamespace())
+
+    assert bench.build("tensorrt", shapes=OPEN) == 0
+    assert bench.json("engine")["network"] == 0
+    assert bench.build("tensorrt", shapes=OPEN, precision=["fp16"]) == 3
+    assert "has no fp16 to choose and takes precisions from the model" in capsys.readouterr().err
+
+
+def test_shapes_that_tensorrt_does_not_take_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Config, "add_optimization_profile", lambda *_: -1)
+
+    assert bench.build("tensorrt", shapes=OPEN) == 3
+    assert "shapes: TensorRT does not take them together" in capsys.readouterr().err
 
 
 def test_engine_is_described_with_what_it_is_for(bench: Bench) -> None:
