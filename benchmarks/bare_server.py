@@ -5,7 +5,8 @@ messages, with the same channel arguments as Armitage's own server:
 
 - `GetActionResult`: the bytes of `--action-result FILE` (a serialised ActionResult) or a small one.
 - `FindMissingBlobs`: an empty response, that is, everything is present.
-- `ByteStream.Read`: as many zero bytes as the resource name says, in messages of `--chunk-bytes`.
+- `ByteStream.Read`: as many zero bytes as the resource name says, in messages of `--chunk-bytes`,
+  all of them the same one in memory. With `--read FILE` they are the file's, read for each message.
 - `ByteStream.Write`: reads everything; `committed_size` is the size in the resource name. With
   `--store DIR` it does the least that a store of blobs must: SHA-256, a file, fdatasync, rename.
 
@@ -52,15 +53,24 @@ def size_in(name: str) -> int:
 class BareHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Canned answers by path."""
 
-    def __init__(self, action_result: bytes, chunk_bytes: int, store: Path | None = None) -> None:
+    def __init__(
+        self,
+        action_result: bytes,
+        chunk_bytes: int,
+        store: Path | None = None,
+        file: Path | None = None,
+    ) -> None:
         self._action_result = action_result
         self._store = store
+        self._file = file
         self._chunk_bytes = chunk_bytes
         self._chunk = bytestream.ReadResponse(data=bytes(chunk_bytes)).SerializeToString()
         self._handlers = {
             rpcs.GET_ACTION_RESULT.path: grpc.unary_unary_rpc_method_handler(self._get),
             rpcs.FIND_MISSING_BLOBS.path: grpc.unary_unary_rpc_method_handler(self._find),
-            rpcs.READ.path: grpc.unary_stream_rpc_method_handler(self._read),
+            rpcs.READ.path: grpc.unary_stream_rpc_method_handler(
+                self._read if file is None else self._read_file
+            ),
             rpcs.WRITE.path: grpc.stream_unary_rpc_method_handler(
                 self._write if store is None else self._write_and_store
             ),
@@ -82,6 +92,12 @@ class BareHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         if size % self._chunk_bytes:
             rest = bytes(size % self._chunk_bytes)
             yield bytestream.ReadResponse(data=rest).SerializeToString()
+
+    async def _read_file(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        assert self._file is not None
+        with self._file.open("rb", buffering=0) as file:
+            while data := file.read(self._chunk_bytes):
+                yield bytestream.ReadResponse(data=data).SerializeToString()
 
     async def _write(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         size = 0
@@ -136,13 +152,14 @@ def main() -> None:
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
     parser.add_argument("--action-result", type=Path, metavar="FILE")
     parser.add_argument("--chunk-bytes", type=int, default=1 << 20)
+    parser.add_argument("--read", type=Path, metavar="FILE")
     parser.add_argument("--store", type=Path, metavar="DIR")
     parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERTIFICATE", "KEY"))
     arguments = parser.parse_args()
     result = reapi.ActionResult(exit_code=0, stdout_raw=b"ok\n").SerializeToString()
     if arguments.action_result:
         result = arguments.action_result.read_bytes()
-    handlers = BareHandlers(result, arguments.chunk_bytes, arguments.store)
+    handlers = BareHandlers(result, arguments.chunk_bytes, arguments.store, arguments.read)
     asyncio.run(serve(arguments.listen, handlers, arguments.tls))
 
 

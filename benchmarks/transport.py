@@ -2,9 +2,10 @@
 
 All servers answer the same requests with the same bytes, one after the other in each round, so that
 whatever else the machine does hits them alike. grpc.aio (bare_server.py) and C++ gRPC (grpc_cpp/)
-look nothing up and store nothing: they are the floor of their libraries. buildbox-casd and
-BuildGrid are real servers. The load is h2load, in C. Before each measurement a client of grpcio
-compares the answer; afterwards the bytes that h2load received are counted.
+look nothing up and store nothing, but where their name says so: they are the floor of their
+libraries. buildbox-casd and BuildGrid are real servers, for calls only. The load is h2load, in C.
+Before each measurement a client of grpcio compares the answer; afterwards the bytes that h2load
+received are counted.
 
     tests/e2e/prepare && tests/e2e/prepare buildgrid
     apt-get install nghttp2-client g++ pkg-config libgrpc++-dev
@@ -237,18 +238,22 @@ class Bench:
                 calls.stream_unary(rpcs.WRITE.path)(write_stream(upload, data, 2 * MIB))
                 self._check_read(calls, name, data)
         body = self.file("read", [bytestream.ReadRequest(resource_name=name).SerializeToString()])
+        stored = self.scratch / "blob"
+        stored.write_bytes(data)
         with ExitStack() as stack:
             servers = {peer.name: peer for peer in ours}
             for chunk in CHUNKS:
-                floors = (
-                    peers.grpc_aio(canned, "--chunk-bytes", str(chunk), *self.tls_flags()),
-                    peers.grpc_cpp(canned, chunk, self.tls),
-                )
-                for floor in floors:
-                    peer = stack.enter_context(floor)
-                    servers[f"{peer.name}, {chunk >> 10} KiB"] = peer
+                flags = ["--chunk-bytes", str(chunk), *self.tls_flags()]
+                floors = {
+                    "grpc.aio": peers.grpc_aio(canned, *flags),
+                    "grpc.aio of a file": peers.grpc_aio(canned, "--read", str(stored), *flags),
+                    "C++ gRPC": peers.grpc_cpp(canned, chunk, self.tls),
+                }
+                for name, floor in floors.items():
+                    servers[f"{name}, {chunk >> 10} KiB"] = stack.enter_context(floor)
             table = self._stream(servers, size, lambda: body, rpcs.READ.path)
-        self._print_streams(f"Read {size // MIB} MiB", table, "grpc.aio")
+        title = f"Read {size // MIB} MiB"
+        self._print_streams(title, table, "grpc.aio,", "grpc.aio of a file,")
 
     def _check_read(self, calls: grpc.Channel, name: str, data: bytes) -> None:
         request = bytestream.ReadRequest(resource_name=name).SerializeToString()
@@ -308,18 +313,22 @@ class Bench:
                     assert size < load.data_bytes < size * 1.01, (name, load.data_bytes)
         return table
 
-    def _print_streams(self, title: str, table: Mapping[str, Figures], rival: str) -> None:
-        best = max(each.median("rate") for name, each in table.items() if name.startswith(rival))
+    def _print_streams(self, title: str, table: Mapping[str, Figures], *rivals: str) -> None:
+        bests = [
+            max(each.median("rate") for name, each in table.items() if name.startswith(rival))
+            for rival in rivals
+        ]
         rows = [
             [
                 name,
                 f"{each.median('rate') / 1e9:.2f}",
-                f"{each.median('rate') / best:.2f}x",
+                *[f"{each.median('rate') / best:.2f}x" for best in bests],
                 f"{each.median('cpu') * 2**30:.2f}",
             ]
             for name, each in table.items()
         ]
-        header = ["server", "GB/s", f"to the best {rival}", "CPU s/GiB"]
+        columns = [f"to the best {rival.rstrip(',')}" for rival in rivals]
+        header = ["server", "GB/s", *columns, "CPU s/GiB"]
         print_table(self._named(title), header, rows)
 
 
@@ -332,7 +341,7 @@ def memory(bench: Bench) -> None:
         peers.grpc_cpp(canned, tls=bench.tls),
         peers.grpc_aio(canned, *bench.tls_flags()),
     ]
-    if bench.tls is None:
+    if bench.arguments.real:
         fresh += [peers.buildbox_casd(), peers.buildgrid()]
     rows = []
     for starting in fresh:
@@ -385,7 +394,7 @@ def run(arguments: argparse.Namespace) -> None:
         servers = list(ours)
         servers.append(stack.enter_context(peers.grpc_cpp(canned, tls=bench.tls)))
         servers.append(stack.enter_context(peers.grpc_aio(canned, *bench.tls_flags())))
-        if not arguments.tls:
+        if arguments.real:
             for real in (peers.buildbox_casd(), peers.buildgrid()):
                 peer = stack.enter_context(real)
                 with closing(channel(peer, b"")) as calls:
@@ -413,7 +422,9 @@ def main() -> None:
     parser.add_argument("--grpcio", action="store_true", help="also Armitage over grpcio")
     parser.add_argument("--only", default="memory,calls,latency,read,write", metavar="PART,...")
     arguments = parser.parse_args()
-    if absent := peers.missing():
+    parts = set(arguments.only.split(","))
+    arguments.real = not arguments.tls and not parts.isdisjoint({"memory", "calls", "latency"})
+    if absent := peers.missing(real=arguments.real):
         sys.exit("\n".join(absent))
     run(arguments)
 
