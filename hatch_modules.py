@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
+    "armitage/reapi/at_once.py",
+    "armitage/transport/fast/connection.py",
+    "armitage/transport/fast/link.py",
     "armitage/transport/http2",
     "armitage/transport/rpc",
 )

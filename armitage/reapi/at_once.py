@@ -15,9 +15,8 @@ what takes waiting: renewing leases, reading Trees, telling what is wrong.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Hashable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from armitage.errors import InvalidRequest, NotFound
 from armitage.reapi.completeness import Completeness
@@ -32,24 +31,14 @@ from cas.store import Glimpse
 
 _MAX_REQUEST_BYTES = 32 << 10
 """Some 450 digests: larger requests would hold up other clients' small ones."""
-_HEX_LENGTH = 64
-_DIGEST = b"\x0a%c" % _HEX_LENGTH
-"""How a Digest begins (REAPI `Digest.hash`)."""
-_DIGEST_BYTES = range(_HEX_LENGTH + 4, _HEX_LENGTH + 13)
+_HEX_LENGTH: Final = 64
+"""Of the hash, with which a Digest begins (REAPI `Digest.hash`)."""
+_SIZE_TAG: Final = 0x10
+_MIN_DIGEST_BYTES: Final = _HEX_LENGTH + 4
+_MAX_DIGEST_BYTES: Final = _HEX_LENGTH + 12
 """How long one of a blob that is not empty can be: its size takes one byte to nine."""
-_HEADS = {b"\x12%c%b" % (length, _DIGEST): length + 2 for length in _DIGEST_BYTES}
-"""How a digest in field 2 begins, and how long it then is in all."""
-_EACH_DIGEST = re.compile(
-    # Of each length the head with so many bytes of size, then hash and size as they are.
-    b"\\x12(?:%b)(.{64}\\x10[\\x80-\\xff]*[\\0-\\x7f])"
-    % b"|".join(
-        rb"%b(?=.{65}[\x80-\xff]{%d}[\0-\x7f])"
-        % (re.escape(head[1:]), length - _DIGEST_BYTES.start)
-        for head, length in zip(_HEADS, _DIGEST_BYTES, strict=True)
-    ),
-    re.DOTALL,
-).findall
-_FIND_FUNCTION, _GET_FUNCTION = 0x18, 0x30
+_FIND_FUNCTION: Final = 0x18
+_GET_FUNCTION: Final = 0x30
 """The tags of `digest_function` in FindMissingBlobs and in GetActionResult."""
 _MAX_KNOWN = 256
 
@@ -125,11 +114,11 @@ class AtOnce:
 
     def get_action_result(self, request: bytes, call: Call) -> bytes | None:
         """Answers a result as it is stored; None where that may not be the answer."""
-        if len(request) < _DIGEST_BYTES.start:
+        if len(request) < _MIN_DIGEST_BYTES:
             return None
         start = 2 + request[1] if request[0] == 0x0A else 0
-        size = _HEADS.get(request[start : start + 4])
-        if size is None:
+        size = _digest_at(request, start, len(request))
+        if size == 0:
             return None
         end = start + size
         before, after = request[:start], request[end:]
@@ -193,6 +182,28 @@ class AtOnce:
 
 def _split(request: bytes, position: int, end: int) -> list[bytes] | None:
     """Cuts digests in field 2 out of a message; None if there is anything else in between."""
-    keys: list[bytes] = _EACH_DIGEST(request, position, end)
-    # Each match is a digest with four bytes before it, so if nothing is left over, they adjoin.
-    return keys if len(b"".join(keys)) + 4 * len(keys) == end - position else None
+    keys = []
+    while position < end:
+        size = _digest_at(request, position, end)
+        if size == 0:
+            return None
+        keys.append(request[position + 4 : position + size])
+        position += size
+    return keys
+
+
+def _digest_at(request: bytes, position: int, end: int) -> int:
+    """How long a digest in field 2 that begins there is, with its tag and length; 0 if there is
+    none, or it does not end where it should. Its hash and size are for the store to prove.
+    """
+    if end - position < 2 + _MIN_DIGEST_BYTES or request[position] != 0x12:
+        return 0
+    length = request[position + 1]
+    if not _MIN_DIGEST_BYTES <= length <= _MAX_DIGEST_BYTES or position + 2 + length > end:
+        return 0
+    if request[position + 2] != 0x0A or request[position + 3] != _HEX_LENGTH:
+        return 0
+    # A key of BLAKE3 has its tag in front, and would fit with 63 of the hash's bytes.
+    if request[position + 4 + _HEX_LENGTH] != _SIZE_TAG:
+        return 0
+    return 2 + length

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from armitage.transport.fast.calls import OpenCall
 from armitage.transport.fast.link import Link
@@ -77,6 +77,7 @@ class Host(Protocol):
 class Connection:
     """One client, as the owner of its link. For the thread of the event loop."""
 
+    __deletable__: ClassVar = ["_link"]  # For mypyc.
     __slots__ = (
         "_call",
         "_calls",

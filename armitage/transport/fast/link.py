@@ -17,7 +17,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from armitage.transport.port import Piece
 
@@ -51,7 +51,6 @@ class Owner(Protocol):
         """The connection is over. Nothing is called after this."""
 
 
-@runtime_checkable
 class TlsOwner(Owner, Protocol):
     """Who reads and writes what is encrypted on the way."""
 
@@ -246,7 +245,7 @@ class TlsLink(PlainLink):
     two in between stay small, since they never shrink: what passes them goes in slices.
     """
 
-    __slots__ = ("_buffer", "_incoming", "_is_open", "_outgoing", "_tls")
+    __slots__ = ("_buffer", "_incoming", "_is_open", "_outgoing", "_secured", "_tls")
 
     def __init__(
         self,
@@ -259,7 +258,9 @@ class TlsLink(PlainLink):
         """Takes a buffer to decrypt into, which all links of a loop may share."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # Any, since its `read` into a buffer answers no bytes as its type says.
+        self._tls: Any = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._secured = owner.secured
         self._buffer = buffer
         self._is_open = False
         """Whether the handshake is done."""
@@ -311,16 +312,14 @@ class TlsLink(PlainLink):
         """Goes on with the handshake. Raises SSLWantReadError until it is done."""
         self._tls.do_handshake()
         self._is_open = True
-        owner = self._owner
-        assert isinstance(owner, TlsOwner)
-        owner.secured(self._tls.getpeercert() or {})
+        self._secured(self._tls.getpeercert() or {})
 
     def _decrypt(self) -> int:
         """Fills the buffer with what can be read now; answers how far."""
         filled = 0
         try:
             while filled < len(self._buffer):
-                count: Any = self._tls.read(len(self._buffer) - filled, self._buffer[filled:])
+                count: int = self._tls.read(len(self._buffer) - filled, self._buffer[filled:])
                 if not count:
                     break
                 filled += count

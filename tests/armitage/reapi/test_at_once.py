@@ -113,6 +113,16 @@ async def test_unmarked_digests_are_read_as_the_instance_says() -> None:
     assert world.find(SHA256.digest(b"blob")) is None
 
 
+@pytest.mark.parametrize("start", [0, 1])
+async def test_a_stored_key_elsewhere_in_a_message_is_no_digest(start: int) -> None:
+    """The store's key of a BLAKE3 blob begins with a byte that is not on the wire."""
+    world = World()
+    key = key_of(await world.put(b"blob", BLAKE3))[start:]
+    request = b"\x12%c\x0a\x40%b" % (len(key) + 2, key)
+
+    assert world.at_once.find_missing_blobs(request, CALL) is None
+
+
 async def test_one_blob_that_is_not_fresh_leaves_all_to_the_handler() -> None:
     world = World()
     digests = [await world.put(blob) for blob in BLOBS]

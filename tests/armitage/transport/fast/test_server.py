@@ -36,7 +36,6 @@ from armitage.transport.fast.connection import Connection
 from armitage.transport.fast.server import FastServer
 from armitage.transport.options import GrpcOptions
 from armitage.transport.port import Bidi, Call, ClientStream, Response, ServerStream, Unary
-from armitage.transport.rpc.server import RpcConnection
 from armitage.transport.tls import TlsFiles
 
 FAST: Transport = TRANSPORTS["fast"]
@@ -269,20 +268,17 @@ async def test_heavy_stream_does_not_starve_a_light_call() -> None:
 async def test_fault_of_ours_ends_one_connection_and_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(self: object, data: bytes, now: float) -> list[object]:
-        if b"poison" in data:
-            raise ZeroDivisionError
-        return receive(self, data, now)  # type: ignore[arg-type, return-value]
+    def broken(_: FastServer, path: str) -> bool:
+        raise ZeroDivisionError
 
-    receive = RpcConnection.receive
-    monkeypatch.setattr(RpcConnection, "receive", broken)
+    monkeypatch.setattr(FastServer, "is_exempt", broken)
     async with (
         FAST.serving(Unary("/s/Echo", echo)) as subject,
         raw_client(subject.address) as poisoner,
         raw_client(subject.address) as other,
     ):
         await poisoner.ping()
-        poisoner.write(b"poison")
+        poisoner.open_stream("/s/Echo")
         await poisoner.until_closed()
         await other.ping()
 
