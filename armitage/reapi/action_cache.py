@@ -94,7 +94,7 @@ class ActionCacheService:
                 continue
             why = await self._refusal(instance, action, result)
             if why is not None:
-                refused = f"; one is there, but {why}"
+                refused = why
                 continue
             self._invocations.hold(call, verdict.closure)
             if not _wants_inlining(message):
@@ -109,7 +109,11 @@ class ActionCacheService:
                 stderr=message.inline_stderr,
                 files=wanted,
             )
-        raise NotFound(f"no result of action {message.action_digest.hash} is cached{refused}")
+        told = f"no result of action {message.action_digest.hash} is cached"
+        if refused and self._gate is not None:
+            self._gate.explain(refused)
+            told += f"; one is there, but {refused}"
+        raise NotFound(told)
 
     async def update_action_result(self, request: bytes, call: Call) -> bytes:
         """Remembers a client's result whose outputs are all stored, and answers it.

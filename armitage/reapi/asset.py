@@ -207,11 +207,13 @@ class AssetService:
             f"no {kind} was pushed for {message.uris[0]} with these qualifiers, and this server"
             " does not fetch from origins"
         )
-        if not believed:
-            response.status.message += (
-                f". Under its trust policy it answers a push only for a blob whose {CHECKSUM} is"
+        if not believed and self._gate is not None:
+            why = (
+                f"Under its trust policy it answers a push only for a blob whose {CHECKSUM} is"
                 " asked for: nobody attests what clients push"
             )
+            response.status.message += f". {why}"
+            self._gate.explain(why)
         return None
 
     def _believes_pushes(

@@ -271,6 +271,7 @@ class ExecutionService:
             why = await self._gate.refusal(request.instance.name, action, result)
             if why is not None:
                 _log.info("the cached result of action %s is not served: %s", action, why)
+                self._gate.explain(why)
                 return None
         self._invocations.hold(request.call, verdict.closure)
         return Answer(result=result, is_cached=True)

@@ -20,12 +20,15 @@ from armitage.attest.verified import Verified
 from armitage.clock import Clock
 from armitage.errors import ArmitageError
 from armitage.reapi.attested import outputs_of_result, printed_of_result
+from armitage.transport.port import say_trailer
 from armitage.trust.evaluate import Asked, Decision
 from armitage.trust.options import Trust
 from cas.digest import Digest
 from cas.errors import CasError
 from cas.store import BlobStore
 
+REFUSAL: Final = "armitage-refusal"
+"""Of trailing metadata."""
 _MAX_MESSAGE_BYTES: Final = 16 << 20
 _MAX_PLATFORMS: Final = 16_384
 _HASHED_IN_THREAD: Final = 1000
@@ -80,6 +83,13 @@ class TrustGate:
             return None
         self._refused += 1
         return f"the policy `{decision.policy}` does not hold: {'; '.join(decision.reasons)}"
+
+    def explain(self, why: str) -> None:
+        """Says why a result is not served in the answer of the call that this runs in, if the
+        configuration wants that.
+        """
+        if self._trust.explains_refusals:
+            say_trailer(REFUSAL, why)
 
     async def decide(self, instance: str, action: Digest, result: bytes) -> Decision:
         """Decides, and tells all reasons. Raises NotPlain, BlobNotFound, DecodeError,

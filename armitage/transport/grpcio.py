@@ -42,8 +42,9 @@ from armitage.transport.port import (
     close_stream,
     join,
 )
+from armitage.transport.rpc.metadata import encode_message
 from armitage.transport.tls import FollowedTls, TlsFiles, TlsMaterial
-from armitage.transport.trailers import fit
+from armitage.transport.trailers import fit, ok_status
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _EOF = grpc.aio.EOF
@@ -251,6 +252,7 @@ class _OpenCall:
                 self._writing_since = 0.0
         finally:
             await close_stream(responses)
+        self.succeed()
 
     def call(self) -> Call:
         context = self._context
@@ -260,6 +262,12 @@ class _OpenCall:
             context.peer(),
             _identity(context) if self._server.options.tls else None,
         )
+
+    def succeed(self) -> None:
+        """Says what the handler said beside its answer."""
+        status = ok_status()
+        if status is not None:
+            self._context.set_trailing_metadata(_metadata(status))
 
     async def fail(self, error: BaseException) -> None:
         """Answers with the error's status. Always raises."""
@@ -278,8 +286,13 @@ class _OpenCall:
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             raise error
         status = self._server.status_of(error)
-        trailers = (("grpc-status-details-bin", status.details),) if status.details else ()
-        await self._context.abort(_CODES[status.code], status.message, trailers)
+        await self._context.abort(_CODES[status.code], status.message, _metadata(status))
+
+
+def _metadata(status: Status) -> tuple[tuple[str, str | bytes], ...]:
+    """What goes out beside a status' code and message."""
+    details = (("grpc-status-details-bin", status.details),) if status.details else ()
+    return (*details, *((name, encode_message(text).decode()) for name, text in status.trailers))
 
 
 class _UnaryCall(_OpenCall):
@@ -294,7 +307,9 @@ class _UnaryCall(_OpenCall):
                 response = self.method.immediate(request, call)
                 if response is not None:
                     return response
-            return await self.method.handler(request, call)
+            response = await self.method.handler(request, call)
+            self.succeed()
+            return response
         except BaseException as error:
             await self.fail(error)
             raise
@@ -327,7 +342,9 @@ class _ClientStreamCall(_OpenCall):
         try:
             self.begin(context)
             try:
-                return await self.method.handler(requests, self.call())
+                response = await self.method.handler(requests, self.call())
+                self.succeed()
+                return response
             finally:
                 if not self._task.cancelling():
                     await self._discard(requests)

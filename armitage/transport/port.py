@@ -9,13 +9,17 @@ The end of a request stream is no proof that the client meant to end it there: a
 only afterwards that the client left. Where that matters the protocol must say so
 (`WriteRequest.finish_write`).
 Each call runs in a context (contextvars) of its own; immediate handlers leave theirs as it was.
+Trailing metadata beside the status is said there (`say_trailer`), so that it goes out however the
+call ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Final
 
 
 class Code(IntEnum):
@@ -40,15 +44,20 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
+Trailers = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a call ended. `details` is a serialised google.rpc.Status, sent as
-    `grpc-status-details-bin` when not empty.
+    `grpc-status-details-bin` when not empty. `trailers` are names and texts of further trailing
+    metadata, sent percent-encoded as `grpc-message` is.
     """
 
     code: Code
     message: str = ""
     details: bytes = b""
+    trailers: Trailers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,22 @@ class Call:
     """The client's address, for logs."""
     identity: str | None = None
     """The proven name of the client (mTLS certificate subject), or None."""
+
+
+_said: Final[ContextVar[Trailers]] = ContextVar("trailers", default=())
+
+
+def say_trailer(name: str, text: str) -> None:
+    """Has the answer of the call in whose context this runs carry one more field of trailing
+    metadata, whether the handler then answers or raises. Not for immediate handlers. A transport
+    shortens a text that clients would not take.
+    """
+    _said.set((*_said.get(), (name, text)))
+
+
+def said_trailers() -> Trailers:
+    """Answers what was said in this context. For transports."""
+    return _said.get()
 
 
 Piece = bytes | bytearray | memoryview

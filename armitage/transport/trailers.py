@@ -1,41 +1,66 @@
-"""Statuses that fit in what clients take for trailers."""
+"""What goes out after the messages of a call: statuses, with what handlers said beside them, that
+fit in what clients take for trailers.
+"""
 
 from __future__ import annotations
 
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from armitage.transport.port import Status
+from armitage.transport.port import Code, Status, Trailers, said_trailers
 
 _TRAILER_BYTES = 5 * 1024
 """Clients refuse trailers over 8 KiB (gRPC's default); base64 makes this much of them about 7."""
 
-_MESSAGE_BYTES = 1024
+_TEXT_BYTES = 1024
 
 
 def fit(status: Status) -> Status:
-    """Shortens the message and drops details until both fit, and answers the status as it is if
-    they do.
+    """Adds what the handler said, shortens texts and drops details until all fit, and answers the
+    status as it is if it does.
     """
-    message, details = status.message, status.details
-    encoded = message.encode("utf-8", "replace")
-    if len(encoded) > _MESSAGE_BYTES:
-        message = encoded[:_MESSAGE_BYTES].decode("utf-8", "ignore") + "..."
-    if details and len(details) + len(encoded) > _TRAILER_BYTES:
-        details = _shortened(details, message)
-    if message is status.message and details is status.details:
+    message, details = _short(status.message, _TEXT_BYTES), status.details
+    trailers = _short_trailers(said_trailers())
+    spent = sum(len(text.encode("utf-8", "replace")) for text in (message, *map("".join, trailers)))
+    if details and len(details) + spent > _TRAILER_BYTES:
+        details = _shortened(details, message, _TRAILER_BYTES - spent)
+    if message is status.message and details is status.details and not trailers:
         return status
-    return Status(status.code, message, details)
+    return Status(status.code, message, details, trailers)
 
 
-def _shortened(details: bytes, message: str) -> bytes:
+def ok_status() -> Status | None:
+    """The status of a call that went well, where its handler said more than that; else None."""
+    said = said_trailers()
+    return Status(Code.OK, trailers=_short_trailers(said)) if said else None
+
+
+def _short_trailers(said: Trailers) -> Trailers:
+    """All together as long as a message may be; what comes after that is left out."""
+    fitting: list[tuple[str, str]] = []
+    left = _TEXT_BYTES
+    for name, text in said:
+        if left > len(name):
+            fitting.append((name, _short(text, left - len(name))))
+            left -= len(name) + len(text.encode("utf-8", "replace"))
+    return tuple(fitting)
+
+
+def _short(text: str, limit: int) -> str:
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit:
+        return text
+    return encoded[:limit].decode("utf-8", "ignore") + "..."
+
+
+def _shortened(details: bytes, message: str, limit: int) -> bytes:
     """Drops violations until the rest fits, and everything if that does not help. A client that
     mends the ones it is told of learns of the others when it tries again.
     """
     status = status_pb2.Status.FromString(details)
     status.message = message  # Clients check that it is the one of the other trailer.
     shorter: bytes = status.SerializeToString()
-    while len(shorter) + len(message.encode()) > _TRAILER_BYTES:
+    while len(shorter) > limit:
         before = len(shorter)
         for packed in status.details:
             _halve(packed)

@@ -92,6 +92,10 @@ class TrustOptions:
     """Ids of keys (hex SHA-256) that count no more, whoever lists them; also of this daemon's
     own.
     """
+    explain_refusals: bool = False
+    """Whether an answer that lacks a cached result for the policy's sake says why in its trailing
+    metadata, as `armitage-refusal`. A reason names keys and policies.
+    """
     modules: tuple[Path, ...] = ()
     """Checkers beside this version's own, for attestations whose verdict is by them."""
 
@@ -141,6 +145,11 @@ class Trust:
         groups[SELF] = frozenset(key.key_id for key in mine)
         by_id = {key.key_id: key for key in (*mine, *theirs)}
         self.keys = Keys(by_id, groups, module_sha256)
+
+    @property
+    def explains_refusals(self) -> bool:
+        """Whether clients are told in a field of its own why a result was refused."""
+        return self._options.explain_refusals
 
     def is_open(self, instance: str) -> bool:
         """Whether everything of the instance is served, whatever its platform: nobody need ask."""

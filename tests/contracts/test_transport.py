@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -18,7 +19,14 @@ from support.http2 import DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, raw_client
 from support.transports import MIB, UNLIMITED, Transport, Waiting, echo
 
 from armitage.errors import ConfigError, InvalidRequest, NotFound, PreconditionFailed, Unavailable
-from armitage.transport.port import Bidi, Call, ClientStream, ServerStream, Unary
+from armitage.transport.port import (
+    Bidi,
+    Call,
+    ClientStream,
+    ServerStream,
+    Unary,
+    say_trailer,
+)
 from armitage.transport.tls import TlsFiles
 
 
@@ -86,6 +94,72 @@ async def test_error_raised_at_once_becomes_a_status(transport: Transport) -> No
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await subject.unary("/s/Now")(b"")
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_a_handler_says_goes_out_beside_any_status(transport: Transport) -> None:
+    def say() -> None:
+        say_trailer("x-why", "naïve, 100% so")
+
+    async def answer(request: bytes, call: Call) -> bytes:
+        say()
+        return request
+
+    async def refuse(request: bytes, call: Call) -> bytes:
+        say()
+        raise NotFound("no")
+
+    async def stream(request: bytes, call: Call) -> AsyncIterator[bytes]:
+        yield request
+        say()
+
+    async def last(requests: AsyncIterator[bytes], call: Call) -> bytes:
+        say()
+        return b"".join([request async for request in requests])
+
+    async def quiet(request: bytes, call: Call) -> bytes:
+        return request
+
+    async with transport.serving(
+        Unary("/s/Answer", answer),
+        Unary("/s/Refuse", refuse),
+        Unary("/s/Quiet", quiet),
+        ServerStream("/s/Stream", stream),
+        ClientStream("/s/Last", last),
+    ) as subject:
+        channel = subject.channel
+        unary, refused, silent = (
+            subject.unary(f"/s/{n}")(b"a") for n in ("Answer", "Refuse", "Quiet")
+        )
+        streamed = channel.unary_stream("/s/Stream")(b"a")
+        joined = channel.stream_unary("/s/Last")(iter([b"a"]))
+        assert await unary == b"a"
+        assert [each async for each in streamed] == [b"a"]
+        assert await joined == b"a"
+        assert await silent == b"a"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await refused
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        ended = [await each.trailing_metadata() for each in (unary, streamed, joined)]
+        for trailers in (*ended, caught.value.trailing_metadata()):
+            assert dict(trailers or ())["x-why"] == "na%C3%AFve, 100%25 so"
+        assert "x-why" not in dict(await silent.trailing_metadata() or ())
+
+
+async def test_what_a_handler_says_is_cut_to_what_clients_take(transport: Transport) -> None:
+    async def refuse(request: bytes, call: Call) -> bytes:
+        say_trailer("x-why", "\u0100" * 5000)
+        say_trailer("x-more", "there is no room left")
+        raise PreconditionFailed("\u0100" * 5000, missing=[f"blobs/{n}" for n in range(2000)])
+
+    async with transport.serving(Unary("/s/Refuse", refuse)) as subject:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await subject.unary("/s/Refuse")(b"")
+
+    trailers = dict(caught.value.trailing_metadata() or ())
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert unquote(trailers["x-why"]).startswith("\u0100" * 500)
+    assert unquote(trailers["x-why"]).endswith("...")
+    assert "x-more" not in trailers
 
 
 async def test_unknown_method_is_unimplemented(transport: Transport) -> None:

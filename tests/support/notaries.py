@@ -49,11 +49,12 @@ class Registry:
     log: LogStore
     archive: Archive
     threads: ThreadPoolExecutor
+    explains: bool = False
 
     def gate(self, policy: str, store: MemoryStore, clock: FakeClock) -> TrustGate:
         """What a daemon with this record and that policy believes."""
         module, log = checker().module_sha256, self.log.key
-        options = TrustOptions(policy=policy)
+        options = TrustOptions(policy=policy, explain_refusals=self.explains)
         ring = [OwnKey(SIGNER.public, 0.0)]
         judges = open_trust(options, ring, log, {module: checker().check}, module)
         own = OwnHoldings(self.archive, self.ledger, judges.known, self.threads)

@@ -28,6 +28,7 @@ from armitage.transport.port import (
 )
 from armitage.transport.rpc.messages import Compressed
 from armitage.transport.rpc.server import ServerCall
+from armitage.transport.trailers import ok_status
 
 if TYPE_CHECKING:
     from armitage.transport.fast.connection import Connection
@@ -153,7 +154,12 @@ class OpenCall:
 
     def _respond(self, response: bytes) -> None:
         if not self._has_ended:
-            self._core.respond(response)
+            status = ok_status()
+            if status is None:
+                self._core.respond(response)
+            else:
+                self._core.send(response)
+                self._core.finish(status)
             self._has_ended = True
             self._connection.flush_soon()
 
@@ -187,7 +193,7 @@ class OpenCall:
                     await self._wait_to_write(has_drained=is_out)
         finally:
             await close_stream(responses)
-        self._finish(_OK)
+        self._finish(ok_status() or _OK)
 
     async def _wait_to_write(self, *, has_drained: bool) -> None:
         self._writing_since = self._connection.now()

@@ -39,13 +39,15 @@ _ACCEPT = literal(b"grpc-accept-encoding", b"identity,gzip")
 
 def trailers(status: Status) -> bytes:
     """After the last message."""
-    if status.code == Code.OK and not status.message and not status.details:
+    if status.code == Code.OK and not (status.message or status.details or status.trailers):
         return OK_TRAILERS
     block = literal(b"grpc-status", b"%d" % status.code)
     if status.message:
         block += literal(b"grpc-message", encode_message(status.message))
     if status.details:
         block += literal(b"grpc-status-details-bin", encode_binary(status.details))
+    for name, text in status.trailers:
+        block += literal(name.encode(), encode_message(text))
     return block
 
 

@@ -18,8 +18,8 @@ from armitage.reapi.action_cache import ActionCacheService
 from armitage.reapi.completeness import Completeness
 from armitage.reapi.digests import wire_digest
 from armitage.reapi.instances import Instance, Instances
-from armitage.reapi.trusting import TrustGate
-from armitage.transport.port import Code
+from armitage.reapi.trusting import REFUSAL, TrustGate
+from armitage.transport.port import Code, said_trailers
 from cas.digest import Digest
 from cas.keys import key_of
 from cas.memory import MemoryStore
@@ -65,8 +65,9 @@ class Gates:
         self.path = path
         self.made: list[TrustGate] = []
 
-    async def open(self, policy: str) -> AsyncIterator[Gated]:
+    async def open(self, policy: str, *, explains: bool = False) -> AsyncIterator[Gated]:
         async with registry(self.path) as made:
+            made.explains = explains
 
             def gate(store: MemoryStore, clock: FakeClock) -> TrustGate:
                 self.made.append(made.gate(policy, store, clock))
@@ -124,6 +125,26 @@ async def test_unattested_result_is_a_miss_and_is_executed(gated: Gated) -> None
     assert not again.cached_result
     assert len(gated.world.executor.runs) == 2
     assert gated.gate.stats().refused == 2
+
+
+@pytest.mark.parametrize("explains", [True, False])
+async def test_reason_is_said_in_a_field_of_its_own_where_that_is_wanted(
+    tmp_path: Path, explains: bool
+) -> None:
+    async for gated in Gates(tmp_path).open("self", explains=explains):
+        gated.world.executor.evidence = None
+        action = await gated.world.action("echo")
+        await gated.executed(action)
+        assert said_trailers() == ()
+
+        with pytest.raises(NotFound, match="one is there, but the policy `self` does not hold"):
+            await gated.get(action)
+        asked = said_trailers()
+        await gated.world.execute(action)
+
+    reason = "the policy `self` does not hold: no attestation by self"
+    assert asked == (((REFUSAL, reason),) if explains else ())
+    assert said_trailers() == asked * 2
 
 
 async def test_threshold_that_is_not_reached_is_a_miss(strict: Gated) -> None:
