@@ -37,6 +37,15 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """An exchange that the action got no answer to."""
+
+    url: str
+    reason: str
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """What was said of one execution of one action; by whom, and whether truly, is not in here."""
 
@@ -54,6 +63,10 @@ class Claim:
     started_s: float
     finished_s: float
     subjects: tuple[Subject, ...]
+    refused: tuple[Attempt, ...] | None = None
+    """What the witness refused; None where the statements do not say, as earlier ones did not."""
+    failed: tuple[Attempt, ...] | None = None
+    """What it let through and what failed then; likewise."""
 
 
 def parse_statements(payloads: Sequence[bytes]) -> Claim:
@@ -73,7 +86,7 @@ def parse_statements(payloads: Sequence[bytes]) -> Claim:
     provenance, trace, verdict = (value_at(table, "predicate") for table in tables)
     definition, run = value_at(provenance, "buildDefinition"), value_at(provenance, "runDetails")
     policies = _by_name(list_at(verdict, "verifier", "policies"))
-    claim = _claim(_subjects(tables[0]), definition, run, policies)
+    claim = _claim(_subjects(tables[0]), definition, run, policies, trace)
     if set(policies) != {"module", "declaration", "evidence"} or not all(
         _agreement(claim, definition, run, trace, verdict)
     ):
@@ -91,7 +104,11 @@ def parse_subjects(provenance: bytes) -> tuple[Digest, tuple[Subject, ...]]:
 
 
 def _claim(
-    subjects: tuple[Subject, ...], definition: Json, run: Json, policies: dict[str, Json]
+    subjects: tuple[Subject, ...],
+    definition: Json,
+    run: Json,
+    policies: dict[str, Json],
+    trace: Json,
 ) -> Claim:
     external = value_at(definition, "externalParameters")
     products = _by_name(list_at(run, "byproducts"))
@@ -113,7 +130,19 @@ def _claim(
         started_s=parse_time(text_at(run, "metadata", "startedOn")),
         finished_s=parse_time(text_at(run, "metadata", "finishedOn")),
         subjects=subjects,
+        refused=_attempts(definition, trace, "refused"),
+        failed=_attempts(definition, trace, "failed"),
     )
+
+
+def _attempts(definition: Json, trace: Json, kind: str) -> tuple[Attempt, ...] | None:
+    if kind in value_at(trace, "monitorLog"):
+        return tuple(
+            Attempt(text_at(each, "url"), text_at(each, "reason"), number_at(each, "logIndex"))
+            for each in list_at(trace, "monitorLog", kind)
+        )
+    # Without a network there was nothing to refuse, and nothing is said of it.
+    return None if "networkSession" in value_at(definition, "internalParameters") else ()
 
 
 def _agreement(

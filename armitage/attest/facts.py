@@ -84,6 +84,21 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """One exchange that the action got no answer to: the witness refused it, or it failed. Its URL
+    is redacted already.
+    """
+
+    url: str
+    method: str
+    host: str
+    is_refused: bool
+    reason: str
+    log_index: int
+    """Of its record in the daemon's log."""
+
+
+@dataclass(frozen=True, slots=True)
 class Builder:
     """Who executed. What gives other guarantees needs another `id`."""
 
@@ -124,6 +139,7 @@ class ActionFacts:
     finished_s: float
     """Both seconds since 1970."""
     fetches: Sequence[Fetch] = ()
+    lost: Sequence[Lost] = ()
     platform: tuple[tuple[str, str], ...] = ()
     """Of the Command or the Action, as it counted for choosing a worker."""
 

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from armitage.attest.errors import NotAttestable
-from armitage.attest.facts import ActionFacts, Builder, Denial, Fetch, Outputs
+from armitage.attest.facts import ActionFacts, Builder, Denial, Fetch, Lost, Outputs
 from armitage.attest.judge import Judge, Judgement
 from armitage.attest.ledger import Ledger
 from armitage.attest.service import Attestations, Kept
@@ -96,11 +96,11 @@ class NotaryStats:
 class Fetches(Protocol):
     """Tells what the witness saw."""
 
-    async def __call__(self, session: str, /) -> Sequence[Fetch]:
+    async def __call__(self, session: str, /) -> Sequence[Fetch | Lost]:
         """Answers the exchanges of a session, in order."""
 
 
-async def no_fetches(_: str, /) -> Sequence[Fetch]:
+async def no_fetches(_: str, /) -> Sequence[Fetch | Lost]:
     """Where there is no witness."""
     return ()
 
@@ -208,7 +208,11 @@ class Notary:
         except Exception:  # noqa: BLE001 (it is refused in any case; words are a courtesy)
             _log.debug("the fetches of action %s cannot be told", run.action, exc_info=True)
             return {}
-        return {(each.host, each.port): each.url for each in reversed(fetches)}
+        return {
+            (each.host, each.port): each.url
+            for each in reversed(fetches)
+            if isinstance(each, Fetch)
+        }
 
     def is_under_way(self, key: Hashable) -> bool:
         """Tells whether a result of that key is being attested, so that `settle` would wait."""
@@ -287,11 +291,13 @@ class Notary:
         _log.info("action %s is not attested: %s", begun.run.action, outcome)
         return None
 
-    async def _fetches(self, run: Run) -> Sequence[Fetch]:
+    async def _fetches(self, run: Run) -> Sequence[Fetch | Lost]:
         session = run.used.network_session
         return await self._desk.fetches(session) if session else ()
 
-    def _facts(self, run: Run, judgement: Judgement, fetches: Sequence[Fetch]) -> ActionFacts:
+    def _facts(
+        self, run: Run, judgement: Judgement, exchanges: Sequence[Fetch | Lost]
+    ) -> ActionFacts:
         return ActionFacts(
             instance=run.instance,
             action=run.action,
@@ -309,7 +315,8 @@ class Notary:
             builder=self._desk.builder(run.used),
             started_s=run.started_s,
             finished_s=run.finished_s,
-            fetches=fetches,
+            fetches=[each for each in exchanges if isinstance(each, Fetch)],
+            lost=[each for each in exchanges if isinstance(each, Lost)],
             platform=run.platform,
         )
 

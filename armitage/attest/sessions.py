@@ -36,6 +36,8 @@ class _Session:
     allowed: set[Peer] = field(default_factory=set)
     answered: set[Peer] = field(default_factory=set)
     fetches: dict[int, _Fetch] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class WitnessedSessions:
@@ -78,11 +80,16 @@ class WitnessedSessions:
             raise MalformedAttestation(f"its evidence has other hosts than the session {name}")
         if dict(_listed(listed)) != session.fetches or len(listed) != len(session.fetches):
             raise MalformedAttestation(f"it lists other fetches than the session {name}")
+        for told, seen in ((claim.refused, session.refused), (claim.failed, session.failed)):
+            if told is not None and tuple((e.log_index, e.url) for e in told) != (*seen.items(),):
+                raise MalformedAttestation(f"it lists other refusals than the session {name}")
 
 
 def _add_exchange(session: _Session, index: int, record: Json) -> None:
     response, peer = _table(record, "response"), _table(record, "peer")
+    url = str(record.get("url"))
     if _table(record, "decision").get("verdict") != "allow":
+        session.refused[index] = url
         return
     reached = str(peer.get("host")), int(peer.get("port") or 0)
     session.allowed.add(reached)
@@ -91,7 +98,9 @@ def _add_exchange(session: _Session, index: int, record: Json) -> None:
         body = _table(response, "body")
         hashed = str(body.get("sha256", "")).removeprefix("sha256:") if body.get("complete") else ""
         session.answered.add(reached)
-        session.fetches[index] = _Fetch(str(record.get("url")), status, hashed)
+        session.fetches[index] = _Fetch(url, status, hashed)
+    else:
+        session.failed[index] = url
 
 
 def _network(evidence: bytes) -> tuple[str, set[Peer]]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from armitage.attest.canonical import canonical
 from armitage.attest.errors import MalformedAttestation, NotAttestable
-from armitage.attest.facts import ActionFacts, Fetch
+from armitage.attest.facts import ActionFacts, Fetch, Lost
 from cas.digest import Digest, DigestFunction
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -199,6 +199,7 @@ def _trace(facts: ActionFacts) -> Json:
                 }
                 for opened in facts.used.opened
             ],
+            **_lost(facts),
         },
         "metadata": {
             "buildStartedOn": time_text(facts.started_s),
@@ -229,6 +230,26 @@ def _reached(facts: ActionFacts) -> list[Json]:
         if (each.host, each.port) not in told
     ]
     return found
+
+
+def _lost(facts: ActionFacts) -> Json:
+    """What was asked for in vain; both lists are there wherever there was a network."""
+    if not facts.used.network_session:
+        return {}
+    return {
+        "refused": [_attempt(each) for each in facts.lost if each.is_refused],
+        "failed": [_attempt(each) for each in facts.lost if not each.is_refused],
+    }
+
+
+def _attempt(lost: Lost) -> Json:
+    return {
+        "hostname": lost.host,
+        "method": lost.method,
+        "url": lost.url,
+        "reason": lost.reason,
+        "logIndex": lost.log_index,
+    }
 
 
 def _verdict(facts: ActionFacts, documents: _Documents) -> Json:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from armitage.attest.errors import NotAttestable
-from armitage.attest.facts import Fetch
+from armitage.attest.facts import Fetch, Lost
 from armitage.audit.auditor import Auditor
 from armitage.audit.query import Query
+from armitage.audit.rows import Row
 from armitage.witness.evidence import parse_entry, parse_record
 
 _MOST: Final = 4096
@@ -22,29 +23,33 @@ class SessionFetches:
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
 
-    async def __call__(self, session: str, /) -> Sequence[Fetch]:
-        """Answers the exchanges of a closed session that were answered, in order. Raises
-        NotAttestable when there are too many, and what reading the record raises.
+    async def __call__(self, session: str, /) -> Sequence[Fetch | Lost]:
+        """Answers the exchanges of a closed session, in order. Raises NotAttestable when there are
+        too many, and what reading the record raises.
         """
         auditor = self._auditor
         await auditor.catch_up()
-        query = Query(
-            session=session,
-            log=auditor.archive.log.store.key.name,
-            kind="exchange",
-            outcome="fetched",
-            after=-1,
-            limit=_MOST + 1,
-        )
+        log = auditor.archive.log.store.key.name
+        query = Query(session=session, log=log, kind="exchange", after=-1, limit=_MOST + 1)
         rows = await auditor.rows(query)
         if len(rows) > _MOST:
             raise NotAttestable(f"session {session} has over {_MOST} exchanges")
-        return [_fetch(row.log_index, await self._record(row.log_index)) for row in rows]
+        return [
+            _fetch(row.log_index, await self._record(row.log_index))
+            if row.outcome == "fetched"
+            else _lost(row)
+            for row in rows
+        ]
 
     async def _record(self, index: int) -> dict[str, Any]:
         archive = self._auditor.archive
         entry = parse_entry(await asyncio.to_thread(archive.log.store.entry, index))
         return parse_record(await archive.record(entry))
+
+
+def _lost(row: Row) -> Lost:
+    refused = row.outcome == "refused"
+    return Lost(row.url, row.method, row.host, refused, row.note, row.log_index)
 
 
 def _fetch(index: int, record: dict[str, Any]) -> Fetch:

@@ -72,6 +72,8 @@ def _lines(told: Any) -> Iterator[str]:
         yield f"declared    {run['declared']}"
         for number, used in enumerate(run["used"]):
             yield f"{'' if number else 'used':<12}{used}"
+        for number, refused in enumerate(run.get("refused", ())):
+            yield f"{'' if number else 'refused':<12}{refused}"
         for number, reason in enumerate(run["reasons"]):
             yield f"{'' if number else 'because':<12}{reason}"
         if run["sufficient"]:

@@ -115,6 +115,9 @@ def tell(args: argparse.Namespace, made: Report) -> Exit:
                 "module": each.claim.module_sha256,
                 "invocation": each.claim.invocation,
                 "builder": each.claim.builder,
+                "refused": None
+                if each.claim.refused is None
+                else [attempt.url for attempt in each.claim.refused],
             }
             for each in made.verified
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -53,6 +53,8 @@ class Run:
     """Why not, in sentences; the last is the remedy."""
     sufficient: str
     """The least property that would cover all that was used; empty where there is none."""
+    refused: tuple[str, ...] = ()
+    """What the witness refused an execution that ended well all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,9 @@ class Explainer:
         declaration = bundle.document(claim.declaration.hash) or b""
         evidence = bundle.document(claim.evidence.hash) or b""
         at = time_text(claim.finished_s)
-        return await self._told(kept, at, claim.invocation, (declaration, evidence), ())
+        told = await self._told(kept, at, claim.invocation, (declaration, evidence), ())
+        refused = tuple(f"{each.url} ({each.reason})" for each in claim.refused or ())
+        return replace(told, refused=refused)
 
     async def _denied(self, kept: Kept) -> Run:
         told = parse_denial_record(await self._archive.store.get(kept.entry.record))

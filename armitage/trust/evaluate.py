@@ -14,6 +14,8 @@ from armitage.trust.policy import (
     All,
     Checked,
     Either,
+    Narrowing,
+    NothingRefused,
     Policy,
     Reproduced,
     Signed,
@@ -159,7 +161,7 @@ def _lacks(policy: Policy, found: Sequence[Verified], asked: Asked, keys: Keys) 
             return "; or ".join(missing) if len(missing) == len(parts) else None
         case All(parts):
             return _lacks_some(parts, found, asked, keys)
-        case Checked() | Without():
+        case Checked() | NothingRefused() | Without():
             return _lacks_some((policy,), found, asked, keys)
 
 
@@ -173,15 +175,19 @@ def _lacks_some(
                 wanted = modules or (keys.module_sha256,)
                 found = [each for each in found if each.claim.module_sha256 in wanted]
                 needs_one = True
+            case NothingRefused():
+                # An empty list says so; a statement without one says nothing.
+                found = [each for each in found if each.claim.refused == ()]
+                needs_one = True
             case Without(who):
                 unwanted = keys.ids_of((who,))
                 found = [each for each in found if each.key_id not in unwanted]
-    narrowing = [part for part in parts if isinstance(part, Checked | Without)]
+    narrowing = [part for part in parts if isinstance(part, Narrowing)]
     if not _printing(found, asked) and (needs_one or len(narrowing) == len(parts)):
         told = " and ".join(map(str, narrowing))
         return f"no attestation of this result is left by `{told}`"
     for part in parts:
-        if not isinstance(part, Checked | Without):
+        if not isinstance(part, Narrowing):
             lacks = _lacks(part, found, asked, keys)
             if lacks is not None:
                 return lacks

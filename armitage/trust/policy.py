@@ -5,13 +5,14 @@
     part       = "any" | who | "not" who | "checker" [ "(" MODULE { "," MODULE } ")" ]
                | "threshold" "(" N { "," who } ")"
                | "reproduced" "(" N { "," who } [ "," "ignore-streams" ] ")"
-               | "(" policy ")"
+               | "nothing-refused" | "(" policy ")"
     who        = "self" | "key:" NAME | "org:" NAME
 
 Monotonic: one attestation less never turns a refusal into an approval. `not` therefore does not ask
 whether somebody signed, which whoever removes the attestation could answer; it and `checker` narrow
 what the parts beside them may count: `org:acme and not key:old` is `org:acme` as if the key `old`
-had signed nothing.
+had signed nothing. So does `nothing-refused`, by what attestations say: one that does not say is
+not counted.
 """
 
 from __future__ import annotations
@@ -99,6 +100,14 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingRefused:
+    """Narrows to attestations of executions that the witness refused no fetch, and needs one."""
+
+    def __str__(self) -> str:
+        return "nothing-refused"
+
+
+@dataclass(frozen=True, slots=True)
 class Without:
     """Narrows to attestations of other keys."""
 
@@ -129,7 +138,8 @@ class Either:
         return " or ".join(f"({p})" if isinstance(p, Either) else str(p) for p in self.parts)
 
 
-Policy = Unattested | Signed | Threshold | Reproduced | Checked | Without | All | Either
+Narrowing = Checked | NothingRefused | Without
+Policy = Unattested | Signed | Threshold | Reproduced | Narrowing | All | Either
 
 
 def parse_policy(text: str) -> Policy:
@@ -200,6 +210,8 @@ class _Reader:
                 return Without(self._who(self._next()))
             case "checker":
                 return self._checker()
+            case "nothing-refused":
+                return NothingRefused()
             case "threshold":
                 count, who, ignored = self._arguments()
                 if ignored or len(set(who)) < 1:
@@ -253,7 +265,7 @@ class _Reader:
             return Who(kind, name)
         self._fail(
             f"{word!r} is not known; there are any, self, key:NAME, org:NAME, checker,"
-            " threshold(N, WHO, ...), reproduced(N), and, or, not"
+            " nothing-refused, threshold(N, WHO, ...), reproduced(N), and, or, not"
         )
         raise AssertionError
 

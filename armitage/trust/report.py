@@ -84,6 +84,7 @@ def _verify(
         yield Row(name, step, holds=True, told=f"{len(data)} bytes in the one form")
         for taken in verification.steps():
             yield Row(name, taken.name, holds=True, told=taken.found)
+        yield Row(name, "network", holds=True, told=_network(verification.claim))
         step = "artefact"
         if artefact is not None:
             if not artefact.is_in(verification.claim):
@@ -94,6 +95,17 @@ def _verify(
         yield Row(name, error.step, holds=False, told=error.why)
     except AttestationError as error:
         yield Row(name, step, holds=False, told=str(error))
+
+
+def _network(claim: Claim) -> str:
+    """What the attestation says of fetches in vain; whether that is good enough is for a policy."""
+    if claim.refused is None:
+        return "it does not say whether fetches were refused"
+    if not claim.refused:
+        return "no fetch was refused"
+    first, more = claim.refused[0], len(claim.refused) - 1
+    others = f", and {more} more" if more else ""
+    return f"was refused {first.url} ({first.reason}){others}"
 
 
 def _decide(made: Report, judges: Judges, now_s: float, instance: str | None) -> None:

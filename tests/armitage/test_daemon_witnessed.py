@@ -46,16 +46,16 @@ async def run(remote: Remote, script: str, coeffects: str) -> tuple[Digest, Any]
     return packed.action, last.response
 
 
-async def provenance_of(daemon: Daemon, action: Digest) -> Any:
-    """What was attested of an action last."""
+async def attested_of(daemon: Daemon, action: Digest) -> list[Any]:
+    """What was attested of an action last: provenance, runtime trace, verdict."""
     office, archive = daemon._office, daemon._archive
     assert office is not None
     assert archive is not None
     await office.notary.settle_all()
     newest, *_ = office.ledger.find(action, Kind.ATTESTATION)
     bundle = await bundle_at(archive, newest.index)
-    statement, *_ = parse_attestation_record(bundle.record)
-    return json.loads(statement.payload)["predicate"]
+    statements = parse_attestation_record(bundle.record)
+    return [json.loads(each.payload)["predicate"] for each in statements]
 
 
 def config_for(path: Path) -> Config:
@@ -101,8 +101,13 @@ async def test_declared_uses_are_attested_and_trusted_and_others_do_not_happen(
         _, pure = await run(remote, f"curl -sSf {url} > out", "pure")
         _, elsewhere = await run(remote, f"curl -sSf {url} > out", "network:other.example")
         _, outside = await run(remote, f"cat {tools}/tool > out", "pure")
-        fetched = await provenance_of(daemon, actions[1])
-        read = await provenance_of(daemon, actions[2])
+        # It goes on without what it was refused, and that is attested.
+        lenient, ended_well = await run(
+            remote, f"curl -sSf {url} > out || echo else > out", "network:other.example"
+        )
+        fetched, _, _ = await attested_of(daemon, actions[1])
+        read, _, _ = await attested_of(daemon, actions[2])
+        _, trace, _ = await attested_of(daemon, lenient)
         # Attestations say of the network what the witness has on record, the witness's own words.
         metrics = f"http://{daemon.addresses.http[0]}/metrics"
         audit = ["audit", "verify", "--server", f"http://{daemon.addresses.http[0]}"]
@@ -116,11 +121,15 @@ async def test_declared_uses_are_attested_and_trusted_and_others_do_not_happen(
     assert [
         each["uri"] for each in fetched["buildDefinition"]["resolvedDependencies"] if "uri" in each
     ] == [url]
+    assert ended_well.result.exit_code == 0
+    (refused,) = trace["monitorLog"]["refused"]
+    assert (refused["url"], refused["hostname"]) == (url, "localhost")
+    assert trace["monitorLog"]["failed"] == trace["monitorLog"]["network"] == []
     assert fetched["runDetails"]["builder"]["id"].endswith("/namespace")
     assert "profile" in read["buildDefinition"]["internalParameters"]["sandbox"]
     assert len(origin.heads) == 1
     assert "armitage_witness_passed_total 1.0" in told
-    assert 'armitage_witness_refused_total{reason="undeclared"} 1.0' in told
+    assert 'armitage_witness_refused_total{reason="undeclared"} 2.0' in told
     assert "armitage_witness_open_sessions 0.0" in told
     assert any(line.startswith("armitage_record_log_entries ") for line in told)
 

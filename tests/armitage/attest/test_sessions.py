@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from support.attested import FETCH, facts, named
 
+from armitage.attest.canonical import canonical
 from armitage.attest.claim import parse_statements
 from armitage.attest.errors import MalformedAttestation
-from armitage.attest.facts import ActionFacts
+from armitage.attest.facts import ActionFacts, Lost
 from armitage.attest.sessions import WitnessedSessions
 from armitage.attest.statement import statements
 from armitage.proofs.evidence import Network, Sandbox, encode_evidence
@@ -40,6 +41,9 @@ EXCHANGE = Exchange(
 )
 REFUSED = replace(EXCHANGE, allowed=False, status=None, peer=Peer("x.example", 443))
 FAILED = replace(EXCHANGE, status=None, error="reset", peer=Peer("slow.example", 443))
+
+
+LOST = Lost(FETCH.url, "GET", "x.example", is_refused=True, reason="undeclared", log_index=2)
 
 
 def sessions(*exchanges: Exchange, action: str = str(ACTION), closed: bool = True) -> Any:
@@ -74,11 +78,29 @@ def check(made: WitnessedSessions, attested: ActionFacts) -> None:
 
 
 def test_what_the_witness_saw_is_what_is_attested() -> None:
-    check(sessions(EXCHANGE, REFUSED, FAILED), told())
+    lost = [replace(LOST, log_index=2), replace(LOST, is_refused=False, log_index=3)]
+
+    check(sessions(EXCHANGE, REFUSED, FAILED), told(lost=lost))
 
 
 def test_a_host_that_was_reached_and_failed_may_be_in_the_evidence() -> None:
-    check(sessions(EXCHANGE, FAILED), told(FETCH.host, "slow.example"))
+    lost = [replace(LOST, is_refused=False, log_index=2)]
+
+    check(sessions(EXCHANGE, FAILED), told(FETCH.host, "slow.example", lost=lost))
+
+
+def test_statements_that_say_nothing_of_refusals_are_not_held_to_any() -> None:
+    made = told()
+    provenance, trace, verdict = statements(made)
+    silent = json.loads(trace)
+    del silent["predicate"]["monitorLog"]["refused"], silent["predicate"]["monitorLog"]["failed"]
+    claim = parse_statements([provenance, canonical(silent), verdict])
+
+    sessions(EXCHANGE, REFUSED, FAILED).check(
+        claim, json.loads(provenance)["predicate"], made.evidence
+    )
+    assert claim.refused is None
+    assert claim.failed is None
 
 
 def test_an_action_without_a_network_needs_no_session() -> None:
@@ -120,6 +142,19 @@ OTHER = replace(FETCH, url="https://h.example/other")
             "lists other fetches",
         ),
         (lambda: sessions(EXCHANGE), renamed, "another network session"),
+        (lambda: sessions(EXCHANGE, REFUSED), told, "lists other refusals"),
+        (lambda: sessions(EXCHANGE, FAILED), told, "lists other refusals"),
+        (lambda: sessions(EXCHANGE), lambda: told(lost=[LOST]), "lists other refusals"),
+        (
+            lambda: sessions(EXCHANGE, REFUSED),
+            lambda: told(lost=[replace(LOST, url="https://h.example/other")]),
+            "lists other refusals",
+        ),
+        (
+            lambda: sessions(EXCHANGE, REFUSED),
+            lambda: told(lost=[replace(LOST, is_refused=False)]),
+            "lists other refusals",
+        ),
     ],
 )
 def test_what_the_witness_has_otherwise_is_refused(

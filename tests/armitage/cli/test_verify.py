@@ -46,7 +46,7 @@ def test_every_step_from_the_artefact_to_the_policy_is_told(armitage: Cli, artef
             [step, "ok"]
             for step in (
                 *("form", "signature", "entry", "receipt", "documents", "checker", "outputs"),
-                *("artefact", "policy"),
+                *("network", "artefact", "policy"),
             )
         ),
     ]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.attested import NOW_S, facts, named
 
-from armitage.attest.claim import Claim, parse_statements
+from armitage.attest.claim import Attempt, Claim, parse_statements
 from armitage.attest.statement import statements
 from armitage.attest.verified import Verified
 from armitage.trust.evaluate import SKEW_S, Asked, Decision, Key, Keys, evaluate
@@ -41,6 +41,9 @@ def by(key: str, invocation: str = "", log: str = LOG, **changes: Any) -> Verifi
     return Verified(claim, key, log, record, 0)
 
 
+REFUSED = (Attempt("https://x.example/", "undeclared", 7),)
+
+
 def decide(policy: str, *found: Verified, known: Keys | None = None, **options: Any) -> Decision:
     return evaluate(parse_policy(policy), ASKED, found, known or keys(), NOW_S, **options)
 
@@ -60,6 +63,8 @@ def decide(policy: str, *found: Verified, known: Keys | None = None, **options: 
         ("checker", [by("c")]),
         (f"checker({OTHER_MODULE})", [by("c", module_sha256=OTHER_MODULE)]),
         ("self and checker", [by("me")]),
+        ("self and nothing-refused", [by("me", refused=REFUSED), by("me", "again")]),
+        ("self and nothing-refused", [by("me", failed=REFUSED)]),
         ("self and key:a", [by("me"), by("a")]),
         ("self or key:a", [by("a")]),
         ("org:acme and not key:a", [by("a"), by("b")]),
@@ -110,6 +115,17 @@ def test_a_policy_holds(policy: str, found: list[Verified]) -> None:
             "reproduced by 0 of 1 independent executions",
         ),
         ("self", [by("me", stdout=named("other"))], "no attestation by self"),
+        (
+            "self and nothing-refused",
+            [by("me", refused=REFUSED)],
+            "no attestation of this result is left by `nothing-refused`",
+        ),
+        (
+            # It does not say, as earlier versions did not.
+            "self and nothing-refused",
+            [by("me", refused=None)],
+            "no attestation of this result is left by `nothing-refused`",
+        ),
         ("checker", [by("a", module_sha256=OTHER_MODULE)], "no attestation of this result is left"),
         (
             f"self and checker({OTHER_MODULE})",
@@ -199,6 +215,7 @@ LEAVES = (
     WHO
     | st.just("any")
     | st.just("checker")
+    | st.just("nothing-refused")
     | st.builds("threshold({}, {}, {})".format, st.integers(1, 3), WHO, WHO)
     | st.builds("reproduced({})".format, st.integers(1, 3))
     | st.builds("reproduced({}, ignore-streams)".format, st.integers(1, 3))
@@ -214,13 +231,14 @@ POLICIES = st.recursive(
 )
 FOUND = st.lists(
     st.builds(
-        lambda key, invocation, stdout, module: by(
-            key, invocation, stdout=named(stdout), module_sha256=module
+        lambda key, invocation, stdout, module, refused: by(
+            key, invocation, stdout=named(stdout), module_sha256=module, refused=refused
         ),
         st.sampled_from(["me", "a", "b", "c"]),
         st.sampled_from("12"),
         st.sampled_from(["said", "else"]),
         st.sampled_from([CLAIM.module_sha256, OTHER_MODULE]),
+        st.sampled_from([None, (), REFUSED]),
     ),
     max_size=5,
 )
