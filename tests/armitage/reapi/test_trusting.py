@@ -19,7 +19,7 @@ from armitage.reapi.completeness import Completeness
 from armitage.reapi.digests import wire_digest
 from armitage.reapi.instances import Instance, Instances
 from armitage.reapi.trusting import REFUSAL, TrustGate
-from armitage.transport.port import Code, said_trailers
+from armitage.transport.port import Code, Trailers, said_trailers
 from cas.digest import Digest
 from cas.keys import key_of
 from cas.memory import MemoryStore
@@ -131,6 +131,7 @@ async def test_unattested_result_is_a_miss_and_is_executed(gated: Gated) -> None
 async def test_reason_is_said_in_a_field_of_its_own_where_that_is_wanted(
     tmp_path: Path, explains: bool
 ) -> None:
+    asked: Trailers = ()
     async for gated in Gates(tmp_path).open("self", explains=explains):
         gated.world.executor.evidence = None
         action = await gated.world.action("echo")
