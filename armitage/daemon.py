@@ -479,9 +479,17 @@ class Daemon:
             judges = open_trust(config.trust, (), None, checks, module)
             return TrustGate(judges.trust, [], store, self._clock)
         log = archive.log.store.key
-        judges = open_trust(config.trust, office.own.keys, log, checks, module)
-        own = OwnHoldings(archive, office.ledger, judges.known, office.threads)
-        sources: list[Attested] = [own]
+        ring, past = office.own.keys, [past.key for past, _ in office.past]
+        judges = open_trust(config.trust, ring, log, checks, module, past=past)
+        sources: list[Attested] = [
+            OwnHoldings(archive, office.ledger, judges.known, office.threads),
+            *(
+                OwnHoldings(
+                    archive, ledger, known_own(ring, ended.key, checks), office.threads, ended
+                )
+                for ended, ledger in office.past
+            ),
+        ]
         if config.trust.keys:  # Otherwise nobody else's can count.
             repository = self._repository(archive)
             pulled = PulledHoldings(repository, judges.known, office.threads, self._clock)

@@ -11,19 +11,24 @@ from armitage.attest.errors import MalformedAttestation
 from armitage.attest.keyring import OwnKey
 from armitage.attest.verify import Check, Known, KnownKey
 from armitage.log.note import PublicKey as LogKey
+from armitage.log.store import LogStore
 from armitage.witness.archive import Archive
 
 
-async def bundle_at(archive: Archive, index: int) -> Bundle:
+async def bundle_at(archive: Archive, index: int, log: LogStore | None = None) -> Bundle:
     """Puts together the bundle of the attestation that the log has at an index, with a receipt as
-    of now. Nothing is verified.
+    of now. Nothing is verified. `log` is one of the archive's that has ended; without it, the one
+    that goes on.
 
     Raises MalformedAttestation for an entry of another kind, NotLogged, BlobNotFound.
     """
-    return await bundle_for(archive, index, archive.log.store.entry(index))
+    log = log or archive.log.store
+    return await bundle_for(archive, index, log.entry(index), log)
 
 
-async def bundle_for(archive: Archive, index: int, data: bytes) -> Bundle:
+async def bundle_for(
+    archive: Archive, index: int, data: bytes, log: LogStore | None = None
+) -> Bundle:
     """The same, for whoever has read the entry: each reading decodes 256 of them."""
     entry = parse_entry(data)
     if entry.kind is not Kind.ATTESTATION:
@@ -34,7 +39,7 @@ async def bundle_for(archive: Archive, index: int, data: bytes) -> Bundle:
         await archive.store.get(digest)
         for digest in (claim.declaration, claim.evidence, claim.outputs)
     ]
-    return bundle_of(record, data, archive.log.store.receipt(index), documents)
+    return bundle_of(record, data, (log or archive.log.store).receipt(index), documents)
 
 
 def known_own(keys: Iterable[OwnKey], log: LogKey, checkers: Mapping[str, Check]) -> Known:

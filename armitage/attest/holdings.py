@@ -17,11 +17,12 @@ from armitage.attest.service import Kept
 from armitage.attest.verified import Verified
 from armitage.attest.verify import Known, verify_bundle
 from armitage.log.errors import LogError
+from armitage.log.store import LogStore
 from armitage.witness.archive import Archive
 from cas.digest import Digest
 from cas.errors import CasError
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _MAX_REMEMBERED: Final = 16_384
 
@@ -36,11 +37,22 @@ class Attested(Protocol):
 
 
 class OwnHoldings:
-    """Those that the daemon's log holds. What was verified once is remembered: neither the log nor
-    a record ever changes. For one event loop.
+    """Those that one of the daemon's logs holds. What was verified once is remembered: neither the
+    log nor a record ever changes. For one event loop.
     """
 
-    def __init__(self, archive: Archive, ledger: Ledger, known: Known, threads: Executor) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        ledger: Ledger,
+        known: Known,
+        threads: Executor,
+        log: LogStore | None = None,
+    ) -> None:
+        """`ledger` and `known` are of `log`, one of the archive's that has ended; without it, of
+        the one that goes on.
+        """
+        self._log = log or archive.log.store
         self._archive = archive
         self._ledger = ledger
         self._known = known
@@ -63,10 +75,12 @@ class OwnHoldings:
             return verified
         loop = asyncio.get_running_loop()
         try:
-            bundle = await bundle_at(self._archive, kept.index)
+            bundle = await bundle_at(self._archive, kept.index, self._log)
             verified = await loop.run_in_executor(self._threads, verify_bundle, bundle, self._known)
         except (AttestationError, LogError, CasError) as error:
-            _log.warning("attestation %d of the log does not count: %s", kept.index, error)
+            _logger.warning(
+                "attestation %d of %s does not count: %s", kept.index, self._log.key.name, error
+            )
             return None
         self._verified[kept.index] = verified
         if len(self._verified) > _MAX_REMEMBERED:

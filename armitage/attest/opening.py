@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -18,13 +20,19 @@ from armitage.attest.ledger import Ledger
 from armitage.attest.notary import Desk, Fetches, Notary, no_fetches
 from armitage.attest.service import Attestations
 from armitage.clock import Clock
+from armitage.log.errors import LogError
+from armitage.log.store import LogStore
 from armitage.proofs import Checker
 from armitage.version import version
 from armitage.witness.archive import Archive
 from cas.store import BatchStore
 from executor.evidence import Evidence
 
+_log = logging.getLogger(__name__)
+
 _LEDGER: Final = "attestations.sqlite"
+_PAST_LEDGER: Final = "attestations.{}.sqlite"
+"""By the id of the log's key."""
 _THREADS: Final = 2
 
 
@@ -34,6 +42,8 @@ class Office:
 
     notary: Notary
     ledger: Ledger
+    past: tuple[tuple[LogStore, Ledger], ...]
+    """The logs that have ended, and what is attested in each."""
     judge: Judge
     own: Own
     threads: Executor
@@ -55,18 +65,34 @@ async def open_office(
     """
     directory = archive.directory
     own = await asyncio.to_thread(open_own, directory, builders.options, clock.wall)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attest") as threads:
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attest") as threads, ExitStack() as stack:
         judge = Judge(await asyncio.to_thread(shared_checker), threads)
         ledger = await asyncio.to_thread(Ledger, directory / _LEDGER, archive.log.store)
+        stack.callback(ledger.close)
+        past = await asyncio.to_thread(_past_ledgers, archive, stack)
+        attestations = Attestations(
+            archive.store, archive.log.append_all, own.signer, threads, copies=store
+        )
+        desk = Desk(judge, attestations, ledger, clock, threads, builders, fetches)
+        async with Notary(desk) as notary:
+            yield Office(notary, ledger, past, judge, own, threads)
+
+
+def _past_ledgers(archive: Archive, stack: ExitStack) -> tuple[tuple[LogStore, Ledger], ...]:
+    """The indexes of the logs that have ended. One that cannot be read does not count, and keeps
+    nobody from the one that goes on.
+    """
+    found = []
+    for log in archive.past.logs:
+        path = archive.directory / _PAST_LEDGER.format(log.key.key_id.hex())
         try:
-            attestations = Attestations(
-                archive.store, archive.log.append_all, own.signer, threads, copies=store
-            )
-            desk = Desk(judge, attestations, ledger, clock, threads, builders, fetches)
-            async with Notary(desk) as notary:
-                yield Office(notary, ledger, judge, own, threads)
-        finally:
-            ledger.close()
+            ledger = Ledger(path, log)
+        except (LogError, OSError, sqlite3.Error) as error:
+            _log.error("attestations in %s, which has ended, do not count: %s", log.key.name, error)
+            continue
+        stack.callback(ledger.close)
+        found.append((log, ledger))
+    return tuple(found)
 
 
 class Builders:

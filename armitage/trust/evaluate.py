@@ -42,6 +42,8 @@ class Key:
     not_after_s: float | None = None
     revoked: bool = False
     """Nothing that it ever signed counts: whoever stole it can write any date."""
+    past_logs: frozenset[str] = frozenset()
+    """Of its daemon: those that have ended, each followed by the next one up to `log`."""
     instances: frozenset[str] = frozenset()
     """Of its daemon, which may attest for ours; empty: only the one of the same name."""
 
@@ -54,6 +56,8 @@ class Keys:
     groups: Mapping[Who, frozenset[str]]
     module_sha256: str
     """Of this daemon's checker."""
+    revoked_logs: frozenset[str] = frozenset()
+    """Nothing that stands in them counts, whoever signed it."""
 
     def ids_of(self, who: Iterable[Who]) -> frozenset[str]:
         """The ids of everybody named."""
@@ -115,7 +119,9 @@ def _objection(
         return f"its key {each.key_id[:16]} is not known"
     if key.revoked:
         return f"its key {key.name} is revoked"
-    if each.log != key.log:
+    if each.log in keys.revoked_logs:
+        return f"the log that it stands in is revoked, {each.log.partition('+')[0]}"
+    if each.log != key.log and each.log not in key.past_logs:
         return f"it stands in another log than {key.name}'s"
     if claim.instance not in (key.instances or {asked.instance}):
         return f"it is about the instance {claim.instance!r} of {key.name}'s"

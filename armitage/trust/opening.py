@@ -30,9 +30,12 @@ def open_trust(
     log: LogKey | None,
     checkers: Mapping[str, Check],
     module_sha256: str,
+    *,
+    past: Iterable[LogKey] = (),
 ) -> Judges:
     """`ring` and `log` are this daemon's own: none where it has no record. `module_sha256` is the
-    checker that policies call `checker`; `checkers` has it and perhaps others. Raises ConfigError.
+    checker that policies call `checker`; `checkers` has it and perhaps others.
+    `past` are this daemon's logs that have ended. Raises ConfigError.
     """
     own = [] if log is None else list(ring)
     keys = {
@@ -43,15 +46,17 @@ def open_trust(
     }
     if log is not None:
         keys |= {key.public.key_id: KnownKey(key.public, log) for key in own}
-    trust = Trust(options, [_own_key(key, str(log)) for key in own], module_sha256)
+    past_logs = frozenset(map(str, past))
+    trust = Trust(options, [_own_key(key, str(log), past_logs) for key in own], module_sha256)
     return Judges(Known(keys, checkers), trust)
 
 
-def _own_key(key: OwnKey, log: str) -> Key:
+def _own_key(key: OwnKey, log: str, past_logs: frozenset[str]) -> Key:
     return Key(
         name=f"self {key.public.key_id[:8]}",
         key_id=key.public.key_id,
         log=log,
+        past_logs=past_logs,
         not_before_s=key.not_before_s,
         not_after_s=key.not_after_s,
     )

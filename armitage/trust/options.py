@@ -96,11 +96,20 @@ class TrustOptions:
     """Whether an answer that lacks a cached result for the policy's sake says why in its trailing
     metadata, as `armitage-refusal`. A reason names keys and policies.
     """
+    revoked_logs: tuple[str, ...] = ()
+    """Public keys (vkeys) of logs in which nothing counts any more, such as one of this daemon's
+    that ended because its key was stolen.
+    """
     modules: tuple[Path, ...] = ()
     """Checkers beside this version's own, for attestations whose verdict is by them."""
 
     def __post_init__(self) -> None:
         parse_policy(self.policy)
+        for vkey in self.revoked_logs:
+            try:
+                parse_log_key(vkey)
+            except MalformedNote as error:
+                raise ValueError(f"revoked_logs: {error}") from None
         names = [key.name for key in self.keys]
         publics = [parse_public_key(key.public).key_id for key in self.keys]
         for found, what in ((names, "name"), (publics, "public")):
@@ -144,7 +153,8 @@ class Trust:
             groups[Who("org", org)] = frozenset(by_name[name] for name in members)
         groups[SELF] = frozenset(key.key_id for key in mine)
         by_id = {key.key_id: key for key in (*mine, *theirs)}
-        self.keys = Keys(by_id, groups, module_sha256)
+        revoked_logs = frozenset(str(parse_log_key(vkey)) for vkey in options.revoked_logs)
+        self.keys = Keys(by_id, groups, module_sha256, revoked_logs)
 
     @property
     def explains_refusals(self) -> bool:

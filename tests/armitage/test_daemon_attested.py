@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from armitage.reapi.digests import wire_digest
 from armitage.settings import plain, to_toml
 from armitage.transport.port import Code
 from armitage.trust.options import TrustedKey, TrustOptions
+from armitage.witness.rotation import rotate_log
 from cas.digest import Digest
 
 BUILD = ("/bin/sh", "-c", "mkdir -p d; echo made > d/inner; echo made > out; echo said")
@@ -122,6 +124,35 @@ async def test_honest_actions_are_cached_and_liars_are_refused(tmp_path: Path) -
             await build.run("", "netwrok")
         assert refused.value.code == Code.INVALID_ARGUMENT
         assert "did you mean network" in str(refused.value)
+
+
+async def test_what_stands_in_a_log_that_ended_counts_unless_that_is_revoked(
+    tmp_path: Path,
+) -> None:
+    record = tmp_path / "record"
+    async with building(disk_config(tmp_path)) as build:
+        attested, _ = await build.run()
+        told_nothing, _ = await build.run("nothing")
+    ended = [
+        await asyncio.to_thread(rotate_log, record, f"log.example/{name}")
+        for name in ("second", "third")
+    ]
+
+    async with building(trusting(tmp_path, "self and checker")) as build:
+        assert await build.is_hit(attested)
+        assert not await build.is_hit(told_nothing)
+        late, _ = await build.run(name="late")
+        assert await build.is_hit(late)
+
+    revoked = TrustOptions(policy="self", revoked_logs=(str(ended[0].before),))
+    async with building(replace(disk_config(tmp_path), trust=revoked)) as build:
+        assert not await build.is_hit(attested)
+        assert await build.is_hit(late)
+
+    shutil.rmtree(record / "past" / ended[1].past.name)  # Then nothing leads to the first one.
+    async with building(trusting(tmp_path, "self")) as build:
+        assert not await build.is_hit(attested)
+        assert await build.is_hit(late)
 
 
 async def test_trust_outlives_the_daemon_and_its_index(tmp_path: Path) -> None:

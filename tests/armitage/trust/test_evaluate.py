@@ -151,6 +151,24 @@ def test_a_policy_does_not_hold(policy: str, found: list[Verified], why: str) ->
         (by("x"), keys(), "its key x is not known"),
         (by("a"), keys(a={"revoked": True}), "its key a is revoked"),
         (by("a", log="another"), keys(), "it stands in another log than a's"),
+        (
+            by("a", log="ended"),
+            keys(b={"past_logs": frozenset({"ended"})}),
+            "it stands in another log than a's",
+        ),
+        (
+            by("a", log="ended+00000000+AAAA"),
+            replace(
+                keys(a={"past_logs": frozenset({"ended+00000000+AAAA"})}),
+                revoked_logs=frozenset({"ended+00000000+AAAA"}),
+            ),
+            "the log that it stands in is revoked, ended",
+        ),
+        (
+            by("a"),
+            replace(keys(), revoked_logs=frozenset({LOG})),
+            "the log that it stands in is revoked, log.example/x",
+        ),
         (by("a", instance="dev"), keys(), "it is about the instance 'dev' of a's"),
         (
             by("a"),
@@ -175,6 +193,20 @@ def test_what_does_not_count_is_explained(each: Verified, known: Keys, why: str)
     assert decision.reasons[1].startswith(
         f"attestation {each.record.hash[:12]} does not count: {why}"
     )
+
+
+def test_what_stands_in_a_log_of_the_key_that_has_ended_counts() -> None:
+    known = keys(a={"past_logs": frozenset({"ended"})})
+
+    assert decide("key:a", by("a", log="ended"), known=known).holds
+    assert decide("key:a", by("a"), known=known).holds
+
+
+def test_one_key_in_two_logs_is_one() -> None:
+    known, log = keys(a={"past_logs": frozenset({"ended"})}), "ended"
+
+    assert not decide("reproduced(2)", by("a"), by("a", log=log), known=known).holds
+    assert not decide("threshold(2, org:acme)", by("a"), by("a", log=log), known=known).holds
 
 
 def test_a_key_that_expired_later_still_counts_for_what_it_signed_before() -> None:

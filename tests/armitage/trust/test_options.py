@@ -70,6 +70,21 @@ def test_a_revoked_key_counts_no_more_whoever_it_is(key_id: str) -> None:
     assert "is revoked" in decision.reasons[1]
 
 
+@pytest.mark.parametrize("key_id", [SIGNER.public.key_id, OWN.key_id])
+def test_nothing_in_a_revoked_log_counts_whoever_signed_it(key_id: str) -> None:
+    made = trust(policy="self or key:a", keys=[KEY], revoked_logs=[str(LOG.public)])
+
+    decision = made.decide(ASKED, None, [by(key_id)], NOW_S)
+
+    assert not decision.holds
+    assert "the log that it stands in is revoked" in decision.reasons[1]
+
+
+def test_a_revoked_log_is_named_by_its_public_key() -> None:
+    with pytest.raises(ConfigError, match=r"'log\.example' is not a public key"):
+        options(revoked_logs=["log.example"])
+
+
 def test_every_rule_that_applies_must_hold() -> None:
     made = trust(rules=[rule("self"), rule("key:a", instance="main")], keys=[KEY])
     both = [by(OWN.key_id), by(SIGNER.public.key_id)]

@@ -16,11 +16,13 @@ from armitage.errors import ConfigError
 from armitage.log.errors import LogError
 from armitage.log.keys import read_key
 from armitage.log.note import KeyType, Signer
+from armitage.log.store import NAMES, LogStore
 from armitage.log.succession import beginning, ending, parse_beginning, parse_ending
 from armitage.witness import rotation
 from armitage.witness.archive import Archive, open_archive
 from armitage.witness.rotation import Rotated, rotate_log
 from cas.errors import StoreUnavailable
+from cas.volume import DiskVolume
 
 NEXT = "log.example/next"
 
@@ -177,3 +179,32 @@ async def test_a_log_that_goes_on_after_its_end_shows(tmp_path: Path) -> None:
     ]
     before, checkpoint = parse_beginning(beginning(final, kept.archive.log.store.key))
     assert (before.name, checkpoint.size) == ("log.example/record", 0)
+
+
+async def test_what_the_key_of_a_log_that_ended_signs_later_is_in_no_past(tmp_path: Path) -> None:
+    await keep(tmp_path)
+    stolen = read_key(tmp_path / "log.key")
+    done = await rotated(tmp_path)
+    log = LogStore(DiskVolume(done.past / "log", NAMES), stolen)
+    log.append([b'{"kind":"attestation"}'])
+    log.close()
+
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        assert archive.past.logs == ()
+        assert archive.past.problem.startswith(str(done.past))
+
+
+async def test_a_log_that_begins_anew_with_the_key_of_one_that_ended_is_in_no_past(
+    tmp_path: Path,
+) -> None:
+    await keep(tmp_path)
+    stolen = read_key(tmp_path / "log.key")
+    done = await rotated(tmp_path)
+    await asyncio.to_thread(shutil.rmtree, done.past / "log")
+    log = LogStore(DiskVolume(done.past / "log", NAMES), stolen)
+    log.append([b'{"kind":"attestation"}', ending(done.following)])
+    log.close()
+
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        assert archive.past.logs == ()
+        assert "follows another checkpoint" in archive.past.problem
