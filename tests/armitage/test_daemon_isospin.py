@@ -99,12 +99,14 @@ async def test_action_that_accepts_only_a_virtual_machine_runs_in_one(tmp_path: 
     image = make_toolchain(tmp_path)
     config = replace(disk_config(tmp_path / "data"), microvm=machine_options(image))
     async with client_of(config, Shelf()) as client:
-        _, done = await client.run("sh", "-c", "uname -r", coeffects="sandbox:microvm")
+        script = "uname -r; echo $https_proxy"
+        _, done = await client.run("sh", "-c", script, coeffects="sandbox:microvm+network")
         wire = done.result.stdout_digest
         printed = await read(client.remote, Digest(SHA256, wire.hash, wire.size_bytes))
-        _, refused = await client.run("true", coeffects="sandbox:microvm+network")
+        _, refused = await client.run("true", coeffects="sandbox:microvm+filesystem:/opt")
 
     assert (done.status.code, done.result.exit_code) == (Code.OK, 0)
     assert b"-cloud-" in printed
+    assert b"http://127.0.0.1:8981\n" in printed
     assert refused.status.code == Code.FAILED_PRECONDITION
-    assert "has no network" in refused.status.message
+    assert "shows no directory of the host" in refused.status.message
