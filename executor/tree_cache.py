@@ -8,6 +8,7 @@ directory is emptied when it is opened, and which trees are whole is known in me
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections import OrderedDict
@@ -85,6 +86,8 @@ class Overlay:
         if self._view is not None:
             os.close(self._view)
             self._view = None
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(f"{self.work}/work", 0o700)  # The kernel's own, for nobody: to look into.
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             give_back()

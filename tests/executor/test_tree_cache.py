@@ -228,3 +228,13 @@ def test_overlay_is_given_back_once() -> None:
     overlay.close()
 
     assert given == [1]
+
+
+def test_what_the_kernel_made_for_an_overlay_can_be_removed_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "work" / "work").mkdir(parents=True, mode=0)
+    overlay = Overlay("/lower", str(tmp_path / "work"), lambda: None)
+    overlay.take(os.open(tmp_path, os.O_PATH))
+
+    overlay.close()
+
+    assert (tmp_path / "work" / "work").stat().st_mode & 0o777 == 0o700
