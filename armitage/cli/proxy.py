@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _AUTHORITY_DAYS = 365
 _TIDY_S = 30.0
-_STREAM_BYTES = 1 << 20
+_MAX_CONNECTIONS = 4096
+"""At once; those that come later wait."""
 
 
 def add(commands: options.Commands) -> None:
@@ -90,8 +91,9 @@ async def _run(args: argparse.Namespace) -> int:
 async def _serve(args: argparse.Namespace, archive: Archive, directory: Path) -> int:
     from armitage.chores import Chores
     from armitage.clock import SystemClock
-    from armitage.transport.addresses import bind_failure, join_address, split_address
+    from armitage.transport.fast.listener import bind
     from armitage.witness.authority import SessionAuthority
+    from armitage.witness.stream import serving
 
     clock, stopped = SystemClock(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,17 +101,14 @@ async def _serve(args: argparse.Namespace, archive: Archive, directory: Path) ->
     authority = SessionAuthority("proxy", clock.wall(), timedelta(days=_AUTHORITY_DAYS))
     async with AsyncExitStack() as stack:
         standing = await _open(args, archive, authority, stack)
-        host, port = split_address(args.listen)
-        try:
-            server = await asyncio.start_server(standing.serve, host, port, limit=_STREAM_BYTES)
-        except OSError as error:
-            raise bind_failure(args.listen, error) from None
         stack.push_async_callback(standing.close)
-        stack.callback(server.close)
+        listeners, where = bind(args.listen)
+        for listener in listeners:
+            stack.callback(listener.close)
+        await stack.enter_async_context(serving(listeners, standing.serve, _MAX_CONNECTIONS))
         await stack.enter_async_context(Chores(_TIDY_S, [], [standing.tidy]))
         bundle = directory / "ca.pem"
         await asyncio.to_thread(bundle.write_bytes, authority.certificate)
-        where = join_address(*server.sockets[0].getsockname()[:2])
         told = {"address": where, "authority": str(bundle)}
         print(json.dumps(told) if args.json else f"proxy on {where}, CA in {bundle}", flush=True)
         await stopped.wait()

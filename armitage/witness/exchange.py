@@ -197,7 +197,7 @@ class Exchanges:
             await self._replay(client, facts, await self._recorded(facts, target))
         else:
             facts.reached = await self.means.origins.reach(target, facts.decision)
-            stack.callback(facts.reached.side.close)
+            stack.callback(facts.reached.side.abort)
             await self._send_request(client, facts.reached.side, facts, target)
             await self._pass_answer(client, facts.reached.side, facts, stack)
 

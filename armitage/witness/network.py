@@ -29,6 +29,7 @@ from armitage.witness.proxy import Proxy
 from armitage.witness.recall import Recall
 from armitage.witness.redaction import Redaction
 from armitage.witness.sessions import Sessions
+from armitage.witness.stream import accept
 from armitage.witness.terms import Means, Terms
 from armitage.witness.transparent import Transparent
 from executor.coeffects import Coeffects
@@ -39,7 +40,8 @@ from executor.spec import Work
 
 _log = logging.getLogger(__name__)
 
-_STREAM_BYTES = 1 << 20
+_MAX_CONNECTIONS = 256
+"""At once, of clients that know of the proxy."""
 _RESOLVER = b"nameserver 127.0.0.1\noptions timeout:2 attempts:2\n"
 
 
@@ -180,7 +182,6 @@ class WitnessSession:
             self._files["/etc/resolv.conf"] = _RESOLVER
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
-        self._server: asyncio.Server | None = None
         self._sockets: list[socket.socket] = []
         self._raw: socket.socket | None = None
 
@@ -216,9 +217,8 @@ class WitnessSession:
         for one in listeners:
             one.setblocking(False)
         await self._group.__aenter__()
-        self._server = await asyncio.start_server(
-            self._proxy.serve, sock=listeners[0], limit=_STREAM_BYTES
-        )
+        room = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._tasks = [self._group.create_task(accept(listeners[0], self._proxy.serve, room))]
         if self._transparent is not None:
             self._catch(self._transparent, listeners[1:])
 
@@ -230,12 +230,11 @@ class WitnessSession:
         if raw:
             self._raw = raw[0]
             work.append(transparent.watch(raw[0]))
-        self._tasks = [self._group.create_task(one) for one in work]
+        self._tasks += [self._group.create_task(one) for one in work]
 
     async def close(self) -> NetworkUse:
         """Ends everything and answers what it came to. Raises WorkerFailure."""
-        if self._server is not None:
-            self._server.close()
+        if self._tasks:
             for task in self._tasks:
                 task.cancel()
             await self._group.__aexit__(None, None, None)

@@ -19,7 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from armitage.witness.heads import Refused, Target
 from armitage.witness.policy import Decision
 from armitage.witness.reach import Address, parse_address, refusal
+from armitage.witness.stream import Stream
 from armitage.witness.wire import Side
+
+_V6 = 6
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
 """Answers all addresses of a name. Raises OSError."""
@@ -83,21 +86,31 @@ class Origins:
 
     async def _connect(self, target: Target, address: Address) -> Reached:
         is_tls = target.scheme == "https"
-        async with asyncio.timeout(self._connect_s):
-            reader, writer = await asyncio.open_connection(
-                str(address),
-                target.port,
-                limit=1 << 20,
-                ssl=self._tls if is_tls else None,
-                server_hostname=target.host if is_tls else None,
-            )
-        side = Side(h11.CLIENT, reader, writer, self._idle_s)
-        if not is_tls:
+        stream = await self._open(address, target.port)
+        try:
+            if is_tls:
+                async with asyncio.timeout(self._connect_s):
+                    await stream.start_tls(self._tls, target.host)
+        except BaseException:
+            stream.abort()
+            raise
+        side = Side(h11.CLIENT, stream)
+        if stream.tls is None:
             return Reached(side, str(address))
-        tls = writer.get_extra_info("ssl_object")
-        return Reached(
-            side, str(address), tls.version() or "", _spki(tls.getpeercert(binary_form=True))
-        )
+        certificate = stream.tls.getpeercert(binary_form=True)
+        return Reached(side, str(address), stream.tls.version() or "", _spki(certificate))
+
+    async def _open(self, address: Address, port: int) -> Stream:
+        family = socket.AF_INET6 if address.version == _V6 else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            made.setblocking(False)
+            async with asyncio.timeout(self._connect_s):
+                await asyncio.get_running_loop().sock_connect(made, (str(address), port))
+        except BaseException:
+            made.close()
+            raise
+        return Stream(made, self._idle_s)
 
 
 async def resolve_by_system(host: str, port: int) -> list[Address]:

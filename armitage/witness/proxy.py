@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -27,6 +28,7 @@ from armitage.witness.heads import (
     tunnel_target,
 )
 from armitage.witness.policy import Decision
+from armitage.witness.stream import Stream
 from armitage.witness.wire import OddHead, Side
 
 _log = logging.getLogger(__name__)
@@ -47,11 +49,9 @@ class Proxy:
         self._serving: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection of a client that knows of the proxy until either end closes it; a
-        callback of asyncio.start_server.
-        """
-        await self._run(reader, writer, self._serve_asking)
+    async def serve(self, made: socket.socket) -> None:
+        """Serves one connection of a client that knows of the proxy until either end closes it."""
+        await self._run(Stream(made, self._idle_s), self._serve_asking)
 
     async def serve_from(
         self, side: Side, request: h11.Request, admit: Callable[[h11.Request], bool]
@@ -65,19 +65,13 @@ class Proxy:
 
         await self._run_on(side, serve)
 
-    async def serve_caught(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        host: str | None,
-        port: int,
-    ) -> None:
+    async def serve_caught(self, stream: Stream, host: str | None, port: int) -> None:
         """Serves a connection that was meant for an origin: its TLS is up, where it has any.
 
         `host` is known from the handshake or the look-up; None: from the request alone.
         """
         tunnel: tuple[str, int] | None = None
-        if writer.get_extra_info("ssl_object") is not None:
+        if stream.tls is not None:
             assert host is not None
             tunnel = host, port
 
@@ -89,7 +83,7 @@ class Proxy:
         async def serve(side: Side) -> None:
             await self._requests(side, await self._next(side, tunnel), find, tunnel)
 
-        await self._run(reader, writer, serve)
+        await self._run(stream, serve)
 
     async def close(self) -> None:
         """Cuts off what is still under way, with its evidence, and closes the session. Idempotent.
@@ -107,14 +101,12 @@ class Proxy:
 
     # A connection
 
-    async def _run(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        serve: Callable[[Side], Awaitable[None]],
-    ) -> None:
-        side = Side(h11.SERVER, reader, writer, self.exchanges.means.limits.idle_s)
-        await self._run_on(side, serve)
+    @property
+    def _idle_s(self) -> float:
+        return self.exchanges.means.limits.idle_s
+
+    async def _run(self, stream: Stream, serve: Callable[[Side], Awaitable[None]]) -> None:
+        await self._run_on(Side(h11.SERVER, stream), serve)
 
     async def _run_on(self, side: Side, serve: Callable[[Side], Awaitable[None]]) -> None:
         task = asyncio.current_task()
@@ -122,6 +114,7 @@ class Proxy:
         self._serving.add(task)
         try:
             await serve(side)
+            await side.close()
         except (OSError, TimeoutError, h11.ProtocolError):
             side.abort()
         except Unavailable as error:
@@ -133,7 +126,7 @@ class Proxy:
                 raise
         finally:
             self._serving.discard(task)
-            side.close()
+            side.abort()
 
     async def _serve_asking(
         self, side: Side, request: object = None, admit: Callable[[h11.Request], bool] = _anybody
@@ -196,7 +189,7 @@ class Proxy:
         try:
             context = self.authority.context(host)
             await side.send(h11.Response(status_code=200, headers=[], reason=b"Witnessed"))
-            await side.start_tls(context)
+            await side.start_tls(context, self._idle_s)
         except (OSError, ValueError, TimeoutError) as error:
             await self.no_handshake(facts, f"no TLS for {host} inside the tunnel: {error}")
             raise ConnectionResetError(facts.error) from error

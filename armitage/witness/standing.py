@@ -12,6 +12,7 @@ import base64
 import binascii
 import hmac
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from armitage.clock import Clock
 from armitage.errors import ConfigError, Unavailable
 from armitage.private_file import is_for_others, read_with_mode
 from armitage.witness.proxy import Proxy
+from armitage.witness.stream import Stream
 from armitage.witness.wire import OddHead, Side, plain_answer
 from executor.errors import WorkerFailure
 
@@ -118,12 +120,12 @@ class StandingProxy:
         self._retired: list[_Open] = []
         self._opening = asyncio.Lock()  # One user's first connections share a session.
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection; a callback of asyncio.start_server."""
-        side = Side(h11.SERVER, reader, writer, self._client_s)
-        admitted = await self._admit(side, writer)
+    async def serve(self, made: socket.socket) -> None:
+        """Serves one connection."""
+        side = Side(h11.SERVER, Stream(made, self._client_s))
+        admitted = await self._admit(side)
         if admitted is None:
-            side.close()
+            await side.close()
             return
         user, session, request = admitted
         try:
@@ -134,9 +136,7 @@ class StandingProxy:
             session.connections -= 1
             session.silent_since_s = self._clock.monotonic()
 
-    async def _admit(
-        self, side: Side, writer: asyncio.StreamWriter
-    ) -> tuple[str, _Open, h11.Request] | None:
+    async def _admit(self, side: Side) -> tuple[str, _Open, h11.Request] | None:
         """Finds out who asks, and counts the connection as its session's."""
         try:
             request = await side.receive()
@@ -144,7 +144,7 @@ class StandingProxy:
                 return None
             user = self._users.name_of(request)
             if user is None:
-                await _challenge(side, writer)
+                await _challenge(side)
                 return None
             session = await self._session_of(user)
         except WorkerFailure as error:
@@ -195,9 +195,8 @@ async def _close(session: _Open) -> None:
         _log.error("witness: %s", error)
 
 
-async def _challenge(side: Side, writer: asyncio.StreamWriter) -> None:
-    peer = writer.get_extra_info("peername")
-    _log.warning("witness: somebody at %s did not prove who it is", peer)
+async def _challenge(side: Side) -> None:
+    _log.warning("witness: somebody at %s did not prove who it is", side.stream.peer)
     text = "say who you are: http://NAME:SECRET@HOST:PORT as the proxy"
     response, *rest = plain_answer(407, text, "identity")
     assert isinstance(response, h11.Response)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
@@ -21,6 +21,7 @@ from armitage.witness.exchange import Facts
 from armitage.witness.names import MAX_MESSAGE_BYTES, Names
 from armitage.witness.policy import Decision, Grant, host_matches, normal_host
 from armitage.witness.proxy import Proxy
+from armitage.witness.stream import Stream, accept
 from executor.ports import PLACEHOLDERS
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ _MAX_REFUSED = 1000
 _FIRST_BYTE_S = 10.0
 
 _MAX_CONNECTIONS = 256
-_STREAM_BYTES = 1 << 20
 _TLS_HANDSHAKE = 0x16
 _TCP = 6
 _SYN, _ACK = 0x02, 0x10
@@ -60,7 +60,7 @@ class Transparent:
 
     async def accept(self, listener: socket.socket) -> None:
         """Serves what connects to one of the ports, until cancelled."""
-        await self._accept(listener, self._serve)
+        await accept(listener, self._serve, self._room)
 
     async def answer_datagrams(self, resolver: socket.socket) -> None:
         """Answers queries over UDP, until cancelled."""
@@ -76,7 +76,7 @@ class Transparent:
 
     async def answer_streams(self, resolver: socket.socket) -> None:
         """Answers queries over TCP, until cancelled."""
-        await self._accept(resolver, self._answer_stream)
+        await accept(resolver, self._answer_stream, self._room)
 
     async def _answer_stream(self, made: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=_taken(made))
@@ -153,34 +153,6 @@ class Transparent:
 
     # A connection
 
-    async def _accept(
-        self, listener: socket.socket, serve: Callable[[socket.socket], Awaitable[None]]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await self._room.acquire()
-                try:
-                    made, _ = await loop.sock_accept(listener)
-                except BaseException:
-                    self._room.release()
-                    raise
-                made.setblocking(False)
-                group.create_task(self._guard(made, serve))
-
-    async def _guard(
-        self, made: socket.socket, serve: Callable[[socket.socket], Awaitable[None]]
-    ) -> None:
-        try:
-            await serve(made)
-        except (OSError, TimeoutError, Unavailable) as error:
-            _log.debug("witness: a caught connection ended: %s", error)
-        except Exception:  # noqa: BLE001 (one connection's; the others go on)
-            _log.exception("witness: a caught connection failed")
-        finally:
-            made.close()
-            self._room.release()
-
     async def _serve(self, made: socket.socket) -> None:
         address, port = made.getsockname()[:2]
         host = self._names.name_of(address)
@@ -193,8 +165,7 @@ class Transparent:
         elif first == _TLS_HANDSHAKE:
             await self._serve_tls(made, facts, host or address, is_known=host is not None)
         elif bytes([first]).isalpha():
-            streams = await asyncio.open_connection(sock=_taken(made), limit=_STREAM_BYTES)
-            await self._proxy.serve_caught(*streams, host, port)
+            await self._proxy.serve_caught(self._stream(made), host, port)
         elif first >= 0:
             await self._refuse_protocol(facts, "it speaks neither TLS nor HTTP")
 
@@ -210,21 +181,20 @@ class Transparent:
         context = self._proxy.authority.caught_context(
             lambda name: _chosen(host, name, named, is_known=is_known)
         )
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_STREAM_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
+        stream = self._stream(made)
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, _taken(made), ssl=context, ssl_handshake_timeout=_FIRST_BYTE_S
-            )
-        except (OSError, ValueError) as error:
+            async with asyncio.timeout(_FIRST_BYTE_S):
+                await stream.start_tls(context)
+        except (OSError, TimeoutError, ValueError) as error:
             asked = f" as {named[0]}" if named and named[0] != host else ""
             await self._proxy.no_handshake(
                 facts, f"no TLS for {host}{asked}: {getattr(error, 'reason', None) or error}"
             )
             return
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        await self._proxy.serve_caught(reader, writer, named[0] if named else host, facts.port)
+        await self._proxy.serve_caught(stream, named[0] if named else host, facts.port)
+
+    def _stream(self, made: socket.socket) -> Stream:
+        return Stream(made, self._proxy.exchanges.means.limits.idle_s)
 
 
 def _chosen(host: str, name: str | None, named: list[str], *, is_known: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""One side of a proxied exchange: HTTP/1.1 over a stream, with time limits and back-pressure."""
+"""One side of a proxied exchange: HTTP/1.1 over a stream."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import h11
 
 from armitage.witness.heads import head_fault
+from armitage.witness.stream import Stream
 
-_READ_BYTES = 256 * 1024
 HEAD_LIMIT_BYTES = 256 * 1024
 _BEFORE_HEAD = frozenset({h11.IDLE, h11.SEND_RESPONSE})
 
@@ -27,26 +27,19 @@ class OddHead(h11.RemoteProtocolError):
 
 
 class Side:
-    """An h11 connection on a pair of streams. Raises TimeoutError when the other end is silent for
-    longer than `idle_s`, h11.RemoteProtocolError for what is no HTTP (OddHead where it is and might
-    be read in two ways), and OSError.
+    """An h11 connection on a stream. Raises what the stream does, and h11.RemoteProtocolError for
+    what is no HTTP (OddHead where it is and might be read in two ways).
     """
 
-    def __init__(
-        self,
-        role: type[h11.CLIENT | h11.SERVER],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        idle_s: float,
-    ) -> None:
+    def __init__(self, role: type[h11.CLIENT | h11.SERVER], stream: Stream) -> None:
         self.http = h11.Connection(role, max_incomplete_event_size=HEAD_LIMIT_BYTES)
-        self.reader = reader
-        self.writer = writer
-        self._idle_s = idle_s
+        self.stream = stream
         self._is_head = False
         self._length: int | None = None
         self._left_bytes = 0
         self._ends_next = False
+        self._is_beyond = False
+        """Whether more came than the body that was to come."""
 
     async def receive(self) -> Event | type[h11.PAUSED]:
         """Answers the next event."""
@@ -66,8 +59,7 @@ class Side:
                     self._check(event, raw)
                 self._follow(event)
                 return event  # type: ignore[return-value]  # The only sentinel left is PAUSED.
-            async with asyncio.timeout(self._idle_s):
-                data = await self.reader.read(_READ_BYTES)
+            data = await self.stream.read()
             if raw is not None:
                 raw += data
             self.http.receive_data(data)
@@ -83,12 +75,14 @@ class Side:
             self._left_bytes, self._length = self._length - len(event.data), None
 
     async def _receive_more(self) -> Event:
-        async with asyncio.timeout(self._idle_s):
-            data = await self.reader.read(min(_READ_BYTES, self._left_bytes))
+        data = await self.stream.read()
         if not data:
             raise h11.RemoteProtocolError(
                 f"the connection ended {self._left_bytes} bytes before the end of the body"
             )
+        if len(data) > self._left_bytes:
+            self._is_beyond = True
+            data = data[: self._left_bytes]
         self._left_bytes -= len(data)
         self._ends_next = not self._left_bytes
         return h11.Data(data=data)
@@ -101,13 +95,10 @@ class Side:
             raise OddHead(fault, head)
 
     async def send(self, *events: Event) -> None:
-        """Sends events, and waits until they have mostly left."""
-        data = [
-            part for event in events for part in self.http.send_with_data_passthrough(event) or ()
-        ]
-        self.writer.writelines(data)
-        async with asyncio.timeout(self._idle_s):
-            await self.writer.drain()
+        """Sends events, and waits until they have left."""
+        await self.stream.write(
+            [part for event in events for part in self.http.send_with_data_passthrough(event) or ()]
+        )
 
     async def go_on(self) -> None:
         """Tells a client that waits for that to send its body."""
@@ -122,22 +113,22 @@ class Side:
         else:
             self.abort()
 
-    async def start_tls(self, context: ssl.SSLContext) -> None:
+    async def start_tls(self, context: ssl.SSLContext, within_s: float) -> None:
         """Goes on inside TLS, as a server. Raises ssl.SSLError."""
         rest, _ = self.http.trailing_data
         if rest:
             raise ssl.SSLError("the client spoke before the tunnel was there")
-        async with asyncio.timeout(self._idle_s):
-            await self.writer.start_tls(context)
+        async with asyncio.timeout(within_s):
+            await self.stream.start_tls(context)
         self.http = h11.Connection(self.http.our_role, max_incomplete_event_size=HEAD_LIMIT_BYTES)
 
-    def close(self) -> None:
-        """Ends the connection; what was sent still arrives."""
-        self.writer.close()
+    async def close(self) -> None:
+        """Ends the connection; what was sent still arrives. Idempotent."""
+        await self.stream.close()
 
     def abort(self) -> None:
         """Ends the connection so that the other end notices that something is missing."""
-        self.writer.transport.abort()
+        self.stream.abort()
 
 
 def _length_of(response: h11.Response) -> int | None:

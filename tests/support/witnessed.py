@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from armitage.witness.proxy import Proxy
 from armitage.witness.reach import Address, parse_address
 from armitage.witness.redaction import Redaction
 from armitage.witness.sessions import SessionAudit, Sessions
+from armitage.witness.stream import Serve, serving
 from armitage.witness.terms import Inject, Means, ProxyLimits, Terms, no_credentials
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryOptions, MemoryStore
@@ -142,6 +144,15 @@ class Witness:
 
 
 @asynccontextmanager
+async def on_loopback(serve: Serve, most: int = 64) -> AsyncIterator[int]:
+    """Serves what connects to a port, so many at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with serving([listener], serve, most):
+            yield listener.getsockname()[1]
+
+
+@asynccontextmanager
 async def witness(
     directory: Path,
     *,
@@ -182,11 +193,8 @@ async def witness(
     authority = SessionAuthority("s1", now)
     exchanges = Exchanges(session, Terms(grants=grants, inject=inject), means)
     proxy = Proxy(exchanges, authority)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with on_loopback(proxy.serve) as port:
         yield Witness(proxy, port, authority.certificate, origins, log, store)
-        server.close()
         await proxy.close()
     await store.close()
 

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from support.clock import FakeClock
 from support.networks import HOST, Networks, networks
-from support.witnessed import Origin, answering
+from support.witnessed import Origin, answering, on_loopback
 
 from armitage.clock import SystemClock
 from armitage.errors import ConfigError
@@ -73,11 +73,10 @@ async def standing(directory: Path) -> AsyncIterator[Standing]:
 
         clock = FakeClock()
         proxy = StandingProxy(USERS, open_proxy, clock)
-        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
         try:
-            yield Standing(made, proxy, server.sockets[0].getsockname()[1], clock)
+            async with on_loopback(proxy.serve) as port:
+                yield Standing(made, proxy, port, clock)
         finally:
-            server.close()
             await proxy.close()
             await network.close()
 
