@@ -38,6 +38,7 @@ from armitage.witness.heads import (
 from armitage.witness.modes import normal_url
 from armitage.witness.origins import Reached
 from armitage.witness.policy import READING, Decision, decide
+from armitage.witness.pool import Pool, Way
 from armitage.witness.recall import Recalled, Wanted
 from armitage.witness.sessions import Session
 from armitage.witness.terms import Means, Terms
@@ -48,6 +49,7 @@ from executor.errors import InvalidInput
 _MAX_REFUSALS = 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OK = 200
+_BODY = frozenset({b"content-length", b"transfer-encoding"})
 _WITHOUT_BODY = frozenset({204, 304})
 _MAX_INTERIM = 10
 """Of answers 1xx before the one that counts."""
@@ -82,6 +84,7 @@ class Facts:
     request_headers: RawHeaders = ()
     decision: Decision = field(default_factory=lambda: Decision(allowed=False, rule="malformed"))
     reached: Reached | None = None
+    way: Way | None = None
     request_body: Body | None = None
     status: int | None = None
     response_headers: RawHeaders = ()
@@ -121,6 +124,7 @@ class Exchanges:
         self._session = session
         self._terms = terms
         self._pins = dict(terms.pins or {})
+        self._pool = Pool()
 
     def begin(self, request: h11.Request, tunnel: tuple[str, int] | None = None) -> Facts:
         """Answers what is known of a request by its head."""
@@ -178,6 +182,7 @@ class Exchanges:
 
     async def close(self) -> None:
         """Closes the session; no exchange may be under way. Raises Unavailable."""
+        self._pool.close()
         await self._session.close()
 
     async def _perform(
@@ -196,27 +201,71 @@ class Exchanges:
             await self._drain(client, facts)
             await self._replay(client, facts, await self._recorded(facts, target))
         else:
-            facts.reached = await self.means.origins.reach(target, facts.decision)
-            stack.callback(facts.reached.side.abort)
-            await self._send_request(client, facts.reached.side, facts, target)
-            await self._pass_answer(client, facts.reached.side, facts, stack)
+            stack.callback(self._leave, facts)
+            response = await self._ask(client, facts, target)
+            await self._pass_answer(client, response, facts, stack)
 
     # To the origin and back
 
-    async def _send_request(
-        self, client: Client, origin: Side, facts: Facts, target: Target
-    ) -> None:
+    async def _ask(self, client: Client, facts: Facts, target: Target) -> h11.Response:
+        """Sends the request to the origin, and answers the head of what it answers."""
+        request = self._request_of(facts, target)
+        facts.way = Way(
+            target.scheme,
+            target.host,
+            target.port,
+            facts.decision.networks,
+            tuple(facts.credentials),
+            self.means.redaction.private_tag(_readable(facts.request_headers)),
+        )
+        if target.method in READING and not any(name in _BODY for name, _ in request.headers):
+            await self._drain(client, facts)
+            response = await self._ask_again(facts, request)
+            if response is not None:
+                return response
+            origin = await self._reach(facts, target)
+            await origin.send(request, h11.EndOfMessage())
+            return await _answer_head(origin)
+        origin = await self._reach(facts, target)
+        await client.go_on()
+        await origin.send(request)
+        async for data in self._request_body(client, facts):
+            await _send_on(origin, h11.Data(data=data))
+        await _send_on(origin, h11.EndOfMessage())
+        return await _answer_head(origin)
+
+    async def _ask_again(self, facts: Facts, request: h11.Request) -> h11.Response | None:
+        """Asks over a connection that waits, if there is one. None where it is over by now: what
+        only reads may then be asked for once more (RFC 9110 section 9.2.2).
+        """
+        assert facts.way is not None
+        facts.reached = self._pool.take(facts.way)
+        if facts.reached is None:
+            return None
+        try:
+            await facts.reached.side.send(request, h11.EndOfMessage())
+            return await _answer_head(facts.reached.side)
+        except ConnectionError:
+            facts.reached.side.abort()
+            facts.reached = None
+            return None
+
+    async def _reach(self, facts: Facts, target: Target) -> Side:
+        facts.reached = await self.means.origins.reach(target, facts.decision)
+        return facts.reached.side
+
+    def _leave(self, facts: Facts) -> None:
+        if facts.reached is not None and facts.way is not None:
+            self._pool.put(facts.way, facts.reached)
+
+    def _request_of(self, facts: Facts, target: Target) -> h11.Request:
         injected, facts.credentials = self._terms.inject(target)
         asked = facts.request_headers
         if facts.pin:  # It is the whole content that is pinned, as it is.
             asked = [(name, value) for name, value in asked if name.lower() != b"range"]
             injected = [*injected, (b"accept-encoding", b"identity")]
         headers = upstream_headers(target, asked, injected)
-        await client.go_on()
-        await origin.send(h11.Request(method=target.method, target=target.target, headers=headers))
-        async for data in self._request_body(client, facts):
-            await _send_on(origin, h11.Data(data=data))
-        await _send_on(origin, h11.EndOfMessage())
+        return h11.Request(method=target.method, target=target.target, headers=headers)
 
     async def _drain(self, client: Client, facts: Facts) -> None:
         await client.go_on()
@@ -237,9 +286,10 @@ class Exchanges:
             raise ConnectionResetError("the client went away")
 
     async def _pass_answer(
-        self, client: Client, origin: Side, facts: Facts, stack: AsyncExitStack
+        self, client: Client, response: h11.Response, facts: Facts, stack: AsyncExitStack
     ) -> None:
-        response = await _answer_head(origin)
+        assert facts.reached is not None
+        origin = facts.reached.side
         facts.status, facts.response_headers = response.status_code, list(response.headers)
         check_response_framing(response.headers)
         headers = downstream_headers(response.headers)
@@ -426,8 +476,7 @@ async def _answer_head(origin: Side) -> h11.Response:
 
 
 def _says_its_length(response: h11.Response) -> bool:
-    lengths = {b"content-length", b"transfer-encoding"}
-    named = any(name.lower() in lengths for name, _ in response.headers)
+    named = any(name.lower() in _BODY for name, _ in response.headers)
     return named or response.status_code in _WITHOUT_BODY
 
 

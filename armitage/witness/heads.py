@@ -230,8 +230,7 @@ def upstream_headers(
     replaced = {name.lower() for name, _ in injected} | {b"host", b"connection"}
     kept = _end_to_end(headers, _CONDITIONAL, replaced)
     body = [(name, value) for name, value in headers if name.lower() == b"transfer-encoding"]
-    own = [(b"host", target.authority.encode()), (b"connection", b"close")]
-    return [*own, *kept, *body, *injected]
+    return [(b"host", target.authority.encode()), *kept, *body, *injected]
 
 
 def downstream_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:

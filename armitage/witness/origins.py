@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 
@@ -34,6 +34,8 @@ class Reached:
 
     side: Side
     address: str
+    since_s: float
+    """The loop's time at which it was made."""
     tls_version: str = ""
     certificate_spki_sha256: str = ""
 
@@ -94,11 +96,15 @@ class Origins:
         except BaseException:
             stream.abort()
             raise
-        side = Side(h11.CLIENT, stream)
+        reached = Reached(Side(h11.CLIENT, stream), str(address), asyncio.get_running_loop().time())
         if stream.tls is None:
-            return Reached(side, str(address))
+            return reached
         certificate = stream.tls.getpeercert(binary_form=True)
-        return Reached(side, str(address), stream.tls.version() or "", _spki(certificate))
+        return replace(
+            reached,
+            tls_version=stream.tls.version() or "",
+            certificate_spki_sha256=_spki(certificate),
+        )
 
     async def _open(self, address: Address, port: int) -> Stream:
         family = socket.AF_INET6 if address.version == _V6 else socket.AF_INET

@@ -38,6 +38,8 @@ class Side:
         self._length: int | None = None
         self._left_bytes = 0
         self._ends_next = False
+        self._is_past = False
+        """Whether the end of such a body has come."""
         self._is_beyond = False
         """Whether more came than the body that was to come."""
 
@@ -46,7 +48,7 @@ class Side:
         if self._left_bytes:
             return await self._receive_more()
         if self._ends_next:
-            self._ends_next = False
+            self._ends_next, self._is_past = False, True
             return h11.EndOfMessage()
         awaits_head = self.http.their_state in _BEFORE_HEAD
         raw = bytearray(self.http.trailing_data[0]) if awaits_head else None
@@ -60,14 +62,26 @@ class Side:
                 self._follow(event)
                 return event  # type: ignore[return-value]  # The only sentinel left is PAUSED.
             data = await self.stream.read()
+            if not data and not raw and self.http.our_role is h11.CLIENT and awaits_head:
+                raise ConnectionResetError("the origin went away without an answer")
             if raw is not None:
                 raw += data
             self.http.receive_data(data)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether a request and its answer, of known lengths, went through whole, nothing has come
+        beyond them, and both ends are ready for the next.
+        """
+        here = self._is_past or self.http.their_state is h11.DONE
+        rest, has_ended = self.http.trailing_data
+        idle = here and self.http.our_state is h11.DONE
+        return idle and not rest and not has_ended and not self._is_beyond
+
     def _follow(self, event: object) -> None:
         """Notes how much of an answer's body is still to come. h11 copies each piece four times, so
-        what comes after the first is taken as it is, where the head says how much it is. The
-        connection bears no other answer.
+        what comes after the first is taken as it is, where the head says how much it is. What h11
+        knows of the connection bears no other answer.
         """
         if isinstance(event, h11.Response):
             self._length = _length_of(event)

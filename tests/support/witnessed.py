@@ -34,21 +34,29 @@ Script = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable
 
 
 class Origin:
-    """Answers each connection by a script, which is given the request's head."""
+    """Answers each connection by a script, which is given the request's head; one that `keeps` its
+    connections goes on to the next request.
+    """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, keeps: bool = False) -> None:
         self.script = script
         self.heads: list[bytes] = []
+        self.connections = 0
+        self._keeps = keeps
         self.port = 0
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            is_first = True
             try:
-                head = await reader.readuntil(b"\r\n\r\n")
-                self.heads.append(head)
-                await self.script(head, reader, writer)
-                await writer.drain()
+                while is_first or self._keeps:
+                    is_first = False
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    self.heads.append(head)
+                    await self.script(head, reader, writer)
+                    await writer.drain()
             except (asyncio.IncompleteReadError, ConnectionError):
                 pass
             finally:
@@ -107,6 +115,11 @@ class Witness:
     @property
     def counts(self) -> WitnessCounts:
         return self.proxy.exchanges.means.counts
+
+    @property
+    def trusting(self) -> ssl.SSLContext:
+        """What a client uses that trusts the session's authority."""
+        return ssl.create_default_context(cadata=self.trusted.decode())
 
     async def records(self) -> list[dict[str, Any]]:
         """What is on record, in order."""

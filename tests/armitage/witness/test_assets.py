@@ -203,7 +203,7 @@ async def test_a_fetch_ends_in_time(world: World) -> None:
 
     async with world.networks.origin(Origin(stall)) as origin:
         with pytest.raises(TimeoutError):
-            await world.blob(f"https://{HOST}:{origin.port}/a", timeout_s=0.05)
+            await world.blob(f"https://{HOST}:{origin.port}/a", timeout_s=0.5)
 
     [record] = await world.networks.exchanges()
     assert record["error"] == "cut off"

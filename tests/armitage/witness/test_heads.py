@@ -163,7 +163,6 @@ def test_the_origin_gets_what_is_for_it() -> None:
 
     assert upstream_headers(target, sent, [(b"authorization", b"Bearer theirs")]) == [
         (b"host", b"h.example"),
-        (b"connection", b"close"),
         (b"Accept", b"*/*"),
         (b"Content-Length", b"3"),
         (b"authorization", b"Bearer theirs"),
