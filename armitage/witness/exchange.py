@@ -42,7 +42,7 @@ from armitage.witness.pool import Pool, Way
 from armitage.witness.recall import Recalled, Wanted
 from armitage.witness.sessions import Session
 from armitage.witness.terms import Means, Terms
-from armitage.witness.wire import Event, OddHead, Side
+from armitage.witness.wire import Event, OddHead, Side, length_of
 from cas.errors import CasError
 from executor.errors import InvalidInput
 
@@ -296,10 +296,15 @@ class Exchanges:
         held: list[h11.Event] = [
             h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)
         ]
+        length = length_of(response)
         spool = Spool(self.means.store)
         stack.push_async_callback(spool.discard)
         async for data in self._answer_body(origin, facts, spool):
-            if not facts.pin:
+            if facts.pin:
+                continue
+            if len(data) == length:  # All of a small body; it is sent with its head.
+                held.append(h11.Data(data=data))
+            else:
                 await client.send(*held)
                 held = [h11.Data(data=data)]
         if facts.pin:

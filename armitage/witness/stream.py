@@ -212,19 +212,18 @@ class Stream:
             if sent:
                 left[0] = memoryview(left[0])[sent:]
 
-    async def _wait(
-        self, watch: Callable[..., None], unwatch: Callable[[socket.socket], object]
-    ) -> None:
+    async def _wait(self, watch: Callable[..., None], unwatch: Callable[[int], object]) -> None:
+        number = self._socket.fileno()  # What the loop knows it by: the rest is found out twice.
         ready = self._loop.create_future()
         silent = TimeoutError(f"the other end was silent for {self._idle_s:g} s")
         timer = self._loop.call_later(self._idle_s, _end, ready, silent)
-        watch(self._socket, _end, ready, None)
+        watch(number, _end, ready, None)
         try:
             await ready
         finally:
             timer.cancel()
             if self._socket.fileno() >= 0:  # Else `abort` did it.
-                unwatch(self._socket)
+                unwatch(number)
 
 
 def _end(future: asyncio.Future[None], error: TimeoutError | None) -> None:

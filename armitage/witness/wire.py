@@ -84,7 +84,7 @@ class Side:
         knows of the connection bears no other answer.
         """
         if isinstance(event, h11.Response):
-            self._length = _length_of(event)
+            self._length = length_of(event)
         elif isinstance(event, h11.Data) and self._length is not None:
             self._left_bytes, self._length = self._length - len(event.data), None
 
@@ -145,7 +145,7 @@ class Side:
         self.stream.abort()
 
 
-def _length_of(response: h11.Response) -> int | None:
+def length_of(response: h11.Response) -> int | None:
     """How long an answer says that its body is, in so many words."""
     named = dict(response.headers)  # In lower case; h11 lets no length come twice.
     if b"transfer-encoding" in named or b"content-length" not in named:
