@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -137,6 +138,7 @@ class FakeTorch:
             return SimpleNamespace(
                 __version__="2.11.0",
                 cuda=SimpleNamespace(is_available=lambda: self.has_gpu),
+                no_grad=nullcontext,
                 export=SimpleNamespace(load=self._load),
             )
         return SimpleNamespace(aoti_compile_and_package=self._package, aoti_load_package=self._open)

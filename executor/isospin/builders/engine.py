@@ -384,8 +384,8 @@ class AotInductor:
         torch = self._torch
         program = torch.export.load(str(model))
         arguments, keywords = program.example_inputs
-        eager = program.module()(*arguments, **keywords)
-        with tempfile.TemporaryDirectory() as place:
+        with torch.no_grad(), tempfile.TemporaryDirectory() as place:
+            eager = program.module()(*arguments, **keywords)
             fast = self._open(engine, Path(place))(*arguments, **keywords)
         worst = 0.0
         for one, other in zip(_tensors(eager), _tensors(fast), strict=True):
