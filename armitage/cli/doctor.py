@@ -51,7 +51,7 @@ def _modules(found: Compiled) -> Finding:
     if found.modules:
         return Finding(name, True, f"{len(found.modules)}, of the sources beside them")
     remedy = "install gcc and libpython3-dev, then python hatch_modules.py"
-    return Finding(name, False, "none: calls cost about twice the CPU", remedy)
+    return Finding(name, False, "none: small calls cost up to three times the CPU", remedy)
 
 
 def _doctor(args: argparse.Namespace) -> Exit:

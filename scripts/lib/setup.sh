@@ -69,7 +69,7 @@ setup_venv() {
     printf '%s\n' "$stamp" >".venv/armitage-$wanted.stamp"
   fi
   # Editing a module asks for no new installation, but for a new compilation.
-  .venv/bin/python hatch_modules.py || say "The modules above run as Python, and calls take about twice the CPU."
+  .venv/bin/python hatch_modules.py || say "The modules above run as Python, and small calls take up to three times the CPU."
   exec {setup_lock}>&-
 }
 

@@ -60,7 +60,10 @@ def test_a_host_that_cannot_is_told_what_to_change(
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        (Compiled((), ()), "no  compiled modules  none: calls cost about twice the CPU  -> "),
+        (
+            Compiled((), ()),
+            "no  compiled modules  none: small calls cost up to three times the CPU  -> ",
+        ),
         (Compiled(("a.py",), ("a.py",)), "no  compiled modules  stale, so `armitage serve` "),
     ],
 )
