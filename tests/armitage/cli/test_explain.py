@@ -56,3 +56,14 @@ def test_a_run_of_another_instance_says_so(armitage: Cli, runs: list[dict[str, A
 
     assert "instance    other" in armitage("explain", "0" * 64).out
     assert "instance " not in armitage("explain", "0" * 64, "--instance", "other").out
+
+
+def test_what_was_refused_is_told(armitage: Cli, runs: list[dict[str, Any]]) -> None:
+    refused = ["https://x.example/ (undeclared)", "https://y.example/ (undeclared)"]
+    runs += [{**RUN, "index": 1, "verdict": "approved", "instance": "", "refused": refused}]
+
+    told = armitage("explain", "0" * 64)
+
+    assert told.code == 0
+    assert "refused     https://x.example/ (undeclared)" in told.out
+    assert "\n            https://y.example/ (undeclared)" in told.out
