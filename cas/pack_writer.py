@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import wait as wait_for_threads
+from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
 from cas.candidates import Candidates, Unnamed, match
@@ -24,9 +25,9 @@ T = TypeVar("T")
 _CHUNK = 1024 * 1024
 _MOST_WORKING = 6
 """Slices of one blob, each counted twice, that are being hashed and written at once."""
-_WRITE_BACK_BYTES = 8 * _CHUNK
-"""How much of a large file is written before the disk is told to take it: while it does, the next
-bytes are hashed and written. At most twice as much waits for the disk when all is to be synced.
+_SYNC_BYTES = 16 * _CHUNK
+"""How much of a large file is written before it is synced: while the disk is busy with that, the
+next bytes are hashed and written.
 """
 _ZSTD_SLACK_BYTES = 64 * 1024
 
@@ -76,10 +77,11 @@ class PackWriter:
         self._gathered_bytes = 0
         self._draft: tuple[File, str] | None = None
         self._written_bytes = 0
-        self._handed_bytes = 0
+        self._unsynced_bytes = 0
         self._hashing = Lane(store.submit, self._hash)
         self._writing = Lane(store.submit, self._append)
         self._working: deque[ThreadFuture[None]] = deque()
+        self._syncing: ThreadFuture[None] | None = None
         self._matching: ThreadFuture[Digest] | None = None
         self._ended = False
 
@@ -118,18 +120,22 @@ class PackWriter:
         if self._draft is None:
             self._draft = self._large.create()
         file = self._draft[0]
+        size_bytes = sum(map(len, buffers))
         file.write(buffers, self._written_bytes)
-        self._written_bytes += sum(map(len, buffers))
-        if self._written_bytes - self._handed_bytes >= _WRITE_BACK_BYTES and self._store.sync:
-            self._write_back(file)
+        self._written_bytes += size_bytes
+        self._unsynced_bytes += size_bytes
+        if self._unsynced_bytes >= _SYNC_BYTES and self._store.sync:
+            self._end_syncing()
+            self._unsynced_bytes = 0
+            self._syncing = self._store.submit(file.sync)
 
-    def _write_back(self, file: File) -> None:
-        file.write_back(self._handed_bytes, self._written_bytes - self._handed_bytes)
-        if self._handed_bytes:
-            file.write_back(0, self._handed_bytes, wait=True)
-        self._handed_bytes = self._written_bytes
+    def _end_syncing(self) -> None:
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None and not syncing.cancel():
+            syncing.result()
 
     def _sync(self) -> None:
+        self._end_syncing()
         if self._store.sync and self._draft is not None:
             self._draft[0].sync()
 
@@ -200,6 +206,8 @@ class PackWriter:
         self._writing.stop()
         if self._matching is not None and not self._matching.cancel():
             wait_for_threads([self._matching])
+        with suppress(OSError):
+            self._end_syncing()
         if self._draft is not None:
             self._large.drop(*self._draft)
             self._draft = None
@@ -303,11 +311,11 @@ class ZstdPackWriter(PackWriter):
     def _replace_by_blob(self) -> None:
         """Keeps the blob itself, since the stream of it is no shorter."""
         assert self._draft is not None
+        self._end_syncing()
         stream, name = self._draft
         self._draft = None
         try:
-            blob = self._unpack(stream, self._written_bytes)
-            self._written_bytes = self._handed_bytes = 0
+            blob, self._written_bytes = self._unpack(stream, self._written_bytes), 0
             for piece in blob:
                 self._append([piece])
         finally:

@@ -8,7 +8,6 @@ any order and in part: the bytes of a file and its size (`File.sync`), and which
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -25,10 +24,6 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _SMALL_BYTES = 80 * 1024
 _JOINED_BYTES = 8 * 1024
 """Where buffers are smaller on average, to copy them together costs less than to pass each."""
-_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
-_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_WRITE, _WRITE_AND_WAIT = 2, 7  # SYNC_FILE_RANGE_WRITE, and with both of its WAIT flags.
-_CANNOT_WRITE_BACK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE}
 
 
 class FileId(NamedTuple):
@@ -58,11 +53,6 @@ class File(Protocol):
 
     def read_cached(self, size_bytes: int, offset: int) -> bytes | None:
         """Reads without waiting for the disk, or answers None. May be called on an event loop."""
-
-    def write_back(self, offset: int, size_bytes: int, *, wait: bool = False) -> None:
-        """Has the disk take bytes that were written (some at least), before `sync` asks for all;
-        waits until it has if told to. Makes nothing durable. Raises what `sync` would.
-        """
 
     def sync(self) -> None:
         """Makes all bytes and the size durable."""
@@ -175,18 +165,6 @@ class DiskFile:
                 raise
             DiskFile._can_tell = False
             return None
-
-    def write_back(self, offset: int, size_bytes: int, *, wait: bool = False) -> None:
-        """See File."""
-        flags = _WRITE_AND_WAIT if wait else _WRITE
-        if _sync_file_range(self._fd, offset, size_bytes, flags) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in _CANNOT_WRITE_BACK:
-            # An error that is told here is not told again by fdatasync.
-            raise OSError(code, os.strerror(code))
-        if wait:
-            self.sync()
 
     def sync(self) -> None:
         """See File."""

@@ -533,43 +533,6 @@ async def test_write_error_at_any_step_stores_nothing(
     assert files_in(directory / "drafts") == []
 
 
-async def test_error_of_writing_back_stores_nothing(
-    open_store: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    digest, data = blob(9 * MIB)
-    store = await open_store()
-    with monkeypatch.context() as patch:
-        patch.setattr(DiskFile, "write_back", failing(errno.EIO))
-        with pytest.raises(StoreUnavailable):
-            await stream(store, digest, data)
-
-    assert await store.find_missing([digest]) == [digest]
-    assert files_in(directory / "drafts") == []
-    await stream(store, digest, data)
-    assert await store.get(digest) == data
-
-
-@pytest.mark.parametrize("durability", Durability)
-async def test_disk_is_never_more_than_two_parts_behind(
-    open_store: Open, monkeypatch: pytest.MonkeyPatch, durability: Durability
-) -> None:
-    asked: list[tuple[int, int, bool]] = []
-
-    def write_back(_: DiskFile, offset: int, size_bytes: int, *, wait: bool = False) -> None:
-        asked.append((offset // MIB, size_bytes // MIB, wait))
-
-    monkeypatch.setattr(DiskFile, "write_back", write_back)
-    store = await open_store(durability=durability)
-    await stream(store, *blob(25 * MIB))
-
-    if durability is Durability.NONE:
-        assert asked == []
-    else:
-        begun, waited = [(0, 8), (8, 8), (16, 8)], [(0, 8), (0, 16)]
-        assert [part[:2] for part in asked if not part[2]] == begun
-        assert [part[:2] for part in asked if part[2]] == waited
-
-
 @pytest.mark.parametrize("step", ["write", "sync"])
 async def test_failed_write_harms_no_blob_of_the_segment(
     open_store: Open, monkeypatch: pytest.MonkeyPatch, step: str

@@ -2,11 +2,9 @@
 power from.
 """
 
-import ctypes
-import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -172,47 +170,3 @@ def test_closing_twice_is_no_error(volume: Volume) -> None:
     file.close()
     volume.close()
     volume.close()
-
-
-def test_bytes_can_be_written_back_before_they_are_synced(volume: Volume) -> None:
-    file = volume.create("file")
-    file.write([b"abcdef"], 0)
-
-    file.write_back(3, 3)
-    file.write_back(0, 6, wait=True)
-    file.write([b"ghi"], 6)
-    file.sync()
-
-    assert read(volume, "file") == b"abcdefghi"
-
-
-def refusing(code: int) -> Callable[..., int]:
-    def refuse(*_: int) -> int:
-        ctypes.set_errno(code)
-        return -1
-
-    return refuse
-
-
-def test_where_nothing_can_be_written_back_what_is_waited_for_is_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[int] = []
-    file = DiskVolume(tmp_path / "volume", frozenset()).create("file")
-    file.write([b"abc"], 0)
-    monkeypatch.setattr(os, "fdatasync", synced.append)
-    monkeypatch.setattr("cas.volume._sync_file_range", refusing(errno.ENOSYS))
-
-    file.write_back(0, 3)
-    assert synced == []
-    file.write_back(0, 3, wait=True)
-
-    assert len(synced) == 1
-
-
-def test_error_of_writing_back_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = DiskVolume(tmp_path / "volume", frozenset()).create("file")
-    monkeypatch.setattr("cas.volume._sync_file_range", refusing(errno.EIO))
-
-    with pytest.raises(OSError, match="Input/output error"):
-        file.write_back(0, 3)

@@ -201,9 +201,6 @@ class FragileFile:
     def read_cached(self, size_bytes: int, offset: int) -> bytes | None:
         return self.read(size_bytes, offset)
 
-    def write_back(self, offset: int, size_bytes: int, *, wait: bool = False) -> None:
-        self._volume.check()
-
     def sync(self) -> None:
         with self._volume.lock:
             self._volume.count()
