@@ -432,7 +432,8 @@ class Daemon:
             return None
         known = await asyncio.to_thread(read_credentials, options.credentials, os.environ)
         self._credentials = known
-        means = open_means(self._archive, options, known, self._clock)
+        revoked = self._config.trust.revoked_logs
+        means = open_means(self._archive, options, known, self._clock, revoked=revoked)
         network = WitnessNetwork(self._archive, means, known)
         stack.push_async_callback(network.close)
         await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [network.catch_up]))

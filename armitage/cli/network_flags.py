@@ -51,7 +51,8 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="a daemon's configuration file, of which [witness] holds here as well: rules (before"
-        " those of --allow-network), authorities, offline, limits and credentials",
+        " those of --allow-network), authorities, offline, limits and credentials;"
+        " and trust.revoked_logs, in which nothing is found",
     )
     parser.add_argument(
         "--auth",
@@ -119,6 +120,13 @@ def witness_options(args: argparse.Namespace) -> WitnessOptions:
         authorities=Path(args.authorities) if args.authorities else told.authorities,
         rules=(*told.rules, *_rules(args.allow_network)),
     )
+
+
+def revoked_logs(args: argparse.Namespace) -> tuple[str, ...]:
+    """The logs in which the file has nothing count; blocks. Raises ConfigError."""
+    from armitage.config import load
+
+    return load(args.config).trust.revoked_logs
 
 
 def granted_credentials(args: argparse.Namespace, told: WitnessOptions) -> Credentials:

@@ -17,6 +17,7 @@ from armitage.cli.network_flags import (
     add_network_flags,
     declaration,
     granted_credentials,
+    revoked_logs,
     witness_options,
 )
 from armitage.cli.output import note
@@ -131,7 +132,8 @@ async def _open(
     resolve = resolve_with(dict(args.resolve))
     told = await asyncio.to_thread(witness_options, args)
     credentials = await asyncio.to_thread(granted_credentials, args, told)
-    means = open_means(archive, told, credentials, clock, resolve)
+    revoked = await asyncio.to_thread(revoked_logs, args)
+    means = open_means(archive, told, credentials, clock, resolve, revoked=revoked)
     network = WitnessNetwork(archive, means, credentials)
     stack.push_async_callback(network.close)
     grants = args.allow or [Grant()]

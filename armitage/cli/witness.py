@@ -16,6 +16,7 @@ from armitage.cli.network_flags import (
     declaration,
     granted_credentials,
     open_environment,
+    revoked_logs,
     witness_options,
 )
 from armitage.cli.output import note, table
@@ -88,7 +89,8 @@ async def _witness(args: argparse.Namespace, archive: Archive, directory: Path) 
     resolve = resolve_with(dict(args.resolve))
     told = await asyncio.to_thread(witness_options, args)
     credentials = await asyncio.to_thread(granted_credentials, args, told)
-    means = open_means(archive, told, credentials, SystemClock(), resolve)
+    revoked = await asyncio.to_thread(revoked_logs, args)
+    means = open_means(archive, told, credentials, SystemClock(), resolve, revoked=revoked)
     network = WitnessNetwork(archive, means, credentials)
     with tempfile.TemporaryDirectory(prefix="armitage-witness-") as shown:
         session = await _session(args, network, credentials.inject(args.auth), shown)

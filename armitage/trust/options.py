@@ -98,7 +98,7 @@ class TrustOptions:
     """
     revoked_logs: tuple[str, ...] = ()
     """Public keys (vkeys) of logs in which nothing counts any more, such as one of this daemon's
-    that ended because its key was stolen.
+    that ended because its key was stolen. No fetch is answered from them either.
     """
     modules: tuple[Path, ...] = ()
     """Checkers beside this version's own, for attestations whose verdict is by them."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from armitage.clock import Clock
 from armitage.errors import ConfigError, Unavailable
@@ -51,8 +51,12 @@ def open_means(
     credentials: Credentials,
     clock: Clock,
     resolve: Resolve = resolve_by_system,
+    *,
+    revoked: Collection[str] = (),
 ) -> Means:
-    """Puts together what all sessions share. Raises ConfigError."""
+    """Puts together what all sessions share. `revoked` are public keys (vkeys) of logs in which
+    nothing is found. Raises ConfigError.
+    """
     limits = options.limits
     authorities = None if options.authorities is None else str(options.authorities)
     try:
@@ -69,7 +73,7 @@ def open_means(
         redaction=Redaction(archive.key, scrub),
         rules=options.rules,
         limits=limits,
-        recall=Recall(archive),
+        recall=Recall(archive, revoked),
         offline=options.offline,
     )
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from armitage.log import store as log_store
-from armitage.log.errors import LogError
+from armitage.log.errors import LogError, NotLogged
+from armitage.log.merkle import Frontier, leaf_hash, verify_consistency
 from armitage.log.note import Reader, parse_public_key
 from armitage.log.store import LogStore
 from armitage.log.succession import check_succession
+from armitage.log.tiles import subtrees_of
 from armitage.witness.rotation import PUBLIC, past_logs
 from cas.volume import DiskVolume
 
@@ -43,8 +45,10 @@ def open_past(directory: Path, current: LogStore) -> Iterator[Past]:
                 break
             opened.append(log)
             try:
-                last = log.entry(log.checkpoint.size - 1)
-                check_succession(last, following.entry(0), log.signed_checkpoint, following.key)
+                size = log.checkpoint.size
+                [last] = proven_entries(log, size - 1, size)
+                [beginning] = proven_entries(following, 0, 1)
+                check_succession(last, beginning, log.signed_checkpoint, following.key)
             except (LogError, OSError) as error:
                 problem = f"{path}: {error}"
                 opened.pop().close()
@@ -54,3 +58,19 @@ def open_past(directory: Path, current: LogStore) -> Iterator[Past]:
     finally:
         for log in opened:
             log.close()
+
+
+def proven_entries(log: LogStore, first: int, end: int) -> list[bytes]:
+    """Answers entries of a log, from one index up to another, and proves that they are those that
+    its checkpoint has there. For a log that does not grow meanwhile. Blocks. Raises LogError and
+    OSError.
+    """
+    last = log.checkpoint
+    if not 0 <= first < end <= last.size:
+        raise NotLogged(f"the log has {last.size} entries, none from {first} to {end}")
+    entries = log.entries(first, end)
+    tree = Frontier.at(first, subtrees_of(last.size, log.read))
+    for entry in entries:
+        tree.append(leaf_hash(entry))
+    verify_consistency(end, last.size, log.consistency(end), tree.root(), last.root)
+    return entries

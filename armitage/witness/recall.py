@@ -1,9 +1,14 @@
 """Finding answers that are on record already: for pinned contents, and for rebuilds without any
 origin.
 
-An index over the log, in SQLite beside it. All of it can be made again from the log, so it is never
-synced with care: one that is of another log, or cannot be read, is thrown away. It learns of what
-was logged since when it is asked, and now and then from whoever owns it.
+An index over the logs, in SQLite beside them: those that ended, the oldest first, and the one that
+goes on, as one sequence of entries. All of it can be made again from them, so it is never synced
+with care: one that is of other logs, or cannot be read, is thrown away. It learns of what was
+logged since when it is asked, and now and then from whoever owns it.
+
+What a log that ended says is proven to be in the tree that the next one begins with, when it is
+learnt and when it is found: nobody signs it any more, so nobody who writes to the disk may add to
+it either.
 
 What is found was fetched once, whole and without error. An answer to a request with a secret is
 found only by whoever sends the same secret, or was granted the same credential; an answer that an
@@ -13,8 +18,9 @@ origin varies by other headers only by requests which are alike in these.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +28,8 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from armitage.log.errors import LogError
+from armitage.log.note import parse_public_key
+from armitage.log.store import LogStore
 from armitage.log.tiles import WIDTH
 from armitage.witness.archive import Archive
 from armitage.witness.evidence import (
@@ -33,16 +41,19 @@ from armitage.witness.evidence import (
     parse_entry,
     parse_record,
 )
+from armitage.witness.past import proven_entries
 from cas.digest import Digest
 from cas.errors import BlobNotFound
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-_VERSION = 1
+_VERSION = 2
 _CANDIDATES = 64
 _OK = 200
 _SCHEMA = """
-CREATE TABLE state (origin TEXT, next INTEGER);
+CREATE TABLE state (logs TEXT, next INTEGER);
 CREATE TABLE sessions (id TEXT PRIMARY KEY, instance TEXT) WITHOUT ROWID;
 CREATE TABLE answers (
     number INTEGER PRIMARY KEY, request BLOB, shown BLOB, body BLOB, record TEXT, size INTEGER
@@ -88,8 +99,12 @@ class Recall:
     ends.
     """
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, revoked: Collection[str] = ()) -> None:
+        """`revoked` are public keys (vkeys) of logs that give nothing. Raises MalformedNote."""
+        without = {str(parse_public_key(vkey)) for vkey in revoked}
+        stores = (*archive.past.logs, archive.log.store)
         self._archive = archive
+        self._logs = [log for log in stores if str(log.key) not in without]
         self._path = archive.directory / "recall.sqlite"
         self._lock = asyncio.Lock()  # Guards the connection, which threads use one at a time.
         self._known: sqlite3.Connection | None = None
@@ -98,20 +113,11 @@ class Recall:
     async def catch_up(self) -> None:
         """Learns of what was logged since. Raises OSError."""
         async with self._lock:
-            if self._known is None:
-                self._known, self._next = await self._run(self._open)
-            size = self._archive.log.store.checkpoint.size
-            while self._next < size:
-                upto = min(size, (self._next // WIDTH + 1) * WIDTH)
-                read = self._archive.log.store.entries
-                entries = await self._run(partial(read, self._next, upto))
-                rows = [
-                    row
-                    for index, data in enumerate(entries, self._next)
-                    if (row := await self._row(index, data)) is not None
-                ]
-                await self._run(partial(self._write, rows, upto))
-                self._next = upto
+            while (damaged := await self._learn()) is not None:
+                # Those before it lead here through it alone, so they go, too; and so does all that
+                # was learnt of them, since the index of other logs is made anew.
+                self._logs = self._logs[self._logs.index(damaged) + 1 :]
+                self._forget()
 
     async def answer(self, wanted: Wanted) -> Recalled | None:
         """Answers the newest that fits the request. Raises OSError."""
@@ -139,30 +145,64 @@ class Recall:
     async def close(self) -> None:
         """Ends it. Idempotent."""
         async with self._lock:
-            if self._known is not None:
-                self._known.close()
-                self._known = None
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._known is not None:
+            self._known.close()
+            self._known = None
+
+    async def _learn(self) -> LogStore | None:
+        """Reads what the logs have more. Answers one that has ended and is damaged, if one is."""
+        if self._known is None:
+            self._known, self._next = await self._run(self._open)
+        first = 0
+        for log in self._logs:
+            size = log.checkpoint.size
+            while self._next < first + size:
+                index = self._next - first
+                end = min(size, (index // WIDTH + 1) * WIDTH)
+                try:
+                    entries = await self._run(partial(self._read, log, index, end))
+                except OSError as error:
+                    if log is self._archive.log.store:
+                        raise
+                    why = error.__cause__ or error
+                    _log.error("nothing in %s, which has ended, is found: %s", log.key.name, why)
+                    return log
+                rows = [
+                    row
+                    for number, data in enumerate(entries, self._next)
+                    if (row := await self._row(number, data)) is not None
+                ]
+                await self._run(partial(self._write, rows, first + end))
+                self._next = first + end
+            first += size
+        return None
 
     async def _candidates(
         self, column: str, key: bytes, *, newest: bool
     ) -> AsyncIterator[Recalled]:
         order = "DESC" if newest else "ASC"
         query = (  # Nothing in it is anybody's input.
-            f"SELECT record, size FROM answers WHERE {column} = ? ORDER BY number {order}"  # noqa: S608
+            f"SELECT number, record, size FROM answers WHERE {column} = ? ORDER BY number {order}"  # noqa: S608
             f" LIMIT {_CANDIDATES}"
         )
         async with self._lock:
             known = self._known
-            assert known is not None
+            if known is None:  # Making it anew has failed meanwhile.
+                raise OSError(f"the index {self._path} cannot be used")
             rows = await self._run(lambda: known.execute(query, (key,)).fetchall())
-        for name, size in rows:
+        for number, name, size in rows:
+            if not await self._run(partial(self._stands, number, name)):
+                continue
             entry = Entry("", 0, Kind.EXCHANGE, name, size)
             with suppress(BlobNotFound, MalformedEvidence):  # An audit tells of these.
                 found = Recalled(name, parse_record(await self._archive.record(entry)))
                 if not await self._archive.store.find_missing([found.body]):
                     yield found
 
-    async def _row(self, index: int, data: bytes) -> tuple[object, ...] | None:
+    async def _row(self, number: int, data: bytes) -> tuple[object, ...] | None:
         try:
             entry = parse_entry(data)
             if entry.kind is Kind.CLOSE:
@@ -174,7 +214,7 @@ class Recall:
             return entry.session, record["subject"]["instance"]
         if not _is_original(record):
             return None
-        return index, entry.session, record, entry.record, entry.size_bytes
+        return number, entry.session, record, entry.record, entry.size_bytes
 
     async def _run(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -185,21 +225,47 @@ class Recall:
 
     # In threads
 
+    def _read(self, log: LogStore, index: int, end: int) -> list[bytes]:
+        if log is self._archive.log.store:
+            return log.entries(index, end)
+        return proven_entries(log, index, end)
+
+    def _stands(self, number: int, name: str) -> bool:
+        """Whether a log that has ended still names the record of an answer of its own."""
+        first = 0
+        for log in self._logs:
+            index = number - first
+            if log is self._archive.log.store:
+                return True
+            if index < log.checkpoint.size:
+                try:
+                    [data] = proven_entries(log, index, index + 1)
+                    return parse_entry(data).record == name
+                except (LogError, MalformedEvidence, OSError) as error:
+                    _log.error("entry %d of %s gives nothing: %s", index, log.key.name, error)
+                    return False
+            first += log.checkpoint.size
+        return False
+
     def _open(self) -> tuple[sqlite3.Connection, int]:
-        origin = self._archive.log.store.checkpoint.origin
-        size = self._archive.log.store.checkpoint.size
+        logs = [str(log.key) for log in self._logs]
+        size = sum(log.checkpoint.size for log in self._logs)
         with suppress(sqlite3.Error):
             connection = self._connect()
             if connection.execute("PRAGMA user_version").fetchone() == (_VERSION,):
-                ours, following = connection.execute("SELECT origin, next FROM state").fetchone()
-                if ours == origin and following <= size:
+                known, following = connection.execute("SELECT logs, next FROM state").fetchone()
+                ours = known.splitlines()
+                # A log that has ended never changes, so the number of an entry stays.
+                if ours == logs[: len(ours)] and following <= size:
+                    with connection:
+                        connection.execute("UPDATE state SET logs = ?", ("\n".join(logs),))
                     return connection, following
             connection.close()
         for suffix in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         connection = self._connect()
         connection.executescript(_SCHEMA)
-        connection.execute("INSERT INTO state VALUES (?, 0)", (origin,))
+        connection.execute("INSERT INTO state VALUES (?, 0)", ("\n".join(logs),))
         connection.execute(f"PRAGMA user_version = {_VERSION}")
         connection.commit()
         return connection, 0
@@ -218,13 +284,13 @@ class Recall:
                 if len(row) == 2:
                     known.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?)", row)
                     continue
-                index, session, record, name, size = row
+                number, session, record, name, size = row
                 found = known.execute("SELECT instance FROM sessions WHERE id = ?", (session,))
                 [instance] = found.fetchone() or [None]
                 if instance is not None:  # Whose it is, is on record.
                     known.execute(
                         "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-                        (index, *_keys(record, instance), name, size),
+                        (number, *_keys(record, instance), name, size),
                     )
             known.execute("UPDATE state SET next = ?", (upto,))
 

@@ -54,6 +54,7 @@ class Networks:
     rules: Sequence[Rule] = (READ_LOOPBACK,)
     credentials: Mapping[str, CredentialOptions] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    revoked: Sequence[str] = ()
 
     def network(self, *, offline: bool = False) -> WitnessNetwork:
         credentials = read_credentials(self.credentials, self.environment)
@@ -62,7 +63,14 @@ class Networks:
             authorities=self.directory / "origins.pem",
             rules=tuple(self.rules),
         )
-        means = open_means(self.archive, options, credentials, SystemClock(), everything_is_here)
+        means = open_means(
+            self.archive,
+            options,
+            credentials,
+            SystemClock(),
+            everything_is_here,
+            revoked=self.revoked,
+        )
         return WitnessNetwork(self.archive, means, credentials)
 
     @asynccontextmanager

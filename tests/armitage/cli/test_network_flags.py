@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 
 import pytest
+from support.attested import LOG
 
 from armitage.cli.network_flags import (
     add_network_flags,
     declaration,
     granted_credentials,
     open_environment,
+    revoked_logs,
     witness_options,
 )
 from armitage.client.errors import UsageError
@@ -49,6 +51,14 @@ def parsed(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_network_flags(parser)
     return parser.parse_args(flags)
+
+
+def test_logs_that_the_file_revokes_give_nothing_here_either(tmp_path: Path) -> None:
+    path = tmp_path / "armitage.toml"
+    path.write_text(f'[trust]\nrevoked_logs = ["{LOG.public}"]\n')
+
+    assert revoked_logs(parsed("--config", str(path))) == (str(LOG.public),)
+    assert revoked_logs(parsed()) == ()
 
 
 def test_rules_of_the_file_come_before_those_of_flags(file: str) -> None:
