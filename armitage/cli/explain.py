@@ -67,6 +67,10 @@ def _lines(told: Any) -> Iterator[str]:
     for run in told["runs"]:
         yield ""
         yield f"entry {run['index']}     {run['verdict']}, {run['time']}, {run['invocation']}"
+        is_past = run.get("is_past", False)
+        if is_past or run.get("log_index", run["index"]) != run["index"]:
+            ended = ", which has ended" if is_past else ""
+            yield f"log         {run['log']}{ended}; entry {run['log_index']} there"
         if run["instance"] != told["instance"]:
             yield f"instance    {run['instance']}"
         yield f"declared    {run['declared']}"

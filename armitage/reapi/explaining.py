@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -17,18 +18,26 @@ from armitage.attest.entries import (
     parse_attestation_record,
     parse_denial_record,
     parse_digest,
+    parse_entry,
 )
+from armitage.attest.errors import MalformedAttestation
+from armitage.attest.ledger import Ledger
 from armitage.attest.opening import Office
 from armitage.attest.service import Kept
 from armitage.attest.statement import time_text
+from armitage.audit.logs import Logs
 from armitage.errors import ArmitageError, InvalidRequest, NotFound
 from armitage.log.errors import LogError
+from armitage.log.store import LogStore
 from armitage.reapi.instances import Instances
 from armitage.reapi.trusting import TrustGate
 from armitage.witness.archive import Archive
+from armitage.witness.past import proven_entries
 from cas.action_cache import ActionCache
 from cas.digest import Digest, DigestFunction
 from cas.errors import CasError, InvalidDigest
+
+_log = logging.getLogger(__name__)
 
 _MOST_RUNS: Final = 16
 _SHORTEST_PREFIX: Final = 8
@@ -39,7 +48,13 @@ class Run:
     """One execution that was judged."""
 
     index: int
-    """Of its entry in the log."""
+    """Of its entry in the record."""
+    log: str
+    """The name of the log that has the entry."""
+    log_index: int
+    """Of the entry there."""
+    is_past: bool
+    """Whether that log has ended."""
     verdict: str
     """`approved` or `denied`."""
     time: str
@@ -73,9 +88,36 @@ class Explanation:
     action: str
     instance: str
     runs: tuple[Run, ...]
-    """The newest first, 16 at most, of all instances."""
+    """The newest first, 16 at most, of all instances and all logs of the record."""
     cached: Cached | None
     """None where no result is cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """A log, and what was judged in it."""
+
+    log: LogStore
+    ledger: Ledger
+    first: int
+    """The number of its first entry in the record."""
+    is_past: bool
+
+    def has(self, kept: Kept) -> bool:
+        """Whether a log that has ended has what the index has of it."""
+        try:
+            [data] = proven_entries(self.log, kept.index, kept.index + 1)
+            return parse_entry(data) == kept.entry
+        except (LogError, MalformedAttestation, OSError) as error:
+            _log.error("entry %d of %s is not shown: %s", kept.index, self.log.key.name, error)
+            return False
+
+
+class _Judged(NamedTuple):
+    """One that is to be told."""
+
+    book: _Book
+    kept: Kept
 
 
 class Explainer:
@@ -94,6 +136,17 @@ class Explainer:
         self._cache = cache
         self._instances = instances
         self._gate = gate
+        logs = (*archive.past.logs, archive.log.store)
+        firsts = dict(zip(logs, Logs(archive).firsts, strict=True))
+        current = archive.log.store
+        self._books = [
+            _Book(current, office.ledger, firsts[current], is_past=False),
+            *(
+                _Book(log, ledger, firsts[log], is_past=True)
+                for log, ledger in reversed(office.past)
+            ),
+        ]
+        """The newest first."""
 
     async def explain(self, text: str, instance: str) -> Explanation:
         """Explains an action, given by its digest or the start of its hash (8 characters or more).
@@ -131,52 +184,72 @@ class Explainer:
     async def _in_thread(self, prefix: str) -> list[Digest]:
         if len(prefix) < _SHORTEST_PREFIX:
             raise InvalidRequest(f"write {_SHORTEST_PREFIX} characters of the hash or more")
-        loop, office = asyncio.get_running_loop(), self._office
-        return await loop.run_in_executor(office.threads, office.ledger.actions, prefix)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._office.threads, self._actions, prefix)
+
+    def _actions(self, prefix: str) -> list[Digest]:
+        found = {action for book in self._books for action in book.ledger.actions(prefix)}
+        return sorted(found, key=str)
 
     async def _runs(self, action: Digest) -> list[Run]:
-        loop, office = asyncio.get_running_loop(), self._office
-        kept: list[Kept] = []
-        for kind in Kind:
-            kept += await loop.run_in_executor(office.threads, office.ledger.find, action, kind)
-        kept.sort(key=lambda each: each.index, reverse=True)
-        return [await self._run(each) for each in kept[:_MOST_RUNS]]
+        loop = asyncio.get_running_loop()
+        judged = await loop.run_in_executor(self._office.threads, self._judged, action)
+        return [await self._run(each) for each in judged]
 
-    async def _run(self, kept: Kept) -> Run:
+    def _judged(self, action: Digest) -> list[_Judged]:
+        """The newest first, 16 at most."""
+        judged: list[_Judged] = []
+        for book in self._books:
+            kept = [each for kind in Kind for each in book.ledger.find(action, kind)]
+            kept.sort(key=lambda each: each.index, reverse=True)
+            judged += [
+                _Judged(book, each)
+                for each in kept[: _MOST_RUNS - len(judged)]
+                if not book.is_past or book.has(each)
+            ]
+        return judged
+
+    async def _run(self, judged: _Judged) -> Run:
+        book, kept = judged
         if kept.entry.kind is Kind.DENIED:
-            return await self._denied(kept)
-        bundle = await bundle_at(self._archive, kept.index)
+            return await self._denied(judged)
+        bundle = await bundle_at(self._archive, kept.index, book.log)
         payloads = [each.payload for each in parse_attestation_record(bundle.record)]
         claim = parse_statements(payloads)
         declaration = bundle.document(claim.declaration.hash) or b""
         evidence = bundle.document(claim.evidence.hash) or b""
         at = time_text(claim.finished_s)
-        told = await self._told(kept, at, claim.invocation, (declaration, evidence), ())
+        told = await self._told(judged, at, claim.invocation, (declaration, evidence), ())
         refused = tuple(f"{each.url} ({each.reason})" for each in claim.refused or ())
         return replace(told, refused=refused)
 
-    async def _denied(self, kept: Kept) -> Run:
-        told = parse_denial_record(await self._archive.store.get(kept.entry.record))
+    async def _denied(self, judged: _Judged) -> Run:
+        record = await self._archive.store.get(judged.kept.entry.record)
+        told = parse_denial_record(record)
         declaration, evidence = [
             await self._archive.store.get(parse_digest(told[name]))
             for name in ("declaration", "evidence")
         ]
         reasons = tuple(told["explanation"])
         documents = (declaration, evidence)
-        return await self._told(kept, told["time"], told["invocation"], documents, reasons)
+        return await self._told(judged, told["time"], told["invocation"], documents, reasons)
 
     async def _told(
         self,
-        kept: Kept,
+        judged: _Judged,
         time: str,
         invocation: str,
         documents: tuple[bytes, bytes],
         reasons: Sequence[str],
     ) -> Run:
+        book, kept = judged
         declaration, evidence = documents
         records = evidence.decode("ascii", "replace").splitlines()[2:-1]
         return Run(
-            index=kept.index,
+            index=book.first + kept.index,
+            log=book.log.key.name,
+            log_index=kept.index,
+            is_past=book.is_past,
             verdict="denied" if kept.entry.kind is Kind.DENIED else "approved",
             time=time,
             invocation=invocation,

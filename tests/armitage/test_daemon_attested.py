@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -153,6 +154,36 @@ async def test_what_stands_in_a_log_that_ended_counts_unless_that_is_revoked(
     async with building(trusting(tmp_path, "self")) as build:
         assert not await build.is_hit(attested)
         assert await build.is_hit(late)
+
+
+async def test_explain_shows_what_was_judged_in_logs_that_ended(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    async with building(disk_config(tmp_path)) as build:
+        action, _ = await build.run("h.example:443", "network")
+        gone, _ = await build.run(name="gone")
+        refused, _ = await build.run("h.example:443")
+        before = [await build.explain(each) for each in (action, refused)]
+    ended = await asyncio.to_thread(rotate_log, record, "log.example/second")
+    (record / "attestations.sqlite").unlink()
+
+    async with building(disk_config(tmp_path)) as build:
+        after = [await build.explain(each) for each in (action, refused)]
+        await build.run("h.example:443")
+        late, early = (await build.explain(refused))["runs"]
+        assert len((await build.explain(gone))["runs"]) == 1
+    for then, now in zip(before, after, strict=True):
+        assert [run["is_past"] for run in then["runs"]] == [False]
+        assert now["runs"] == [{**run, "is_past": True} for run in then["runs"]]
+    assert early == after[1]["runs"][0]
+    assert early["log"] == ended.before.name
+    assert (late["log"], late["is_past"]) == ("log.example/second", False)
+    assert late["index"] == ended.size + late["log_index"]
+
+    with sqlite3.connect(next(record.glob("attestations.*.sqlite"))) as ledger:
+        change = "UPDATE entries SET position = position + 1000 WHERE action = ?"
+        ledger.execute(change, (str(gone),))
+    async with building(disk_config(tmp_path)) as build:  # Its index is not believed.
+        assert len((await build.explain(gone))["runs"]) == 1
 
 
 async def test_trust_outlives_the_daemon_and_its_index(tmp_path: Path) -> None:

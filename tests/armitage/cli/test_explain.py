@@ -12,6 +12,9 @@ from support.command_line import Cli
 from armitage.client import record
 
 RUN = {
+    "log": "log.example/r",
+    "log_index": 1,
+    "is_past": False,
     "time": "2026-11-28T17:00:00.000Z",
     "invocation": "one",
     "declared": "pure",
@@ -42,7 +45,7 @@ def test_the_exit_code_is_of_the_instance_that_is_asked_for(
     armitage: Cli, runs: list[dict[str, Any]]
 ) -> None:
     runs += [
-        {**RUN, "index": 2, "verdict": "denied", "instance": "other"},
+        {**RUN, "index": 2, "log_index": 2, "verdict": "denied", "instance": "other"},
         {**RUN, "index": 1, "verdict": "approved", "instance": "main"},
     ]
 
@@ -56,6 +59,21 @@ def test_a_run_of_another_instance_says_so(armitage: Cli, runs: list[dict[str, A
 
     assert "instance    other" in armitage("explain", "0" * 64).out
     assert "instance " not in armitage("explain", "0" * 64, "--instance", "other").out
+
+
+def test_a_run_of_another_log_than_the_first_says_so(
+    armitage: Cli, runs: list[dict[str, Any]]
+) -> None:
+    run = {**RUN, "verdict": "approved", "instance": ""}
+    runs += [{**run, "index": 4}, {**run, "index": 1, "log": "log.example/old", "is_past": True}]
+
+    shown = armitage("explain", "0" * 64).out
+
+    assert "entry 4     approved" in shown
+    assert "log         log.example/r; entry 1 there" in shown
+    assert "log         log.example/old, which has ended; entry 1 there" in shown
+    runs[:] = [{**run, "index": 1}]
+    assert "log  " not in armitage("explain", "0" * 64).out
 
 
 def test_what_was_refused_is_told(armitage: Cli, runs: list[dict[str, Any]]) -> None:
