@@ -16,6 +16,7 @@ key may say it is then for a policy (armitage.trust).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ from armitage.attest.errors import (
 )
 from armitage.attest.keys import PublicKey
 from armitage.attest.verified import Verified
+from armitage.log.checkpoint import open_checkpoint
 from armitage.log.errors import LogError
 from armitage.log.merkle import leaf_hash
 from armitage.log.note import PublicKey as LogKey
@@ -49,11 +51,24 @@ Check = Callable[[bytes, bytes], Verdict]
 
 
 @dataclass(frozen=True, slots=True)
+class EndedLog:
+    """A log that ended, and that the same daemon's next one follows."""
+
+    key: LogKey
+    check: Callable[[bytes], object]
+    """Raises LogError for a signed checkpoint that is not of the log up to its end: whoever has its
+    key still can sign more.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class KnownKey:
     """A key that may have signed, and the log that its attestations stand in."""
 
     public: PublicKey
     log: LogKey
+    ended: tuple[EndedLog, ...] = ()
+    """In which they may stand as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,7 @@ class Verification:
         self._known = known
         self._in_log = in_log
         self._key: KnownKey | None = None
+        self._log: LogKey | None = None
         self._claim: Claim | None = None
 
     def steps(self) -> Iterator[Step]:
@@ -120,7 +136,7 @@ class Verification:
         return Verified(
             self.claim,
             self._key.public.key_id,
-            str(self._key.log),
+            str(self._log or self._key.log),
             record_digest(self._bundle.record),
             self._bundle.receipt.index,
         )
@@ -158,9 +174,21 @@ class Verification:
 
     def _receipt(self) -> str:
         assert self._key is not None
-        receipt = self._bundle.receipt
-        tree = receipt.verify(leaf_hash(self._bundle.entry), self._key.log).checkpoint
+        receipt, ended = self._bundle.receipt, self._ended()
+        self._log = self._key.log if ended is None else ended.key
+        tree = receipt.verify(leaf_hash(self._bundle.entry), self._log).checkpoint
+        if ended is not None:
+            ended.check(receipt.checkpoint)
         return f"entry {receipt.index} of {tree.size} in {tree.origin}"
+
+    def _ended(self) -> EndedLog | None:
+        """The one that signed the receipt's checkpoint, if one did."""
+        assert self._key is not None
+        for each in self._key.ended:
+            with suppress(LogError):
+                open_checkpoint(self._bundle.receipt.checkpoint, each.key)
+                return each
+        return None
 
     def _documents(self) -> str:
         claim = self.claim

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from armitage.cli.checkers import add_modules, checkers
 
 if TYPE_CHECKING:
+    from armitage.attest.verify import EndedLog
+    from armitage.log.note import PublicKey as LogKey
     from armitage.trust.opening import Judges
     from armitage.trust.options import TrustOptions
 
@@ -69,7 +71,23 @@ def open_judges(args: argparse.Namespace) -> Judges:
     record = record_directory(args)
     ring = () if args.key else read_ring(record)
     log = read_key(record / "log.key").public if ring else None
-    return open_trust(options, ring, log, checkers(args.module), Checker().module_sha256)
+    ended = () if log is None else _ended(record, log)
+    known, module = checkers(args.module), Checker().module_sha256
+    return open_trust(options, ring, log, known, module, ended=ended)
+
+
+def _ended(record: Path, log: LogKey) -> tuple[EndedLog, ...]:
+    """This daemon's logs that have ended. None counts where one is damaged."""
+    from armitage.attest.verify import EndedLog
+    from armitage.cli.output import note
+    from armitage.log.errors import LogError
+    from armitage.witness.past import read_past
+
+    try:
+        return tuple(EndedLog(each.key, each.check) for each in read_past(record, log))
+    except (LogError, OSError) as error:
+        note(f"of the logs that ended, none counts here: {error}")
+        return ()
 
 
 def record_directory(args: argparse.Namespace) -> Path:

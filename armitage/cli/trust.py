@@ -59,14 +59,30 @@ def _explain(args: argparse.Namespace) -> Exit:
         "open": trust.is_open(args.instance),
         "rules": [{"applies": applies, "policy": policy} for applies, policy in rules],
         "keys": [
-            {"name": key.name, "id": key.key_id, "log": key.log, "state": _state(key, now_s)}
+            {
+                "name": key.name,
+                "id": key.key_id,
+                "log": key.log,
+                "past_logs": sorted(key.past_logs),
+                "state": _state(key, now_s),
+            }
             for key in keys
         ],
+        "revoked_logs": sorted(trust.keys.revoked_logs),
     }
     lines = table(("APPLIES TO", "POLICY"), rules)
     if keys:
         rows = [(key.name, key.key_id[:16], _state(key, now_s)) for key in keys]
         lines += ["", *table(("KEY", "ID", "COUNTS"), rows)]
+    if ended := sorted({log for key in keys for log in key.past_logs}):
+        logs = [
+            (
+                log.partition("+")[0],
+                "no: revoked" if log in trust.keys.revoked_logs else "up to its end",
+            )
+            for log in ended
+        ]
+        lines += ["", *table(("LOG THAT ENDED", "COUNTS"), logs)]
     emit(args, told, lines)
     return Exit.OK
 

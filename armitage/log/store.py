@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from armitage.log.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
 from armitage.log.durable import FOLDER, Replacer, read_file
@@ -37,7 +38,7 @@ from armitage.log.merkle import (
     leaf_hash,
     verify_consistency,
 )
-from armitage.log.note import KeyType, PublicKey, Signer, sign_note
+from armitage.log.note import KeyType, PublicKey, Reader, Signer, sign_note
 from armitage.log.receipt import Receipt
 from armitage.log.tiles import (
     HEIGHT,
@@ -52,7 +53,7 @@ from cas.volume import Volume
 NAMES = frozenset({"checkpoint", "tile", "partial", FOLDER})
 """What a log's directory may hold."""
 
-_CHECKPOINT = "checkpoint"
+CHECKPOINT = "checkpoint"
 _REMEMBERED_HASHES = 4_096
 
 
@@ -215,7 +216,7 @@ class LogStore:
 
     def _load(self) -> _State:
         try:
-            encoded = read_file(self._volume, _CHECKPOINT)
+            encoded = read_file(self._volume, CHECKPOINT)
         except FileNotFoundError:
             return self._begin()
         try:
@@ -238,6 +239,8 @@ class LogStore:
                 f"{self._volume.root}: holds {found.name} and no checkpoint; nothing will be"
                 " signed here. Restore its checkpoint, or begin a new log in another directory"
             )
+        if isinstance(self._signer, Reader):
+            raise LogDamaged(f"{self._volume.root}: holds no checkpoint, and is only read")
         self._publish(Frontier(0, []), {})
         return self._state
 
@@ -314,7 +317,7 @@ class LogStore:
         temporary = self._replacer.write_apart(encoded)
         # From here on a failure leaves open which checkpoint the disk has: only opening anew tells.
         self._is_sound = False
-        self._volume.rename(temporary, _CHECKPOINT)
+        self._volume.rename(temporary, CHECKPOINT)
         self._volume.sync_folder("")
         self._state = _State(tree, edges, signed, encoded)
         self._is_sound = True
@@ -328,6 +331,16 @@ class LogStore:
         self._volume.make_folder(name)
         self._volume.sync_folder(around)
         self._folders.add(name)
+
+
+def read_tile(root: Path, size: int, tile: Tile) -> bytes:
+    """Reads a tile of the directory of a log of that size, which another process may have open.
+    Nothing is verified. Raises LogDamaged and OSError.
+    """
+    level = tile.level or 0
+    is_edge = tile.number == (size >> (HEIGHT * level)) // WIDTH
+    name = _edge_name(tile.level, size) if is_edge else Tile(tile.level, tile.number).path
+    return _narrow((root / name).read_bytes(), tile)
 
 
 def _levels(size: int) -> list[int | None]:

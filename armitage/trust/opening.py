@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from armitage.attest.keyring import OwnKey
 from armitage.attest.keys import parse_public_key
-from armitage.attest.verify import Check, Known, KnownKey
+from armitage.attest.verify import Check, EndedLog, Known, KnownKey
 from armitage.log.note import PublicKey as LogKey
 from armitage.log.note import parse_public_key as parse_log_key
 from armitage.trust.evaluate import Key
@@ -32,10 +32,12 @@ def open_trust(
     module_sha256: str,
     *,
     past: Iterable[LogKey] = (),
+    ended: Sequence[EndedLog] = (),
 ) -> Judges:
     """`ring` and `log` are this daemon's own: none where it has no record. `module_sha256` is the
     checker that policies call `checker`; `checkers` has it and perhaps others.
-    `past` are this daemon's logs that have ended. Raises ConfigError.
+    `past` are this daemon's logs that have ended, which count; `ended` those of them that `known`
+    shall verify, too. Raises ConfigError.
     """
     own = [] if log is None else list(ring)
     keys = {
@@ -45,8 +47,8 @@ def open_trust(
         for key in options.keys
     }
     if log is not None:
-        keys |= {key.public.key_id: KnownKey(key.public, log) for key in own}
-    past_logs = frozenset(map(str, past))
+        keys |= {key.public.key_id: KnownKey(key.public, log, tuple(ended)) for key in own}
+    past_logs = frozenset(map(str, (*past, *(each.key for each in ended))))
     trust = Trust(options, [_own_key(key, str(log), past_logs) for key in own], module_sha256)
     return Judges(Known(keys, checkers), trust)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.attested import LOG, SIGNER, bundle, facts, named
+from support.attested import LOG, SIGNER, bundle, facts, named, receipt_of
 from support.clock import FakeClock
 from support.command_line import Cli
 
+from armitage.attest.bundle import parse_bundle
 from armitage.attest.facts import Outputs
 from armitage.attest.keyring import AttestOptions, open_own
 from armitage.attest.keys import SeedSigner
@@ -257,6 +259,51 @@ def test_what_was_signed_before_a_rotation_goes_on_counting(armitage: Cli, tmp_p
     assert rotated.out == armitage("key", "show", "data/record/attestation.key").out != before
     assert armitage("verify", named("a").hash, *here).code == 0
     assert armitage("audit", "verify", "--data-dir", "data/record").code == 0
+
+
+def test_what_stands_in_a_log_that_ended_goes_on_counting(armitage: Cli, tmp_path: Path) -> None:
+    record, here = tmp_path / "data/record", ("--data-dir", "data")
+    asyncio.run(attest(tmp_path / "data"))
+    armitage("attest", "commit", *here)
+    (name,) = armitage("attest", "bundle", named("a").hash, *here).out.splitlines()
+    asyncio.run(attest(tmp_path / "data"))  # So the receipt is of an earlier tree than the last.
+    first = read_key(record / "log.key")
+    for origin in ("log.example/second", "log.example/third"):
+        assert armitage("key", "rotate-log", origin, *here).code == 0
+
+    done = armitage("trust", "check", name, "--json", *here)
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["attestations"][0]["log"] == str(first.public)
+    assert armitage("verify", named("a").hash, "--bundle", name, *here).code == 0
+
+    (tmp_path / "c.toml").write_text(
+        f'[trust]\npolicy = "self"\nrevoked_logs = ["{first.public}"]\n'
+    )
+    revoked = armitage("trust", "check", name, "--config", "c.toml", *here)
+    assert revoked.code == 1
+    assert "the log that it stands in is revoked, log.example/r" in revoked.out
+
+    stolen = parse_bundle((tmp_path / name).read_bytes())
+    (tmp_path / "forged").write_bytes(
+        replace(stolen, receipt=receipt_of(stolen.entry, first)).encode()
+    )
+    forged = armitage("trust", "check", "forged", *here)
+    assert forged.code == 1
+    failed = next(line for line in forged.out.splitlines() if "FAILS" in line)
+    assert failed.startswith("receipt ")
+    assert "does not begin with" in failed
+
+    explained = armitage("trust", "explain", "--config", "c.toml", *here).out.splitlines()
+    assert explained[-3:] == [
+        "LOG THAT ENDED      COUNTS",
+        "log.example/r       no: revoked",
+        "log.example/second  up to its end",
+    ]
+
+    (record / "past/0002/log/checkpoint").unlink()
+    broken = armitage("trust", "check", name, *here)
+    assert broken.code == 1
+    assert "of the logs that ended, none counts here" in broken.err
 
 
 def test_where_no_daemon_keeps_a_record_nothing_is_begun(armitage: Cli, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from armitage.audit.source import ArchiveSource
 from armitage.audit.verify import Findings, verify
 from armitage.clock import SystemClock
 from armitage.errors import ConfigError
-from armitage.log.errors import LogError
+from armitage.log.errors import InvalidProof, LogError
 from armitage.log.keys import read_key
 from armitage.log.note import KeyType, Signer
 from armitage.log.store import NAMES, LogStore
 from armitage.log.succession import beginning, ending, parse_beginning, parse_ending
 from armitage.witness import rotation
 from armitage.witness.archive import Archive, open_archive
+from armitage.witness.past import read_past
 from armitage.witness.rotation import Rotated, rotate_log
 from cas.errors import StoreUnavailable
 from cas.volume import DiskVolume
@@ -208,3 +209,54 @@ async def test_a_log_that_begins_anew_with_the_key_of_one_that_ended_is_in_no_pa
     async with open_archive(tmp_path, "", SystemClock()) as archive:
         assert archive.past.logs == ()
         assert "follows another checkpoint" in archive.past.problem
+
+
+@pytest.mark.parametrize("name", ["log", "log/checkpoint"])
+async def test_a_log_that_ended_and_is_gone_keeps_nobody_from_the_one_that_goes_on(
+    tmp_path: Path, name: str
+) -> None:
+    await keep(tmp_path)
+    done = await rotated(tmp_path)
+    gone = done.past / name
+    await asyncio.to_thread(shutil.rmtree if gone.is_dir() else Path.unlink, gone)
+
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        assert archive.past.logs == ()
+        assert "no checkpoint" in archive.past.problem
+
+
+async def test_a_folder_that_is_no_log_keeps_nobody_from_the_one_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    await keep(tmp_path)
+    done = await rotated(tmp_path)
+    (done.past / "log/strange").touch()
+
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        assert archive.past.logs == ()
+        assert "strange" in archive.past.problem
+
+
+async def test_logs_that_ended_are_read_beside_whoever_has_the_record_open(tmp_path: Path) -> None:
+    async with record(tmp_path, "log.example/first") as kept:
+        log, earlier = kept.archive.log, []
+        for count in (1, 254, 1, 1, 400):
+            await log.append_all([b"{}"] * count)
+            earlier.append(log.store.signed_checkpoint)
+    stolen = read_key(tmp_path / "log.key")
+    await rotated(tmp_path)
+    await rotated(tmp_path, "log.example/third")
+    await asyncio.to_thread(shutil.copytree, tmp_path / "past/0001/log", tmp_path / "copy")
+    more = LogStore(DiskVolume(tmp_path / "copy", NAMES), stolen)
+    more.append([b"{}"])
+    more.close()
+
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        second, first = await asyncio.to_thread(read_past, tmp_path, archive.log.store.key)
+        assert [first.key, second.key] == [each.key for each in archive.past.logs]
+        ended = archive.past.logs[0]
+        assert [first.entry(n) for n in range(first.size)] == ended.entries(0, first.size)
+    for checkpoint in (*earlier, first.final):
+        first.check(checkpoint)
+    with pytest.raises(InvalidProof, match="was set back"):
+        first.check(more.signed_checkpoint)
