@@ -8,11 +8,15 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from armitage.transport.port import Code, Status, Trailers, said_trailers
+from armitage.transport.rpc.metadata import encode_message
 
-_TRAILER_BYTES = 5 * 1024
-"""Clients refuse trailers over 8 KiB (gRPC's default); base64 makes this much of them about 7."""
+_TRAILER_BYTES = 7 * 1024
+"""As sent. Clients refuse trailers over 8 KiB (gRPC's default), of which names and padding want a
+part.
+"""
 
 _TEXT_BYTES = 1024
+"""Before it is percent-encoded, which makes at most three times as much of it."""
 
 
 def fit(status: Status) -> Status:
@@ -21,9 +25,10 @@ def fit(status: Status) -> Status:
     """
     message, details = _short(status.message, _TEXT_BYTES), status.details
     trailers = _short_trailers(said_trailers())
-    spent = sum(len(text.encode("utf-8", "replace")) for text in (message, *map("".join, trailers)))
-    if details and len(details) + spent > _TRAILER_BYTES:
-        details = _shortened(details, message, _TRAILER_BYTES - spent)
+    texts = (message, *map("".join, trailers))
+    left = _TRAILER_BYTES - sum(len(encode_message(text)) for text in texts)
+    if len(details) * 4 > left * 3:  # They go in base64.
+        details = _shortened(details, message, left * 3 // 4)
     if message is status.message and details is status.details and not trailers:
         return status
     return Status(status.code, message, details, trailers)

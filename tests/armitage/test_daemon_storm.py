@@ -51,7 +51,9 @@ class Footprint:
     processes: int
     mounts: int
     files: frozenset[str]
-    """In its data directory, but for what is stored; and where it may keep temporary files."""
+    """In its data directory, but for what is stored and the few empty directories that the next
+    actions take; and where it may keep temporary files.
+    """
 
 
 def footprint(daemon: DaemonProcess, directory: Path) -> Footprint:
@@ -64,7 +66,7 @@ def footprint(daemon: DaemonProcess, directory: Path) -> Footprint:
             continue
         if "/cas/packs/" not in name:
             kinds[name if name.startswith("/") else name.partition(":")[0]] += 1
-    stored = ("data/cas/blobs", "data/cas/packs")
+    stored = ("data/cas/blobs", "data/cas/packs", "data/scratch/spare/")
     files = {str(path.relative_to(directory)) for path in directory.rglob("*")}
     return Footprint(
         kinds,
