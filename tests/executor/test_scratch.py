@@ -103,6 +103,21 @@ def test_a_directory_with_little_in_it_is_emptied_for_another_action(tmp_path: P
     assert [*(tmp_path / "trash").iterdir(), *(tmp_path / "grave").iterdir()] == []
 
 
+def test_few_directories_wait_for_another_action_and_all_are_empty(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    places = [scratch.make(str(number)) for number in range(40)]
+
+    for place in places:
+        (place / "root").mkdir()
+        assert scratch.discard_little(place)
+
+    scratch.close()
+    waiting = list((tmp_path / "spare").iterdir())
+    assert len(waiting) == 32
+    assert [path for place in waiting for path in place.iterdir()] == []
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_little_is_removed_whatever_its_modes(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
     one = scratch.make("one")

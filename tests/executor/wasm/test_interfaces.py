@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
-from support.wasi_programs import from_text
+from support.wasi_programs import from_text, loaded
 
 from executor.errors import InvalidInput
 from executor.staging import FIXED_MTIME_S
@@ -86,13 +85,7 @@ PROGRAM = """(component
 
 def run(text: str, machine: Machine | None = None, *, times: int = 1) -> Ended:
     machine = machine or Machine()
-    kind, compiled = machine.compile(from_text(text))
-    file = os.memfd_create("compiled")
-    try:
-        os.write(file, compiled)
-        program = machine.load(kind, f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
+    program = loaded(machine, from_text(text))
     ends = [machine.run(program, Run(("p",), 4 << 20, 10**8)) for _ in range(times)]
     assert {one.end for one in ends} == {ends[0].end}
     return ends[0]

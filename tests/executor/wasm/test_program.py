@@ -1,13 +1,12 @@
 """What a WASI program is given, and what stops it."""
 
 import functools
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.wasi_programs import ENDLESS, component, exiting, from_text, module
+from support.wasi_programs import ENDLESS, component, exiting, from_text, loaded, module
 
 from executor.errors import InvalidInput
 from executor.wasm.engine import End, Ended, Kind, Preopen, Run
@@ -43,14 +42,7 @@ def given(tmp_path: Path) -> Path:
 
 
 def load(binary: bytes, machine: Machine | None = None) -> Program:
-    machine = machine or shared()
-    kind, compiled = machine.compile(binary)
-    file = os.memfd_create("compiled")
-    try:
-        os.write(file, compiled)
-        return machine.load(kind, f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
+    return loaded(machine or shared(), binary)
 
 
 def run(
