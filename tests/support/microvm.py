@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,9 +30,10 @@ def microvm_missing() -> str:
     return ""
 
 
-def make_toolchain(directory: Path) -> Path:
-    """An image with nothing but busybox and its applets."""
-    tree = directory / "toolchain" / "bin"
+def make_toolchain(directory: Path, *programs: str) -> Path:
+    """An image with busybox and its applets, and programs of this host with their libraries."""
+    root = directory / "toolchain"
+    tree = root / "bin"
     tree.mkdir(parents=True)
     busybox = shutil.which("busybox")
     assert busybox is not None
@@ -39,8 +41,17 @@ def make_toolchain(directory: Path) -> Path:
     listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     for applet in set(listed.stdout.split()) - {"busybox"}:
         os.symlink("busybox", tree / applet)
+    for program in programs:
+        found = shutil.which(program)
+        assert found is not None
+        shutil.copy(found, tree / program)
+        linked = subprocess.run(["ldd", found], capture_output=True, text=True, check=True)
+        for library in re.findall(r"/\S+(?= \(0x)", linked.stdout):
+            place = root / library.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, place)
     image = directory / "toolchain.squashfs"
-    make_image(["/bin"], image, tree.parent)
+    make_image(["/bin", "/lib*"], image, root)
     return image
 
 

@@ -6,6 +6,7 @@ Without KVM a guest takes some seconds to boot, so each test sees as much as it 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -74,8 +75,11 @@ test "$PWD" = /build/sub
 test "$(cat ../in/a)" = hello
 test "$VARIABLE" = "it's"
 test "$(date +%Y)" -gt 2020
-! touch /bin/x /x 2>/dev/null
-! ls /sys 2>/dev/null
+touch /bin/x 2>/dev/null && exit 11
+touch /x 2>/dev/null && exit 12
+ls /sys 2>/dev/null && exit 13
+sh -c 'ls /proc/$$/fd; true' > /tmp/open
+grep -vxE '[012]' /tmp/open >&2 && exit 14
 test "$(grep -c : /proc/net/dev)" = 1
 grep NoNewPrivs /proc/self/status | grep -q 1
 echo spoilt >> ../in/a
@@ -195,24 +199,28 @@ async def test_network_without_a_witness_is_refused(bench: Bench) -> None:
 FETCHING = """
 wget -q -O out http://h.example:$PORT/file || exit 3
 wget -q -O - http://other.example:$PORT/file && exit 4
+curl -sSf -o secret https://h.example:$TLS_PORT/secret || exit 8
+curl -sf https://other.example:$TLS_PORT/secret && exit 9
+env -u SSL_CERT_FILE -u CURL_CA_BUNDLE curl -sf https://h.example:$TLS_PORT/secret && exit 10
 nc -w 2 10.0.2.2 $PORT </dev/null && exit 5
 nc -w 2 198.51.100.1 80 </dev/null && exit 6
 test "$(cat "$SSL_CERT_FILE" | head -n 1)" = "-----BEGIN CERTIFICATE-----" || exit 7
-cat out
+cat out secret
 """
 
 
-async def test_granted_network_is_the_witness_alone_and_on_record(
-    toolchain: Path, tmp_path: Path
-) -> None:
-    origin = Origin(answering(b"fetched"))
-    async with networks(tmp_path) as made, origin.listening():
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)")
+async def test_granted_network_is_the_witness_alone_and_on_record(tmp_path: Path) -> None:
+    plain, secret = Origin(answering(b"fetched")), Origin(answering(b" in secret"))
+    toolchain = make_toolchain(tmp_path, "curl")
+    async with networks(tmp_path) as made, plain.listening(), made.origin(secret, "h.example"):
         network = made.network()
         async with open_bench(tmp_path, toolchain, network) as bench:
+            ports = (plain.port, secret.port)
             outcome = await bench.sh(
                 FETCHING,
-                environment={"PORT": str(origin.port)},
-                coeffects=Coeffects(network=(NetworkGrant("h.example", origin.port),)),
+                environment={"PORT": str(plain.port), "TLS_PORT": str(secret.port)},
+                coeffects=Coeffects(network=tuple(NetworkGrant("h.example", one) for one in ports)),
             )
             with pytest.raises(InvalidInput, match="leave out network-mode=transparent"):
                 await bench.run(
@@ -223,12 +231,16 @@ async def test_granted_network_is_the_witness_alone_and_on_record(
         await network.close()
         exchanges = await made.exchanges()
 
-    assert (await bench.text(outcome), outcome.exit_code) == ("fetched", 0)
+    assert (await bench.text(outcome), outcome.exit_code) == ("fetched in secret", 0)
     assert outcome.evidence is not None
     assert outcome.evidence.network_session
-    assert outcome.evidence.reached == (Reached("h.example", origin.port),)
+    assert set(outcome.evidence.reached) == {Reached("h.example", one) for one in ports}
     assert "other.example" in outcome.message
     assert outcome.sandbox["network"] == "witness"
-    assert [one["url"] for one in exchanges] == [
-        f"http://{host}.example:{origin.port}/file" for host in ("h", "other")
+    assert [(one["url"], one["decision"]["verdict"]) for one in exchanges] == [
+        (f"http://h.example:{plain.port}/file", "allow"),
+        (f"http://other.example:{plain.port}/file", "deny"),
+        (f"https://h.example:{secret.port}/secret", "allow"),
+        (f"https://other.example:{secret.port}/secret", "deny"),
+        (f"https://h.example:{secret.port}/", "deny"),  # The client did not trust the witness.
     ]
