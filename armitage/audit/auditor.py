@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from armitage.audit.index import HostRow, Hour, Index, SessionRow
-from armitage.audit.logs import Logs
 from armitage.audit.query import Query
 from armitage.audit.rows import Row, read_json, record_of, row_of, statements_in
 from armitage.audit.source import ArchiveSource
@@ -26,6 +25,7 @@ from armitage.log.store import LogStore
 from armitage.log.tiles import WIDTH
 from armitage.log.witnessed import Standing
 from armitage.witness.archive import Archive
+from armitage.witness.logs import Logs
 from cas.errors import CasError
 
 if TYPE_CHECKING:

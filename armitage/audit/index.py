@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from armitage.audit.logs import Begins
 from armitage.audit.query import Query
 from armitage.audit.rows import Link, Row
+from armitage.witness.logs import Begins
 
 _VERSION = 1
 _SPAN = 256

@@ -64,9 +64,8 @@ class Verifier:
         began = self._clock.monotonic()
         try:
             archive, found = self._archive, list[Findings]()
-            stores = [archive.log.store, *reversed(archive.past.logs)]
-            size = sum(store.checkpoint.size for store in stores)
-            for store in stores:
+            size = sum(store.checkpoint.size for store in archive.logs)
+            for store in reversed(archive.logs):
                 before = sum(each.checkpoint.size for each in found)
                 source, others = ArchiveSource(archive, store), self._others(store.key)
                 async with aclosing(verify(source, None, others)) as parts:

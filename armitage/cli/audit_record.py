@@ -146,8 +146,7 @@ async def open_sources(args: argparse.Namespace) -> AsyncIterator[list[Source]]:
     async with _archive(directory) as archive:
         if archive.past.problem:
             raise NotStarted(f"of the logs that ended, some cannot be read: {archive.past.problem}")
-        past = [ArchiveSource(archive, log) for log in reversed(archive.past.logs)]
-        yield [ArchiveSource(archive), *past]
+        yield [ArchiveSource(archive, log) for log in reversed(archive.logs)]
 
 
 def find_directory(given: Path | None) -> Path:

@@ -23,6 +23,7 @@ again: restoring an older state and going on would fork the log.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from armitage.log.tiles import (
     Tile,
     decode_entries,
     encode_entry,
+    read_entries,
     subtrees_of,
 )
 from cas.volume import Volume
@@ -152,12 +154,7 @@ class LogStore:
         """Answers the entries from one index up to another, reading each bundle once. Raises
         NotLogged.
         """
-        found = []
-        for number in range(first // WIDTH, -(-end // WIDTH)):
-            width = min(WIDTH, end - number * WIDTH)
-            bundle = decode_entries(self.read(Tile(None, number, width)))
-            found += bundle[max(0, first - number * WIDTH) :]
-        return found
+        return read_entries(self.read, first, end)
 
     def receipt(self, index: int) -> Receipt:
         """Proves that an entry is in the published tree. Raises NotLogged."""
@@ -338,9 +335,10 @@ def read_tile(root: Path, size: int, tile: Tile) -> bytes:
     Nothing is verified. Raises LogDamaged and OSError.
     """
     level = tile.level or 0
-    is_edge = tile.number == (size >> (HEIGHT * level)) // WIDTH
-    name = _edge_name(tile.level, size) if is_edge else Tile(tile.level, tile.number).path
-    return _narrow((root / name).read_bytes(), tile)
+    if tile.number == (size >> (HEIGHT * level)) // WIDTH:
+        with suppress(FileNotFoundError):  # It became a full one meanwhile.
+            return _narrow((root / _edge_name(tile.level, size)).read_bytes(), tile)
+    return _narrow((root / Tile(tile.level, tile.number).path).read_bytes(), tile)
 
 
 def _levels(size: int) -> list[int | None]:

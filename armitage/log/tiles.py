@@ -140,3 +140,14 @@ def decode_entries(bundle: bytes) -> list[bytes]:
     if at != len(bundle):
         raise LogError("the bundle ends in the middle of an entry")
     return entries
+
+
+def read_entries(read: Callable[[Tile], bytes], first: int, end: int) -> list[bytes]:
+    """Answers the entries from one index up to another, reading each bundle once. Raises LogError
+    when a bundle ends in mid-entry, and what `read` raises.
+    """
+    found = []
+    for number in range(first // WIDTH, -(-end // WIDTH)):
+        bundle = decode_entries(read(Tile(None, number, min(WIDTH, end - number * WIDTH))))
+        found += bundle[max(0, first - number * WIDTH) :]
+    return found

@@ -25,13 +25,13 @@ from armitage.attest.ledger import Ledger
 from armitage.attest.opening import Office
 from armitage.attest.service import Kept
 from armitage.attest.statement import time_text
-from armitage.audit.logs import Logs
 from armitage.errors import ArmitageError, InvalidRequest, NotFound
 from armitage.log.errors import LogError
 from armitage.log.store import LogStore
 from armitage.reapi.instances import Instances
 from armitage.reapi.trusting import TrustGate
 from armitage.witness.archive import Archive
+from armitage.witness.logs import Logs
 from armitage.witness.past import proven_entries
 from cas.action_cache import ActionCache
 from cas.digest import Digest, DigestFunction
@@ -136,8 +136,7 @@ class Explainer:
         self._cache = cache
         self._instances = instances
         self._gate = gate
-        logs = (*archive.past.logs, archive.log.store)
-        firsts = dict(zip(logs, Logs(archive).firsts, strict=True))
+        firsts = dict(zip(archive.logs, Logs(archive).firsts, strict=True))
         current = archive.log.store
         self._books = [
             _Book(current, office.ledger, firsts[current], is_past=False),

@@ -94,6 +94,11 @@ class Archive:
     past: Past = field(default_factory=Past)
     """The logs that ended before `log` began."""
 
+    @property
+    def logs(self) -> tuple[LogStore, ...]:
+        """Those that ended, the oldest first, and then the one that goes on."""
+        return *self.past.logs, self.log.store
+
     async def record(self, entry: Entry) -> bytes:
         """Answers the record that an entry of the log names. Raises BlobNotFound."""
         hashed = entry.record.removeprefix("sha256:")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 from armitage.log import store as log_store
-from armitage.log.checkpoint import open_checkpoint
+from armitage.log.checkpoint import Checkpoint, open_checkpoint
 from armitage.log.errors import LogDamaged, LogError, NotLogged
 from armitage.log.growth import verify_growth
-from armitage.log.merkle import Frontier, leaf_hash, verify_consistency
+from armitage.log.merkle import Frontier, consistency_proof, leaf_hash, verify_consistency
 from armitage.log.note import PublicKey, Reader, parse_public_key
 from armitage.log.store import LogStore
 from armitage.log.succession import check_succession
-from armitage.log.tiles import WIDTH, Tile, decode_entries, subtrees_of
+from armitage.log.tiles import Tile, read_entries, subtrees_of
 from armitage.witness.rotation import PUBLIC, past_logs
 from cas.errors import StoreUnavailable
 from cas.volume import DiskVolume
@@ -33,34 +34,46 @@ class Past:
     """Why there are not more: one that is damaged, or leads elsewhere, and all before it."""
 
 
+class Readable(Protocol):
+    """A log as the walk to those before it, and a proof of its entries, take it."""
+
+    @property
+    def key(self) -> PublicKey:
+        """Whose signature its checkpoints bear."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its last one."""
+
+    @property
+    def signed_checkpoint(self) -> bytes:
+        """The same as a signed note."""
+
+    def read(self, tile: Tile) -> bytes:
+        """A tile of its tree. Blocks. Raises LogError and OSError."""
+
+
+L = TypeVar("L", bound=Readable)
+
+
 @contextmanager
 def open_past(directory: Path, current: LogStore) -> Iterator[Past]:
     """Opens those of the record in a directory. Blocks. Does not raise."""
-    opened: list[LogStore] = []
-    problem, following = "", current
-    try:
-        for path in reversed(past_logs(directory)):
-            try:
-                public = parse_public_key((path / PUBLIC).read_text())
-                log = LogStore(DiskVolume(path / "log", log_store.NAMES), Reader(public))
-            except (LogError, OSError, StoreUnavailable) as error:
-                problem = f"{path}: {error}"
-                break
-            opened.append(log)
-            try:
-                size = log.checkpoint.size
-                [last] = proven_entries(log, size - 1, size)
-                [beginning] = proven_entries(following, 0, 1)
-                check_succession(last, beginning, log.signed_checkpoint, following.key)
-            except (LogError, OSError) as error:
-                problem = f"{path}: {error}"
-                opened.pop().close()
-                break
-            following = log
-        yield Past(tuple(reversed(opened)), problem)
-    finally:
-        for log in opened:
-            log.close()
+    with ExitStack() as opened:
+
+        def open_log(path: Path, key: PublicKey) -> LogStore:
+            log = LogStore(DiskVolume(path, log_store.NAMES), Reader(key))
+            opened.callback(log.close)
+            return log
+
+        logs: list[LogStore] = []
+        problem = ""
+        try:
+            for log in _before(directory, current, open_log):
+                logs.append(log)  # noqa: PERF402 (those that were answered stay)
+        except LogError as error:
+            problem = str(error)
+        yield Past(tuple(reversed(logs)), problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,55 +82,58 @@ class Files:
 
     directory: Path
     key: PublicKey
-    final: bytes
-    """Its last checkpoint, signed."""
-    size: int
+    signed_checkpoint: bytes
+    checkpoint: Checkpoint
+
+    @classmethod
+    def of(cls, directory: Path, key: PublicKey) -> Self:
+        """Those in a directory. Raises LogError and OSError."""
+        signed = (directory / log_store.CHECKPOINT).read_bytes()
+        return cls(directory, key, signed, open_checkpoint(signed, key).checkpoint)
 
     def check(self, then: bytes) -> None:
         """Checks that a signed checkpoint is of this log at its end or before. Raises LogError."""
-        verify_growth(then, self.final, self.key, self._tile)
+        verify_growth(then, self.signed_checkpoint, self.key, self.read)
 
-    def entry(self, index: int) -> bytes:
-        """Answers an entry. Raises LogError."""
-        number = index // WIDTH
-        width = min(WIDTH, self.size - number * WIDTH)
-        return decode_entries(self._tile(Tile(None, number, width)))[index % WIDTH]
-
-    def _tile(self, tile: Tile) -> bytes:
+    def read(self, tile: Tile) -> bytes:
+        """See Readable."""
         try:
-            return log_store.read_tile(self.directory, self.size, tile)
+            return log_store.read_tile(self.directory, self.checkpoint.size, tile)
         except OSError as error:
             raise LogDamaged(f"{self.directory}: {error}") from error
 
 
 def read_past(directory: Path, current: PublicKey) -> list[Files]:
     """The same logs as `open_past` answers, the newest first, for whoever has not opened the
-    record: it may be a running daemon's. Whoever can write to the files is believed. Blocks. Raises
-    LogError for one that is damaged or leads elsewhere, and OSError.
+    record: it may be a running daemon's. Blocks. Raises LogError for one that is damaged or leads
+    elsewhere, and OSError.
     """
-    found: list[Files] = []
-    paths = past_logs(directory)
-    if not paths:
-        return found
-    following = _files(directory / "log", current)
-    for path in reversed(paths):
-        files = _files(path / "log", parse_public_key((path / PUBLIC).read_text()))
-        last = files.entry(files.size - 1)
-        check_succession(last, following.entry(0), files.final, following.key)
-        found.append(files)
-        following = files
-    return found
+    if not past_logs(directory):
+        return []
+    return list(_before(directory, Files.of(directory / "log", current), Files.of))
 
 
-def _files(directory: Path, key: PublicKey) -> Files:
-    final = (directory / log_store.CHECKPOINT).read_bytes()
-    size = open_checkpoint(final, key).checkpoint.size
-    if not size:
-        raise LogDamaged(f"{directory}: has no entries")
-    return Files(directory, key, final, size)
+def _before(
+    directory: Path, current: Readable, opened: Callable[[Path, PublicKey], L]
+) -> Iterator[L]:
+    """The logs of a record that ended, the newest first, each proven to lead to the one after.
+    Raises LogError, having answered those after one that is damaged or leads elsewhere.
+    """
+    following = current
+    for path in reversed(past_logs(directory)):
+        try:
+            log = opened(path / "log", parse_public_key((path / PUBLIC).read_text()))
+            size = log.checkpoint.size
+            [last] = proven_entries(log, size - 1, size)
+            [first] = proven_entries(following, 0, 1)
+            check_succession(last, first, log.signed_checkpoint, following.key)
+        except (LogError, OSError, StoreUnavailable) as error:
+            raise LogDamaged(f"{path}: {error}") from error
+        yield log
+        following = log
 
 
-def proven_entries(log: LogStore, first: int, end: int) -> list[bytes]:
+def proven_entries(log: Readable, first: int, end: int) -> list[bytes]:
     """Answers entries of a log, from one index up to another, and proves that they are those that
     its checkpoint has there. For a log that does not grow meanwhile. Blocks. Raises LogError and
     OSError.
@@ -125,9 +141,10 @@ def proven_entries(log: LogStore, first: int, end: int) -> list[bytes]:
     last = log.checkpoint
     if not 0 <= first < end <= last.size:
         raise NotLogged(f"the log has {last.size} entries, none from {first} to {end}")
-    entries = log.entries(first, end)
-    tree = Frontier.at(first, subtrees_of(last.size, log.read))
+    entries, subtrees = read_entries(log.read, first, end), subtrees_of(last.size, log.read)
+    tree = Frontier.at(first, subtrees)
     for entry in entries:
         tree.append(leaf_hash(entry))
-    verify_consistency(end, last.size, log.consistency(end), tree.root(), last.root)
+    proof = consistency_proof(end, last.size, subtrees)
+    verify_consistency(end, last.size, proof, tree.root(), last.root)
     return entries

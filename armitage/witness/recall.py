@@ -29,7 +29,6 @@ from typing import Any, TypeVar
 
 from armitage.log.errors import LogError
 from armitage.log.note import parse_public_key
-from armitage.log.store import LogStore
 from armitage.log.tiles import WIDTH
 from armitage.witness.archive import Archive
 from armitage.witness.evidence import (
@@ -41,7 +40,7 @@ from armitage.witness.evidence import (
     parse_entry,
     parse_record,
 )
-from armitage.witness.past import proven_entries
+from armitage.witness.logs import Logs
 from cas.digest import Digest
 from cas.errors import BlobNotFound
 
@@ -101,10 +100,9 @@ class Recall:
 
     def __init__(self, archive: Archive, revoked: Collection[str] = ()) -> None:
         """`revoked` are public keys (vkeys) of logs that give nothing. Raises MalformedNote."""
-        without = {str(parse_public_key(vkey)) for vkey in revoked}
-        stores = (*archive.past.logs, archive.log.store)
         self._archive = archive
-        self._logs = [log for log in stores if str(log.key) not in without]
+        self._without = {str(parse_public_key(vkey)) for vkey in revoked}
+        self._logs = Logs(archive, self._without)
         self._path = archive.directory / "recall.sqlite"
         self._lock = asyncio.Lock()  # Guards the connection, which threads use one at a time.
         self._known: sqlite3.Connection | None = None
@@ -116,7 +114,9 @@ class Recall:
             while (damaged := await self._learn()) is not None:
                 # Those before it lead here through it alone, so they go, too; and so does all that
                 # was learnt of them, since the index of other logs is made anew.
-                self._logs = self._logs[self._logs.index(damaged) + 1 :]
+                keys = [begins.key for begins in self._logs.begins]
+                self._without.update(keys[: keys.index(damaged) + 1])
+                self._logs = Logs(self._archive, self._without)
                 self._forget()
 
     async def answer(self, wanted: Wanted) -> Recalled | None:
@@ -152,32 +152,31 @@ class Recall:
             self._known.close()
             self._known = None
 
-    async def _learn(self) -> LogStore | None:
-        """Reads what the logs have more. Answers one that has ended and is damaged, if one is."""
+    async def _learn(self) -> str | None:
+        """Reads what the logs have more. Answers the key of one that has ended and is damaged, if
+        one is.
+        """
         if self._known is None:
             self._known, self._next = await self._run(self._open)
-        first = 0
-        for log in self._logs:
-            size = log.checkpoint.size
-            while self._next < first + size:
-                index = self._next - first
-                end = min(size, (index // WIDTH + 1) * WIDTH)
-                try:
-                    entries = await self._run(partial(self._read, log, index, end))
-                except OSError as error:
-                    if log is self._archive.log.store:
-                        raise
-                    why = error.__cause__ or error
-                    _log.error("nothing in %s, which has ended, is found: %s", log.key.name, why)
-                    return log
-                rows = [
-                    row
-                    for number, data in enumerate(entries, self._next)
-                    if (row := await self._row(number, data)) is not None
-                ]
-                await self._run(partial(self._write, rows, first + end))
-                self._next = first + end
-            first += size
+        while self._next < self._logs.size:
+            log, index = self._logs.at(self._next)
+            end = self._next + WIDTH - index % WIDTH
+            try:
+                entries = await self._run(partial(self._logs.proven, self._next, end))
+            except OSError as error:
+                if log is self._archive.log.store:
+                    raise
+                why = error.__cause__ or error
+                _log.error("nothing in %s, which has ended, is found: %s", log.key.name, why)
+                return str(log.key)
+            rows = [
+                row
+                for number, data in enumerate(entries, self._next)
+                if (row := await self._row(number, data)) is not None
+            ]
+            following = self._next + len(entries)
+            await self._run(partial(self._write, rows, following))
+            self._next = following
         return None
 
     async def _candidates(
@@ -225,38 +224,27 @@ class Recall:
 
     # In threads
 
-    def _read(self, log: LogStore, index: int, end: int) -> list[bytes]:
-        if log is self._archive.log.store:
-            return log.entries(index, end)
-        return proven_entries(log, index, end)
-
     def _stands(self, number: int, name: str) -> bool:
         """Whether a log that has ended still names the record of an answer of its own."""
-        first = 0
-        for log in self._logs:
-            index = number - first
+        try:
+            log, _ = self._logs.at(number)
             if log is self._archive.log.store:
                 return True
-            if index < log.checkpoint.size:
-                try:
-                    [data] = proven_entries(log, index, index + 1)
-                    return parse_entry(data).record == name
-                except (LogError, MalformedEvidence, OSError) as error:
-                    _log.error("entry %d of %s gives nothing: %s", index, log.key.name, error)
-                    return False
-            first += log.checkpoint.size
-        return False
+            [data] = self._logs.proven(number, number + 1)
+            return parse_entry(data).record == name
+        except (LogError, MalformedEvidence, OSError) as error:
+            _log.error("entry %d of the record gives nothing: %s", number, error)
+            return False
 
     def _open(self) -> tuple[sqlite3.Connection, int]:
-        logs = [str(log.key) for log in self._logs]
-        size = sum(log.checkpoint.size for log in self._logs)
+        logs = [begins.key for begins in self._logs.begins]
         with suppress(sqlite3.Error):
             connection = self._connect()
             if connection.execute("PRAGMA user_version").fetchone() == (_VERSION,):
                 known, following = connection.execute("SELECT logs, next FROM state").fetchone()
                 ours = known.splitlines()
                 # A log that has ended never changes, so the number of an entry stays.
-                if ours == logs[: len(ours)] and following <= size:
+                if ours == logs[: len(ours)] and following <= self._logs.size:
                     with connection:
                         connection.execute("UPDATE state SET logs = ?", ("\n".join(logs),))
                     return connection, following

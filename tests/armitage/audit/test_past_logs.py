@@ -97,7 +97,7 @@ async def test_a_log_is_searched_by_its_name(directory: Path, log: str, host: st
 
 async def test_an_entry_has_the_receipt_of_its_own_log(directory: Path) -> None:
     async with record(directory, THIRD) as kept:
-        stores = [*kept.archive.past.logs, kept.archive.log.store]
+        stores = kept.archive.logs
         for number in range(kept.auditor.logs.size):
             store, index = kept.auditor.logs.at(number)
             receipt = store.receipt(index)

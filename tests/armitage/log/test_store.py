@@ -11,7 +11,7 @@ from armitage.log.checkpoint import open_checkpoint
 from armitage.log.errors import LogDamaged, LogError, NotLogged
 from armitage.log.merkle import EMPTY_ROOT, Frontier, leaf_hash, verify_consistency
 from armitage.log.note import KeyType, Signer
-from armitage.log.store import NAMES, LogStore
+from armitage.log.store import NAMES, LogStore, read_tile
 from armitage.log.tiles import Tile, decode_entries, tiles
 from cas.volume import DiskVolume
 
@@ -94,6 +94,16 @@ def test_every_tile_is_served_as_wide_as_asked_for(opened: Opened, size: int) ->
             assert decode_entries(content) == entries(first, first + tile.width)
         else:
             assert len(content) == tile.width * 32
+
+
+def test_files_are_read_at_an_earlier_size_however_far_the_log_has_grown(opened: Opened) -> None:
+    store = opened()
+    store.append(entries(0, 200))
+    before = {tile: store.read(tile) for tile in tiles(200)}
+
+    for size in (200, 201, 256, 600):
+        store.append(entries(store.checkpoint.size, size))
+        assert {tile: read_tile(opened.directory, 200, tile) for tile in before} == before
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 699])

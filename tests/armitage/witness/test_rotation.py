@@ -20,7 +20,7 @@ from armitage.log.store import NAMES, LogStore
 from armitage.log.succession import beginning, ending, parse_beginning, parse_ending
 from armitage.witness import rotation
 from armitage.witness.archive import Archive, open_archive
-from armitage.witness.past import read_past
+from armitage.witness.past import proven_entries, read_past
 from armitage.witness.rotation import Rotated, rotate_log
 from cas.errors import StoreUnavailable
 from cas.volume import DiskVolume
@@ -40,9 +40,9 @@ async def rotated(directory: Path, origin: str = NEXT) -> Rotated:
 
 
 async def findings(archive: Archive) -> list[Findings]:
-    sources = [ArchiveSource(archive, log) for log in reversed(archive.past.logs)]
     return [
-        [each async for each in verify(source)][-1] for source in [ArchiveSource(archive), *sources]
+        [each async for each in verify(ArchiveSource(archive, log))][-1]
+        for log in reversed(archive.logs)
     ]
 
 
@@ -225,6 +225,18 @@ async def test_a_log_that_ended_and_is_gone_keeps_nobody_from_the_one_that_goes_
         assert "no checkpoint" in archive.past.problem
 
 
+async def test_a_log_that_ended_is_read_only_where_its_entries_are_proven(tmp_path: Path) -> None:
+    await keep(tmp_path)
+    done = await rotated(tmp_path)
+    hashes = done.past / "log/partial/0-0"
+    hashes.write_bytes(bytes(32) + hashes.read_bytes()[32:])
+
+    with pytest.raises(LogError, match="past/0001"):
+        await asyncio.to_thread(read_past, tmp_path, done.following)
+    async with open_archive(tmp_path, "", SystemClock()) as archive:
+        assert archive.past.problem.startswith(str(done.past))
+
+
 async def test_a_folder_that_is_no_log_keeps_nobody_from_the_one_that_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -255,8 +267,9 @@ async def test_logs_that_ended_are_read_beside_whoever_has_the_record_open(tmp_p
         second, first = await asyncio.to_thread(read_past, tmp_path, archive.log.store.key)
         assert [first.key, second.key] == [each.key for each in archive.past.logs]
         ended = archive.past.logs[0]
-        assert [first.entry(n) for n in range(first.size)] == ended.entries(0, first.size)
-    for checkpoint in (*earlier, first.final):
+        size = ended.checkpoint.size
+        assert proven_entries(first, 0, size) == proven_entries(ended, 0, size)
+    for checkpoint in (*earlier, first.signed_checkpoint):
         first.check(checkpoint)
     with pytest.raises(InvalidProof, match="was set back"):
         first.check(more.signed_checkpoint)

@@ -4,6 +4,7 @@ that goes on. A log that has ended never changes, so the number of an entry in t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from armitage.log.merkle import EMPTY_ROOT, root_hash, verify_consistency
 from armitage.log.store import LogStore
 from armitage.log.tiles import subtrees_of
 from armitage.witness.archive import Archive
+from armitage.witness.past import proven_entries
 
 
 class Begins(NamedTuple):
@@ -26,12 +28,13 @@ class Begins(NamedTuple):
 class Logs:
     """All that are at hand of one record. Its methods block; for any thread."""
 
-    def __init__(self, archive: Archive) -> None:
-        self._stores = [*archive.past.logs, archive.log.store]
+    def __init__(self, archive: Archive, without: Collection[str] = ()) -> None:
+        """`without` are the public keys (vkeys) of logs that are left out."""
         self._current = archive.log.store
-        sizes = [store.checkpoint.size for store in archive.past.logs]
-        self.firsts = list(accumulate(sizes, initial=0))
-        """Of each log; the last is the one that goes on."""
+        self._stores = [store for store in archive.logs if str(store.key) not in without]
+        sizes = [store.checkpoint.size for store in self._stores]
+        self.firsts = list(accumulate(sizes, initial=0))[:-1]
+        """Of each log."""
 
     @property
     def begins(self) -> list[Begins]:
@@ -44,7 +47,7 @@ class Logs:
     @property
     def size(self) -> int:
         """Entries of all."""
-        return self.firsts[-1] + self._current.checkpoint.size
+        return sum(store.checkpoint.size for store in self._stores)
 
     def at(self, number: int) -> tuple[LogStore, int]:
         """The log that has an entry, and its index there. Raises NotLogged."""
@@ -59,6 +62,16 @@ class Logs:
         """
         store, index = self.at(first)
         return store.entries(index, min(store.checkpoint.size, index + end - first))
+
+    def proven(self, first: int, end: int) -> list[bytes]:
+        """The same, proving what is of a log that has ended: nobody signs it any more. Raises
+        LogError and OSError.
+        """
+        store, index = self.at(first)
+        end = min(store.checkpoint.size, index + end - first)
+        if store is self._current:
+            return store.entries(index, end)
+        return proven_entries(store, index, end)
 
     def root_at(self, size: int) -> bytes:
         """The root of the log that has the last of so many entries, as it ended there. Raises
