@@ -147,6 +147,8 @@ _HOUSEKEEPING_S = 30.0
 _UPKEEP_S = 1.0
 _FETCH_S = 2.0
 """While draining, how long clients have to begin to fetch what the last action left."""
+_LAST_CARRY_S = 10.0
+"""What is not carried into git by then waits for the next start."""
 _SPARE_SLOTS = 2
 """Beyond the CPUs: while an action is staged, waits for its sandbox or is stored, another runs."""
 _ISAS = {"x86_64": "x86-64", "aarch64": "arm-a64", "riscv64": "riscv64", "ppc64le": "power-isa-le"}
@@ -298,6 +300,7 @@ class Daemon:
         here = await self._open_stores(stack)
         store, cache = await self._open_tiers(stack, *here)
         self._archive = await self._open_archive(stack)
+        await self._carry_attestations(stack)
         self._network = await self._open_network(stack)
         self._auditor = await self._open_auditor(stack)
         self._office = await self._open_office(stack, store)
@@ -343,7 +346,6 @@ class Daemon:
             _HOUSEKEEPING_S, [invocations.expire, logs.expire, assets.expire], [streams.expire]
         )
         await stack.enter_async_context(chores)
-        await self._carry_attestations(stack)
         await self._listen(stack, base, methods)
 
     def _effective(self, instance: Instance) -> Instance:
@@ -499,11 +501,12 @@ class Daemon:
         return TrustGate(judges.trust, sources, store, self._clock)
 
     async def _carry_attestations(self, stack: AsyncExitStack) -> None:
-        """Into git, while the daemon runs."""
+        """Into git, while the daemon runs and once when nothing more is attested."""
         archive = self._archive
         if archive is not None and self._config.attest.git:
             repository = self._repository(archive)
             exporter = Exporter(archive, repository, self._clock)
+            stack.push_async_callback(exporter.carry, _LAST_CARRY_S)
             await stack.enter_async_context(Chores(_HOUSEKEEPING_S, [], [exporter.carry]))
 
     def _repository(self, archive: Archive) -> GitStore:

@@ -317,6 +317,14 @@ async def test_new_attestations_are_carried_into_git_while_the_daemon_runs(
     assert len(list(store.find([action.hash]))) == 1
 
 
+async def test_the_last_attestations_are_in_git_when_the_daemon_has_stopped(tmp_path: Path) -> None:
+    async with building(disk_config(tmp_path)) as build:
+        action, _ = await build.run()
+
+    store = GitStore(tmp_path / "record" / "git", {"PATH": os.environ["PATH"]})
+    assert len(list(store.find([action.hash]))) == 1
+
+
 async def test_without_git_nothing_is_carried_and_the_daemon_serves(tmp_path: Path) -> None:
     config = replace(disk_config(tmp_path), attest=AttestOptions(git=False))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,11 @@ from armitage.attest.git import OWN, GitFailed, GitStore, Moved, paths_of, ref_o
 from armitage.attest.service import Attestations
 from armitage.attest.sshsig import SshSigner, open_ssh_key
 from armitage.errors import ConfigError
-from armitage.witness.archive import open_archive
+from armitage.log.errors import LogDamaged
+from armitage.log.merkle import leaf_hash
+from armitage.log.tiles import WIDTH
+from armitage.witness.archive import Archive, open_archive
+from armitage.witness.rotation import Rotated, rotate_log
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 COMMITTER = SshSigner(bytes([7] * 32))
@@ -304,3 +310,69 @@ async def test_what_the_log_has_more_is_carried_over_once(tmp_path: Path) -> Non
     assert sorted(store.refs(OWN)) == [f"{OWN}_", f"{OWN}main"]
     for found in store.find([facts().action.hash]):
         assert parse_bundle(found.data).receipt.index in {0, 2, 3}
+
+
+@asynccontextmanager
+async def exporting(
+    tmp_path: Path, origin: str, *invocations: str
+) -> AsyncIterator[tuple[Archive, Exporter]]:
+    """A record in which some runs were attested, and what carries them over."""
+    async with open_archive(tmp_path / "record", origin, FakeClock()) as archive:
+        with ThreadPoolExecutor(1) as threads:
+            service = Attestations(archive.store, archive.log.append_all, SIGNER, threads)
+            for invocation in invocations:
+                await service.attest(facts(invocation=invocation))
+        yield archive, Exporter(archive, GitStore(tmp_path / "git", ENVIRONMENT), FakeClock())
+
+
+async def rotate(tmp_path: Path, origin: str) -> Rotated:
+    return await asyncio.to_thread(rotate_log, tmp_path / "record", origin)
+
+
+async def test_what_logs_that_ended_have_more_is_carried_over_once(tmp_path: Path) -> None:
+    async with exporting(tmp_path, "log.example/1", "1") as (_, exporter):
+        assert await exporter.run() == 1
+    async with exporting(tmp_path, "log.example/1", "2", "3"):
+        pass  # Nobody is left to carry these.
+    first = await rotate(tmp_path, "log.example/2")
+    async with exporting(tmp_path, "log.example/2", "4"):
+        pass
+    second = await rotate(tmp_path, "log.example/3")
+
+    async with exporting(tmp_path, "log.example/3", "5") as (_, exporter):
+        assert await exporter.run() == 4
+        assert await exporter.run() == 0
+
+    found = GitStore(tmp_path / "git", ENVIRONMENT).find([facts().action.hash])
+    bundles = [parse_bundle(each.data) for each in found]
+    checked = [
+        each.receipt.verify(leaf_hash(each.entry), key).checkpoint.origin
+        for key in (first.before, second.before, second.following)
+        for each in bundles
+        if each.receipt.checkpoint.startswith(f"{key.name}\n".encode())
+    ]
+    assert checked == [f"log.example/{number}" for number in (1, 1, 1, 2, 3)]
+
+
+async def test_a_log_that_ended_and_is_damaged_keeps_back_nothing_of_those_after_it(
+    tmp_path: Path,
+) -> None:
+    async with exporting(tmp_path, "log.example/1", "1") as (archive, _):
+        await archive.log.append_all([b"another's"] * WIDTH)
+    done = await rotate(tmp_path, "log.example/2")
+    (done.past / "log/tile/entries/000").unlink()
+
+    async with exporting(tmp_path, "log.example/2", "2") as (_, exporter):
+        with pytest.raises(LogDamaged, match="entries/000 is gone"):
+            await exporter.run()
+    assert len(names(GitStore(tmp_path / "git", ENVIRONMENT))) == len(paths_of(TWO))
+
+
+async def test_what_is_not_carried_over_in_time_is_told_and_carried_the_next_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with exporting(tmp_path, "log.example/1", "1") as (_, exporter):
+        await exporter.carry(within_s=0)
+
+        assert "after the next start" in caplog.text
+        assert await exporter.run() == 1
