@@ -52,7 +52,7 @@ class AttestOptions:
     """The public key of what the command holds, as base64 of its SubjectPublicKeyInfo."""
     git: bool = True
     """Whether new attestations are also carried into a git repository, data_dir/record/git, twice a
-    minute (`armitage attest`).
+    minute and at the end (`armitage attest`).
     """
 
     def __post_init__(self) -> None:
