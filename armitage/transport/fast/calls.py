@@ -1,10 +1,11 @@
 """One call and the task that serves it.
 
 Theory of operation. A call is known here from its headers on, unless its request came in the same
-turn and was answered at once. Its handler runs in a task of its own. The call ends once, in one of
-these ways: the handler returned or raised, and the client is told; the server gave up on it
-(`interrupt`), which tells the client at once and cancels the handler; the client left (`leave`),
-which only cancels. What a handler does after that reaches nobody.
+turn and was answered at once. Its handler runs in a task of its own; a request that came later and
+is answered at once ends the call without one. The call ends once, in one of these ways: the handler
+returned or raised, and the client is told; the server gave up on it (`interrupt`), which tells the
+client at once and cancels the handler; the client left, or the connection answered (`leave`), which
+only cancels. What a handler does after that reaches nobody.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class OpenCall:
         self._cancel()
 
     def leave(self) -> None:
-        """The client is gone, or the core has answered it: cancels the handler."""
+        """The client is gone, or was answered by others: cancels the handler, if there is one."""
         self._has_ended = True
         self._cancel()
 

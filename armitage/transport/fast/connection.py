@@ -195,21 +195,24 @@ class Connection:
     def _requested(self, core: ServerCall, request: bytes | Compressed) -> None:
         if core.ended:  # Reset in the same turn.
             return
-        owner = core.owner
-        if owner is not None:
-            owner.start(request)
-            return
+        owner: OpenCall | None = core.owner
         immediate = self._immediate.get(core.path)
-        if immediate is not None and type(request) is bytes:
+        if immediate is None or not isinstance(request, bytes):
+            response = None
+        else:
             try:
                 response = immediate(request, self.describe(core))
             except Exception as error:  # noqa: BLE001 (the gate makes a status of it)
                 core.finish(self._host.status_of(error))
+                if owner is not None:
+                    owner.leave()
                 return
-            if response is not None:
-                core.respond(response)
-                return
-        self._open(core).start(request)
+        if response is None:
+            (owner or self._open(core)).start(request)
+            return
+        core.respond(response)
+        if owner is not None:
+            owner.leave()
 
     def _handle(self, event: Event) -> None:
         match event:

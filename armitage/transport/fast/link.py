@@ -36,6 +36,8 @@ _MAX_PIECES = 1024
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
 _TLS_SLICE_BYTES = 32 << 10
+TLS_BUFFER_BYTES = READ_MAX_BYTES + _TLS_SLICE_BYTES
+"""Holds whatever is decrypted of one read, and of the part of a record that came before."""
 
 
 class Owner(Protocol):
@@ -255,7 +257,9 @@ class TlsLink(PlainLink):
         context: ssl.SSLContext,
         buffer: memoryview,
     ) -> None:
-        """Takes a buffer to decrypt into, which all links of a loop may share."""
+        """Takes a buffer of TLS_BUFFER_BYTES to decrypt into, which all links of a loop may
+        share.
+        """
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         # Any, since its `read` into a buffer answers no bytes as its type says.
@@ -287,25 +291,28 @@ class TlsLink(PlainLink):
 
     def _take(self, data: bytes) -> bool:
         received = memoryview(data)
-        is_bulk = False
-        try:
-            for start in range(0, len(received), _TLS_SLICE_BYTES):
-                self._incoming.write(received[start : start + _TLS_SLICE_BYTES])
+        filled = 0
+        has_ended = False
+        for start in range(0, len(received), _TLS_SLICE_BYTES):
+            self._incoming.write(received[start : start + _TLS_SLICE_BYTES])
+            try:
                 if not self._is_open:
                     self._shake_hands()
-                filled = self._decrypt()
-                if filled:
-                    is_bulk = self._owner.received(bytes(self._buffer[:filled]))
-                if self._socket.fileno() < 0:
-                    return False
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:  # Also its end of the connection, said in TLS's way.
-            _log.debug("TLS ended: %s", error)
-            self._push()
-            self._give_up()
-            return False
+                while count := self._tls.read(len(self._buffer) - filled, self._buffer[filled:]):
+                    filled += count
+                has_ended = True  # The peer said goodbye.
+                break
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as error:
+                _log.debug("TLS ended: %s", error)
+                has_ended = True
+                break
+        # All at once, since a request that comes in parts is dearer.
+        is_bulk = filled > 0 and self._owner.received(bytes(self._buffer[:filled]))
         self._push()
+        if has_ended and self._socket.fileno() >= 0:
+            self._give_up()
         return is_bulk
 
     def _shake_hands(self) -> None:
@@ -313,19 +320,6 @@ class TlsLink(PlainLink):
         self._tls.do_handshake()
         self._is_open = True
         self._secured(self._tls.getpeercert() or {})
-
-    def _decrypt(self) -> int:
-        """Fills the buffer with what can be read now; answers how far."""
-        filled = 0
-        try:
-            while filled < len(self._buffer):
-                count: int = self._tls.read(len(self._buffer) - filled, self._buffer[filled:])
-                if not count:
-                    break
-                filled += count
-        except ssl.SSLWantReadError:
-            pass
-        return filled
 
     def _push(self) -> None:
         """Sends what TLS has to say for itself: its handshake, tickets, alerts."""

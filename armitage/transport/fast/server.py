@@ -19,7 +19,7 @@ from typing import Any
 from armitage import errors
 from armitage.transport.fast.calls import OpenCall
 from armitage.transport.fast.connection import Connection
-from armitage.transport.fast.link import READ_MAX_BYTES, PlainLink, TlsLink
+from armitage.transport.fast.link import TLS_BUFFER_BYTES, PlainLink, TlsLink
 from armitage.transport.fast.listener import Listener, bind, unbind
 from armitage.transport.http2.options import Http2Options
 from armitage.transport.options import ClientIdle, DeadlinePassed, GrpcOptions
@@ -95,7 +95,7 @@ class FastServer:
         self.options.check_reach()
         if self.options.tls is not None:
             self._tls = FollowedTls(self.options.tls)
-            self._buffer = memoryview(bytearray(READ_MAX_BYTES))
+            self._buffer = memoryview(bytearray(TLS_BUFFER_BYTES))
         self._loop = asyncio.get_running_loop()
         bound: list[socket.socket] = []
         addresses = []

@@ -30,6 +30,7 @@ from support.http2 import (
 )
 from support.transports import TRANSPORTS, Subject, Transport, Waiting, echo
 
+from armitage.errors import InvalidRequest
 from armitage.reapi.gate import status_of
 from armitage.transport.fast.calls import OpenCall
 from armitage.transport.fast.connection import Connection
@@ -56,6 +57,13 @@ async def connections(subject: Subject, count: int) -> None:
     assert isinstance(server, FastServer)
     async with asyncio.timeout(5):
         while server.figures().connections != count:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.005)
+
+
+async def no_calls(subject: Subject) -> None:
+    """Waits until the last handler has ended."""
+    async with asyncio.timeout(5):
+        while subject.server.open_calls:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.005)
 
 
@@ -88,6 +96,32 @@ async def test_nothing_is_answered_at_once_while_draining() -> None:
         waiting.release.set()
         assert await running == b"waited"
         await drain
+
+
+async def test_request_that_came_after_its_headers_is_answered_at_once() -> None:
+    def refuse(request: bytes, call: Call) -> bytes:
+        raise InvalidRequest("not that")
+
+    async with (
+        FAST.serving(
+            Unary("/s/Now", unused, lambda request, call: request * 2),
+            Unary("/s/Refuse", unused, refuse),
+            Unary("/s/Later", echo, lambda request, call: None),
+        ) as subject,
+        raw_client(subject.address) as client,
+    ):
+        for path, answer in (
+            ("/s/Now", b"xx"),
+            ("/s/Refuse", b"grpc-status\x013"),
+            ("/s/Later", b"x"),
+        ):
+            stream = client.open_stream(path)
+            await client.ping()  # By now the server has the headers.
+            assert subject.server.open_calls == 1
+            client.send_message(stream, b"x", last=True)
+            frames = await client.until_end_of(stream)
+            assert answer in b"".join(frame.payload for frame in frames)
+            await no_calls(subject)
 
 
 async def test_draining_goes_in_two_steps_and_spares_calls_under_way() -> None:
