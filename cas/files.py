@@ -14,6 +14,8 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _SMALL = 64 * 1024
 _PIECE = 1024 * 1024
 _SLICE = 64 * 1024 * 1024
+_LITTLE_FILES = 8
+_LITTLE_BYTES = _SMALL
 _CANNOT_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -55,6 +57,13 @@ def create(path: str, mode: int) -> int:
     if os.fstat(fd).st_mode & 0o7777 != mode:  # The umask had its say in open.
         os.fchmod(fd, mode)
     return fd
+
+
+def are_little(sizes_bytes: Sequence[int]) -> bool:
+    """Tells whether files are so few and small that a thread would be reached no sooner than they
+    are made.
+    """
+    return len(sizes_bytes) <= _LITTLE_FILES and sum(sizes_bytes) <= _LITTLE_BYTES
 
 
 def write_new_file(path: str, mode: int, data: Buffer) -> None:

@@ -15,7 +15,7 @@ from cas.compression import Codec
 from cas.digest import Buffer, Digest, DigestFunction
 from cas.errors import BlobNotFound, CasError, OffsetOutOfRange, StoreFull, StoreUnavailable
 from cas.eviction import Index
-from cas.files import open_regular, write_new_file
+from cas.files import are_little, open_regular, write_new_file
 from cas.store import BatchPut, BlobWriter, FileExport, Lease, StoreStats, UnnamedWriter
 
 _CHUNK = 1024 * 1024
@@ -176,7 +176,10 @@ class MemoryStore:
         missing = self._find([file.digest for file in files])
         gone = set(missing)
         stored = [(file, self._plain(file.digest)) for file in files if file.digest not in gone]
-        await asyncio.to_thread(_write_files, stored)
+        if are_little([file.digest.size_bytes for file, _ in stored]):
+            _write_files(stored)
+        else:
+            await asyncio.to_thread(_write_files, stored)
         return list(dict.fromkeys(missing))
 
     async def import_files(self, function: DigestFunction, paths: Sequence[str]) -> list[Digest]:

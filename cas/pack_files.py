@@ -65,17 +65,16 @@ class Exporter:
             if file.digest not in missing
         ]
         stop = threading.Event()
+        if files.are_little([file.digest.size_bytes for _, file in wanted]):
+            await self._learn(self._export(wanted, stop), missing)
+            return list(missing)
         exporting = [
             store.submit(self._export, wanted[start : start + _EXPORT_FILES], stop)
             for start in range(0, len(wanted), _EXPORT_FILES)
         ]
         try:
             for part in exporting:
-                for source, file, outcome in await asyncio.wrap_future(part):
-                    if isinstance(outcome, FileId):
-                        store.trust(source.key, outcome)
-                    elif not await self._export_again(source, file, outcome):
-                        missing[source.digest] = None
+                await self._learn(await asyncio.wrap_future(part), missing)
         finally:
             stop.set()
             for part in exporting:
@@ -83,10 +82,18 @@ class Exporter:
             await _wait_for(exporting)
         return list(missing)
 
+    async def _learn(self, learned: Sequence[Learned], missing: dict[Digest, None]) -> None:
+        """Takes in what was found out, and adds what was lost meanwhile to what is missing."""
+        for source, file, outcome in learned:
+            if isinstance(outcome, FileId):
+                self._store.trust(source.key, outcome)
+            elif not await self._export_again(source, file, outcome):
+                missing[source.digest] = None
+
     def _export(
         self, wanted: Sequence[tuple[Source, FileExport]], stop: threading.Event
     ) -> list[Learned]:
-        """Makes files. Runs in a thread."""
+        """Makes files. Runs in a thread, unless they are little."""
         learned: list[Learned] = []
         for source, file in wanted:
             if stop.is_set():
