@@ -1,8 +1,9 @@
 """Scratch space: one directory for each running action, and nothing left of it afterwards.
 
 Most actions leave little behind, and freeing even that may wait for the disk. So of those what lies
-in their directory is moved out of the way, for a thread to remove; and the directory itself, which
-no sandboxed command can reach, is kept for another action: ext4 takes longest to make and free that
+in their directory is moved out of the way, for rm(1) to remove that of many at once: a thread of
+ours would fight for the interpreter's lock at every system call. The directory itself, which no
+sandboxed command can reach, is kept for another action: ext4 takes longest to make and free that
 one (see _spread).
 """
 
@@ -12,8 +13,11 @@ import errno
 import fcntl
 import itertools
 import os
+import shutil
 import stat
 import struct
+import subprocess
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +32,11 @@ _SET_FLAGS = 0x40006602 | struct.calcsize("l") << 16
 """FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (ioctl_iflags(2))."""
 _FEW_ENTRIES = 12
 _FEW_BYTES = 1 << 20
-_BACKLOG = 64
-"""What so many actions left may wait for its removal."""
+_BACKLOG = 512
+"""So many directories that actions left may wait for their removal."""
+_GATHER_S = 0.05
+"""How long what an action left waits for that of others, to be removed together."""
+_RM = shutil.which("rm", path=os.defpath) or "rm"
 _SPARE = 32
 _WORN_ENTRIES = 200
 """After so many entries a directory is not used again, for what _spread says."""
@@ -86,6 +93,16 @@ class Scratch:
         """The same of those in use."""
         self._reaper = ThreadPoolExecutor(1, thread_name_prefix="scratch")
         self._reaping: deque[Future[None]] = deque()
+        self._closing = threading.Event()
+        self._heap_lock = threading.Lock()
+        """Guards what follows."""
+        self._heap, self._next_heap = self._trash, self._grave
+        """What is left goes into one while that in the other is removed: the kernel keeps others
+        from changing what is around a directory until that is gone.
+        """
+        self._heaped: list[str] = []
+        self._waiting = 0
+        """How many directories are not removed yet."""
 
     @property
     def trash(self) -> Path:
@@ -128,7 +145,7 @@ class Scratch:
         """
         while self._reaping and self._reaping[0].done():
             self._reaping.popleft().result()
-        found = None if len(self._reaping) >= _BACKLOG else _look(str(path))
+        found = None if self._waiting >= _BACKLOG else _look(str(path))
         if found is None:
             return False
         directories, entries = found
@@ -143,10 +160,25 @@ class Scratch:
         return True
 
     def _reap(self, paths: Sequence[str]) -> None:
-        moved = [f"{self._trash}/{next(self._numbers)}" for _ in paths]
-        for path, target in zip(paths, moved, strict=True):
-            _move(path, None, target)
-        self._reaping.append(self._reaper.submit(_bury, moved, str(self._grave)))
+        with self._heap_lock:
+            if not self._heaped:
+                self._reaping.append(self._reaper.submit(self._remove_heap))
+            for path in paths:
+                moved = f"{self._heap}/{next(self._numbers)}"
+                _move(path, None, moved)
+                self._heaped.append(moved)
+                self._waiting += 1
+
+    def _remove_heap(self) -> None:
+        self._closing.wait(_GATHER_S)
+        with self._heap_lock:
+            heaped, self._heaped = self._heaped, []
+            self._heap, self._next_heap = self._next_heap, self._heap
+        try:
+            _remove_all(heaped, self._trash)
+        finally:
+            with self._heap_lock:
+                self._waiting -= len(heaped)
 
     def free_bytes(self) -> int:
         """Answers how much more fits on the scratch filesystem."""
@@ -160,6 +192,7 @@ class Scratch:
 
     def close(self) -> None:
         """Waits until all that was discarded is gone, and gives up the lock."""
+        self._closing.set()
         self._reaper.shutdown()
         os.close(self._lock)
 
@@ -191,17 +224,19 @@ def _look(top: str) -> tuple[list[str], int] | None:
     return directories, entries
 
 
-def _bury(paths: Sequence[str], grave: str) -> None:
-    """Removes directories in a place where nobody else works: the kernel keeps others from changing
-    what is around a directory until that is gone.
-    """
+def _remove_all(paths: Sequence[str], trash: Path) -> None:
+    """Removes directories. Raises OSError."""
+    # What it cannot, for its modes, is for us; and we say why, if we cannot either.
+    subprocess.run(
+        [_RM, "-rf", "--", *paths],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
     for path in paths:
-        buried = f"{grave}/{os.path.basename(path)}"
-        _move(path, None, buried)
-        try:
-            os.rmdir(buried)
-        except OSError:  # It is not empty.
-            remove_tree(Path(buried), Path(grave))
+        if os.path.lexists(path):
+            remove_tree(Path(path), trash)
 
 
 def _spread(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,39 @@ def test_little_is_removed_whatever_its_modes(tmp_path: Path) -> None:
     scratch.close()
 
     assert [*(tmp_path / "work").iterdir(), *(tmp_path / "grave").iterdir()] == []
+
+
+def test_what_rm_does_not_remove_is_removed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.scratch._RM", "/bin/false")
+    scratch = Scratch(tmp_path)
+    for name in ("one", "two"):
+        place = scratch.make(name)
+        (place / "root").mkdir()
+        (place / "root" / "f").write_text("x")
+        assert scratch.discard_little(place)
+
+    scratch.close()
+
+    assert [*(tmp_path / "trash").iterdir(), *(tmp_path / "grave").iterdir()] == []
+
+
+def test_what_cannot_be_removed_is_told_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.scratch._GATHER_S", 0)
+    monkeypatch.setattr("executor.scratch._RM", str(tmp_path / "no-rm"))
+    scratch = Scratch(tmp_path)
+    one, two = scratch.make("one"), scratch.make("two")
+    (one / "root").mkdir()
+    assert scratch.discard_little(one)
+    wait(scratch._reaping)
+
+    with pytest.raises(FileNotFoundError, match="no-rm"):
+        scratch.discard_little(two)
+
+    scratch.close()
 
 
 def test_a_directory_is_not_used_for_ever(tmp_path: Path) -> None:
