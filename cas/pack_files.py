@@ -74,7 +74,8 @@ class Exporter:
         ]
         try:
             for part in exporting:
-                await self._learn(await asyncio.wrap_future(part), missing)
+                learned = await asyncio.wrap_future(part)
+                await self._learn(learned, missing)
         finally:
             stop.set()
             for part in exporting:
