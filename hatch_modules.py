@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
+    "armitage/canonical.py",
     "armitage/reapi/at_once.py",
     "armitage/transport/fast/connection.py",
     "armitage/transport/fast/link.py",

@@ -197,7 +197,7 @@ class _Run:
         if (told.get("session"), told.get("number"), told.get("kind")) != (
             entry.session,
             entry.number,
-            entry.kind.value,
+            entry.kind,
         ):
             raise MalformedEvidence("its record is of another exchange")
         for other in self._hearing:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from armitage.canonical import NotCanonical, canonical, parse_canonical
 from armitage.errors import ArmitageError
@@ -202,9 +202,8 @@ def close_record(session: str, number: int, at_s: float, last: str, dropped: int
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the log holds of a record."""
+class Entry(NamedTuple):
+    """What the log holds of a record. A tuple, since a verification makes one of each entry."""
 
     session: str
     number: int

@@ -30,6 +30,7 @@ class Sources(MetaPathFinder):
 
 def install() -> None:
     """For what this process imports from now on."""
-    early = [name for name in sys.modules if name.startswith("armitage.transport.")]
+    compiled = ("armitage.canonical", "armitage.transport.")
+    early = [name for name in sys.modules if name.startswith(compiled)]
     assert not early, f"imported before the tests chose Python: {early}"
     sys.meta_path.insert(0, Sources())

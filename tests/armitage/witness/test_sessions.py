@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -197,8 +196,8 @@ def audited(*entries: Entry) -> list[str]:
 
 
 def test_what_does_not_belong_into_a_session_shows() -> None:
-    first = replace(ENTRY, number=1, kind=Kind.EXCHANGE)
-    close = replace(ENTRY, number=2, kind=Kind.CLOSE)
+    first = ENTRY._replace(number=1, kind=Kind.EXCHANGE)
+    close = ENTRY._replace(number=2, kind=Kind.CLOSE)
 
     assert audited(ENTRY, first, close) == []
     assert audited(first, ENTRY, close) == []
@@ -207,10 +206,10 @@ def test_what_does_not_belong_into_a_session_shows() -> None:
     assert audited(ENTRY, close, first) == ["entry 2: s1 goes on after its close"]
     assert audited(first, close) == ["s1 lacks record 0 of 2"]
     assert "entry 1: s1 is not opened by record 0" in audited(
-        ENTRY, replace(first, kind=Kind.OPEN), close
+        ENTRY, first._replace(kind=Kind.OPEN), close
     )
     assert "s1 has a record beyond its close" in audited(
-        ENTRY, first, replace(first, number=3), close
+        ENTRY, first, first._replace(number=3), close
     )
 
 
