@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,31 @@ async def test_result_that_cannot_be_attested_is_not_kept(tmp_path: Path) -> Non
         assert made.notary.stats().unattested == 1
         assert made.log.checkpoint.size == 0
     assert kept == []
+
+
+async def test_what_is_begun_meanwhile_is_one_batch_and_waits_until_it_is_full(
+    tmp_path: Path,
+) -> None:
+    going = asyncio.Event()
+
+    async def fetches(_: str) -> Sequence[Fetch]:
+        await going.wait()
+        return ()
+
+    async with registry(tmp_path, fetches=fetches) as made:
+        first = run_of("", replace(SANDBOXED, network_session="s1"), "first")
+        await made.notary.attest(first, await made.notary.judge(first), "first", nothing)
+        for name in map(str, range(64)):
+            await asyncio.sleep(0)  # Whoever may begin does.
+            run = run_of(name=name)
+            await made.notary.attest(run, await made.notary.judge(run), name, nothing)
+        for name in map(str, range(64)):
+            await made.notary.settle(name)
+
+        is_waiting = made.notary.is_under_way("first")
+        checkpoints = made.archive.log.stats().checkpoints
+        going.set()
+    assert (is_waiting, checkpoints) == (True, 1)
 
 
 async def test_leaving_waits_for_what_was_begun(tmp_path: Path) -> None:
