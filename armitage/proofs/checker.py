@@ -7,7 +7,6 @@ about exactly these bytes (a trap, no fuel left, another echo, another form) is 
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import importlib.resources
@@ -17,6 +16,7 @@ from typing import Final
 import wasmtime
 
 from armitage.errors import ArmitageError
+from armitage.proofs.instance import Instance, fault_of
 from armitage.proofs.verdict import APPROVED, Reason, Verdict, parse_reasons
 
 DECLARATION_HEADER: Final = b"armitage-declaration/1\n"
@@ -65,7 +65,8 @@ class Checker:
         config.max_wasm_stack = _MAX_STACK_BYTES
         self._engine = wasmtime.Engine(config)
         self._module = wasmtime.Module(self._engine, module)
-        self._input = self._find_input()
+        with self._instance(_FUEL_BASE) as instance:
+            self._input = instance.call("input")
         self.module_sha256 = hashlib.sha256(module).hexdigest()
 
     def check(self, declaration: bytes, evidence: bytes) -> Verdict:
@@ -111,58 +112,19 @@ class Checker:
         data = b"".join(inputs)
         if len(data) > MAX_INPUT_BYTES:
             raise Undecided(f"the documents have {len(data)} bytes, over {MAX_INPUT_BYTES}")
-        store = wasmtime.Store(self._engine)
-        store.set_fuel(_FUEL_BASE + _FUEL_PER_BYTE * len(data))
-        store.set_limits(memory_size=_MAX_MEMORY_BYTES, instances=1, memories=1)
         try:
-            exports = wasmtime.Instance(store, self._module, []).exports(store)
-            memory = _memory(exports["memory"])
-            _write(store, memory, self._input, data)
-            at = _address(store, exports[function], *map(len, inputs))
-            size, first, second = _HEADER.unpack(_read(store, memory, at, _HEADER.size))
-            text = _read(store, memory, at + _HEADER.size, size)
+            with self._instance(_FUEL_BASE + _FUEL_PER_BYTE * len(data)) as instance:
+                instance.write(self._input, data)
+                at = instance.call(function, *map(len, inputs))
+                size, first, second = _HEADER.unpack(instance.read(at, _HEADER.size))
+                text = instance.read(at + _HEADER.size, size)
         except (wasmtime.WasmtimeError, wasmtime.Trap, IndexError) as error:
-            # The last line says what happened; the others say where.
-            raise Undecided(str(error).strip().splitlines()[-1].strip()) from error
+            raise Undecided(fault_of(error)) from error
         return _Answer(text, (first.hex(), second.hex()))
 
-    def _find_input(self) -> int:
-        store = wasmtime.Store(self._engine)
-        store.set_fuel(_FUEL_BASE)
-        return _address(store, wasmtime.Instance(store, self._module, []).exports(store)["input"])
+    def _instance(self, fuel: int) -> Instance:
+        return Instance(self._engine, self._module, fuel=fuel, max_memory_bytes=_MAX_MEMORY_BYTES)
 
 
 def _sha256(document: bytes) -> str:
     return hashlib.sha256(document).hexdigest()
-
-
-def _memory(exported: object) -> wasmtime.Memory:
-    assert isinstance(exported, wasmtime.Memory)
-    return exported
-
-
-# wasmtime's own `Memory.read` and `write` make a ctypes type for each length, which takes about as
-# long as the checker itself.
-
-
-def _write(store: wasmtime.Store, memory: wasmtime.Memory, at: int, data: bytes) -> None:
-    ctypes.memmove(_place(store, memory, at, len(data)), data, len(data))
-
-
-def _read(store: wasmtime.Store, memory: wasmtime.Memory, at: int, size: int) -> bytes:
-    return ctypes.string_at(_place(store, memory, at, size), size)
-
-
-def _place(store: wasmtime.Store, memory: wasmtime.Memory, at: int, size: int) -> int:
-    """Where bytes of the module's memory are in this process. Raises IndexError for what is not
-    within it.
-    """
-    if at + size > memory.data_len(store):
-        raise IndexError(f"{size} bytes at {at} are not in its memory")
-    return ctypes.addressof(memory.data_ptr(store).contents) + at
-
-
-def _address(store: wasmtime.Store, function: object, *args: int) -> int:
-    assert isinstance(function, wasmtime.Func)
-    # The module's 32-bit addresses arrive as signed numbers.
-    return int(function(store, *args)) & 0xFFFFFFFF

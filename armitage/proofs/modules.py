@@ -11,6 +11,7 @@ import wasmtime
 
 from armitage.errors import ConfigError
 from armitage.proofs.checker import Checker
+from armitage.proofs.instance import fault_of
 
 
 def load_checkers(own: Checker, others: Iterable[Path]) -> dict[str, Checker]:
@@ -21,8 +22,7 @@ def load_checkers(own: Checker, others: Iterable[Path]) -> dict[str, Checker]:
             checker = Checker(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-        except (wasmtime.WasmtimeError, KeyError) as error:
-            said = str(error).splitlines()[0]
-            raise ConfigError(f"{path}: is no checker's module: {said}") from None
+        except (wasmtime.WasmtimeError, wasmtime.Trap) as error:
+            raise ConfigError(f"{path}: is no checker's module: {fault_of(error)}") from None
         found[checker.module_sha256] = checker
     return found

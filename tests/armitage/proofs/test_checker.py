@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import wasmtime
 
+from armitage.errors import ConfigError
 from armitage.proofs import Checker
 from armitage.proofs.checker import MAX_INPUT_BYTES, NotInferred, Undecided
+from armitage.proofs.modules import load_checkers
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,68 @@ def test_an_answer_outside_the_memory_is_a_rejection() -> None:
     huge = (0xFFFFFF00).to_bytes(4, "little") + answer(b"", *asked)[4:]
 
     assert not liar(huge).check(*asked).approved
+
+
+def module(*parts: str) -> bytes:
+    """A module with a memory and an `input`, and what is given."""
+    head = ('(memory (export "memory") 2)', '(func (export "input") (result i32) i32.const 65536)')
+    return bytes(wasmtime.wat2wasm(f"(module {' '.join((*head, *parts))})"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ("", "the module has no function called check"),
+        ('(global (export "check") i32 i32.const 0)', "the module has no function called check"),
+        ('(func (export "check") (param i32) (result i32) i32.const 0)', "expected 1 argument"),
+        ('(func (export "check") (param i64 i64) (result i32) i32.const 0)', "type"),
+        ('(func (export "check") (param i32 i32))', "expected 0 results"),
+        (
+            '(func (export "check") (param i32 i32) (result i64) i64.const 0)',
+            "check answers something else than a 32-bit number",
+        ),
+        ('(func (export "check") (param i32 i32) (result i32) unreachable)', "unreachable"),
+    ],
+)
+def test_a_function_of_another_kind_is_a_rejection_that_says_so(parts: str, why: str) -> None:
+    verdict = Checker(module(parts)).check(declaration("pure"), evidence())
+
+    assert not verdict.approved
+    assert why in verdict.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('(func (export "input") (result i32) i32.const 0)', "no memory called memory"),
+        ('(memory (export "memory") 1)', "no function called input"),
+        ('(import "env" "now" (func (result i64)))', "expected 1 imports"),
+        ('(memory (export "memory") 1) (func $f unreachable) (start $f)', "unreachable"),
+        ('(memory (export "memory") 8193)', "memory"),
+    ],
+)
+def test_a_module_that_is_no_checker_is_refused_when_it_is_loaded(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    path = tmp_path / "other.wasm"
+    path.write_bytes(wasmtime.wat2wasm(f"(module {text})"))
+
+    with pytest.raises(ConfigError, match=r"other\.wasm: is no checker's module") as refused:
+        load_checkers(Checker(), [path])
+    assert why in str(refused.value)
+
+
+def test_nothing_of_a_call_is_there_in_the_next() -> None:
+    asked = declaration("pure"), evidence()
+    text = "".join(f"\\{byte:02x}" for byte in answer(b"approve\n", *asked))
+    once = f"""(data (i32.const 0) "{text}") (global $calls (mut i32) (i32.const 0))
+      (func (export "check") (param i32 i32) (result i32)
+        (if (i32.or (global.get $calls) (i32.load (i32.const 131000))) (then unreachable))
+        (global.set $calls (i32.const 1)) (i32.store (i32.const 131000) (i32.const 1))
+        i32.const 0)"""
+    checker = Checker(module(once))
+
+    assert [checker.check(*asked).approved for _ in range(3)] == [True] * 3
 
 
 def test_the_module_imports_nothing() -> None:
