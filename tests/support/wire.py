@@ -103,6 +103,8 @@ class Services:
     cache: MemoryActionCache = field(default_factory=MemoryActionCache)
     origin: AssetOrigin | None = None
     policy: str = "any"
+    explains: bool = False
+    """Whether what that policy refuses is told in the trailing metadata."""
 
     def __post_init__(self) -> None:
         self.time = FakeTime()
@@ -153,7 +155,8 @@ class Services:
         """Believes what the policy says, and knows no attestation."""
         if self.policy == "any":
             return None
-        judges = open_trust(TrustOptions(policy=self.policy), (), None, {}, "")
+        options = TrustOptions(policy=self.policy, explain_refusals=self.explains)
+        judges = open_trust(options, (), None, {}, "")
         return TrustGate(judges.trust, [], self.store, self.time)
 
     async def call(

@@ -16,7 +16,8 @@ from armitage._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asse
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.reapi import rpcs
 from armitage.reapi.instances import Instance
-from armitage.transport.port import Code
+from armitage.reapi.trusting import REFUSAL
+from armitage.transport.port import Code, said_trailers
 from cas.digest import Digest
 from cas.memory import MemoryStore
 
@@ -313,3 +314,25 @@ async def test_push_is_no_evidence_under_a_policy_unless_its_content_is_proven()
     assert "nobody attests what clients push" in unproven.status.message
     assert proven.blob_digest == wire(blob)
     assert tree.status.code == Code.NOT_FOUND
+
+
+@pytest.mark.parametrize("explains", [True, False])
+async def test_push_that_is_not_believed_is_told_in_a_field_of_its_own_where_that_is_wanted(
+    explains: bool,
+) -> None:
+    services = Services(policy="self", explains=explains)
+    data = b"pushed"
+    blob, proof = await services.put(data), base64.b64encode(hashlib.sha256(data).digest()).decode()
+    sri = checksum(f"sha256-{proof}")
+    await push(services, blob, qualifiers=sri)
+    assert (await fetch(services, qualifiers=sri)).status.code == Code.OK
+    assert said_trailers() == ()
+
+    refused = await fetch(services)
+    told = said_trailers()
+    await services.call(rpcs.FETCH_DIRECTORY, asset.FetchDirectoryRequest(uris=[URI]))
+
+    assert [name for name, _ in told] == [REFUSAL] * explains
+    assert all(why.startswith("Under its trust policy it answers a push only") for _, why in told)
+    assert all(why in refused.status.message for _, why in told)
+    assert said_trailers() == told * 2
