@@ -31,6 +31,12 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def parents(row: bytes) -> bytes:
+    """The hashes over each two neighbours of a row of hashes, which is even."""
+    pairs = range(0, len(row), 2 * HASH_BYTES)
+    return b"".join([sha256(b"\x01" + row[at : at + 2 * HASH_BYTES]).digest() for at in pairs])
+
+
 def complete_subtrees(start: int, end: int) -> Iterator[tuple[int, int]]:
     """The complete subtrees that make up [start, end), from the left, as the tree over them splits.
 

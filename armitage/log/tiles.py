@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from armitage.log.errors import LogError
-from armitage.log.merkle import HASH_BYTES, Subtrees, fold
+from armitage.log.merkle import HASH_BYTES, Subtrees, parents
 
 HEIGHT = 8
 WIDTH = 1 << HEIGHT
@@ -111,16 +111,12 @@ def subtrees_of(size: int, read: Callable[[Tile], bytes]) -> Subtrees:
         data = read(tile)
         if len(data) != tile.width * HASH_BYTES:
             raise LogError(f"{tile.path}: has {len(data)} bytes, not {tile.width * HASH_BYTES}")
-        hashes = [data[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in range(first, last)]
-        return _combine(hashes)
+        row = data[first * HASH_BYTES : last * HASH_BYTES]
+        while len(row) > HASH_BYTES:
+            row = parents(row)
+        return row
 
     return subtree
-
-
-def _combine(hashes: list[bytes]) -> bytes:
-    while len(hashes) > 1:
-        hashes = [fold(hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
-    return hashes[0]
 
 
 def encode_entry(entry: bytes) -> bytes:
