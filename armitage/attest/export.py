@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from armitage.attest.archived import bundle_for
@@ -21,6 +21,7 @@ from armitage.log.store import LogStore
 from armitage.private_file import replace_file
 from armitage.witness.archive import Archive
 from cas.errors import CasError
+from executor.concurrency import settle
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _BATCH: Final = 256
 
 
 class Exporter:
-    """Remembers up to where each log is carried over; what is carried twice changes nothing."""
+    """Remembers up to where each log is carried over; what is carried twice is there once."""
 
     def __init__(self, archive: Archive, store: GitStore, clock: Clock) -> None:
         """The key for commits, in the archive's directory, is made with the first of them."""
@@ -55,8 +56,8 @@ class Exporter:
             _log.warning("attestations are not carried into git: %s", error)
 
     async def run(self) -> int:
-        """Carries over what is new, and answers how many attestations that is. Cancelled, some of
-        it may be. Raises GitFailed, LogError, BlobNotFound, OSError.
+        """Carries over what is new, and answers how many attestations that is. Cancelled, ends with
+        the commits that it is at. Raises GitFailed, LogError, BlobNotFound, OSError.
         """
         positions, done = await asyncio.to_thread(self._read), 0
         # The newest first: one that has ended and is damaged keeps back those before it alone.
@@ -64,13 +65,18 @@ class Exporter:
             first = positions.get(str(log.key), 0)
             while first < log.checkpoint.size:
                 end = min(first + _BATCH, log.checkpoint.size)
-                done += await self._carry(log, first, end)
+                bundles = await self._bundles(log, first, end)
                 positions[str(log.key)] = first = end
-                await asyncio.to_thread(replace_file, self._positions, canonical(positions))
+                loop = asyncio.get_running_loop()
+                adding = loop.run_in_executor(None, self._add, bundles, positions)
+                await settle(adding)  # Whoever comes next would be in its way.
+                adding.result()
+                done += sum(map(len, bundles.values()))
         return done
 
-    async def _carry(self, log: LogStore, first: int, end: int) -> int:
-        by_instance: dict[str, list[Bundle]] = {}
+    async def _bundles(self, log: LogStore, first: int, end: int) -> dict[str, list[Bundle]]:
+        """By instance."""
+        found: dict[str, list[Bundle]] = {}
         entries = await asyncio.to_thread(log.entries, first, end)
         for index, data in enumerate(entries, first):
             try:
@@ -79,15 +85,15 @@ class Exporter:
                 continue  # A session's, which stays here.
             if entry.kind is Kind.ATTESTATION:
                 bundle = await bundle_for(self._archive, index, data, log)
-                by_instance.setdefault(entry.instance, []).append(bundle)
+                found.setdefault(entry.instance, []).append(bundle)
                 await asyncio.sleep(0)  # None of it waits, and the daemon has others to serve.
-        for instance, bundles in by_instance.items():
-            await asyncio.to_thread(self._add, instance, bundles)
-        return sum(map(len, by_instance.values()))
+        return found
 
-    def _add(self, instance: str, bundles: Sequence[Bundle]) -> None:
-        self._store.make()
-        self._store.add(instance, bundles, open_ssh_key(self._key), self._clock.wall())
+    def _add(self, bundles: Mapping[str, Sequence[Bundle]], positions: Mapping[str, int]) -> None:
+        for instance, each in bundles.items():
+            self._store.make()
+            self._store.add(instance, each, open_ssh_key(self._key), self._clock.wall())
+        replace_file(self._positions, canonical(positions))
 
     def _read(self) -> dict[str, int]:
         """By the key of each log."""

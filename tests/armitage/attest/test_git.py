@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from support.attested import NOW_S, SIGNER, bundle, facts, named
@@ -376,3 +378,28 @@ async def test_what_is_not_carried_over_in_time_is_told_and_carried_the_next_tim
 
         assert "after the next start" in caplog.text
         assert await exporter.run() == 1
+
+
+async def test_whoever_is_cancelled_ends_with_the_commit_that_it_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going, add = Event(), Event(), GitStore.add
+
+    def waiting(*arguments: Any) -> str | None:
+        begun.set()
+        assert going.wait(60)
+        return add(*arguments)
+
+    monkeypatch.setattr(GitStore, "add", waiting)
+    async with exporting(tmp_path, "log.example/1", "1") as (_, exporter):
+        running = asyncio.ensure_future(exporter.run())  # noqa: TID251 (a task to cancel)
+        await asyncio.to_thread(begun.wait, 60)
+        running.cancel()
+        await asyncio.wait([running], timeout=0.01)
+        is_over = running.done()
+        going.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert not is_over
+        assert await exporter.run() == 0
