@@ -185,13 +185,18 @@ class OpenCall:
         self._core.owner = None  # Or only the garbage collector would free the two.
 
     async def _send_all(self, responses: AsyncIterator[Response]) -> None:
-        connection, send = self._connection, self._core.send
+        connection, core = self._connection, self._core
         try:
             async for response in responses:
-                is_out = send(response)
-                connection.flush_soon()
-                if not is_out or connection.is_congested:
-                    await self._wait_to_write(has_drained=is_out)
+                is_large = not core.send(response)
+                if is_large:
+                    connection.flush()  # Worth a send of its own, and so of one turn, not of two.
+                else:
+                    connection.flush_soon()
+                if core.queued_bytes or connection.is_congested:
+                    await self._wait_to_write(has_drained=not core.queued_bytes)
+                elif is_large:
+                    await asyncio.sleep(0)
         finally:
             await close_stream(responses)
         self._finish(ok_status() or _OK)
