@@ -22,6 +22,7 @@ import ssl
 import statistics
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -43,6 +44,7 @@ from armitage.reapi import rpcs
 MIB = 1 << 20
 CHUNKS = (64 << 10, 256 << 10, 1 << 20, 2 << 20)
 FLOOR = "C++ gRPC"
+DISK = "the disk alone"
 SHARES = {"grpc.aio": 0.1, "Armitage, grpcio": 0.1, "buildbox-casd": 0.1, "BuildGrid": 0.02}
 """Of the calls of a round, so that slow servers take no longer than fast ones."""
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -129,6 +131,19 @@ def write_stream(name: str, data: bytes, chunk: int) -> Iterator[bytes]:
             data=data[start : start + chunk],
             finish_write=start + chunk >= len(data),
         ).SerializeToString()
+
+
+def write_file(path: Path, size: int, figures: Figures) -> None:
+    """The least that it takes to have so many new bytes on disk."""
+    piece = os.urandom(MIB)
+    before, began = time.process_time(), time.perf_counter()
+    with path.open("wb", buffering=0) as out:
+        for _ in range(size // MIB):
+            out.write(piece)
+        os.fdatasync(out.fileno())
+    figures.rate.append(size / (time.perf_counter() - began))
+    figures.cpu.append((time.process_time() - before) / size)
+    path.unlink()
 
 
 class Bench:
@@ -263,7 +278,9 @@ class Bench:
         assert digest.digest() == hashlib.sha256(data).digest()
 
     def write(self, ours: Sequence[Peer], canned: Path) -> None:
-        """A new blob by a single call; the peers throw it away, `stored` ones keep it."""
+        """A new blob by a single call; the peers throw it away, `stored` ones keep it. The disk
+        alone is a file of as many bytes, written and synced.
+        """
         size = self.arguments.blob_mib * MIB
         filler = os.urandom(size - 16)
         with ExitStack() as stack:
@@ -290,9 +307,9 @@ class Bench:
                     upload = f"uploads/{uuid.uuid4()}/{name}"
                     return self.file("write", write_stream(upload, data, chunk))
 
-                table = self._stream(servers, size, fresh, rpcs.WRITE.path)
+                table = self._stream(servers, size, fresh, rpcs.WRITE.path, disk=stored)
                 title = f"Write {size // MIB} MiB in {chunk >> 10} KiB"
-                self._print_streams(title, table, "grpc.aio, stored")
+                self._print_streams(title, table, "grpc.aio, stored", DISK)
 
     def tls_flags(self) -> list[str]:
         return [] if self.tls is None else ["--tls", str(self.tls[0]), str(self.tls[1])]
@@ -303,9 +320,12 @@ class Bench:
         size: int,
         body: Callable[[], Path],
         path: str,
+        disk: Path | None = None,
     ) -> dict[str, Figures]:
-        table = {name: Figures() for name in servers}
+        table = {name: Figures() for name in (*servers, *([DISK] if disk else []))}
         for attempt in range(self.arguments.rounds + 1):
+            if disk is not None:
+                write_file(disk / "alone", size, table[DISK] if attempt else Figures())
             for name, peer in servers.items():
                 figures = table[name] if attempt else Figures()
                 load = self.sample(figures, peer, path, body(), 1, units=size)
