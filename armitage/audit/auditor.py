@@ -189,7 +189,7 @@ class Auditor:
         first = self._indexed
         upto = min(size, first + _BATCH)
         entries = await asyncio.to_thread(self.logs.entries, first, upto)
-        records = await self._records_of(entries)
+        records = await self.records_of(entries)
         told = zip(entries, records, strict=True)
         rows = [row_of(index, entry, record) for index, (entry, record) in enumerate(told, first)]
         end = first + len(rows)
@@ -199,8 +199,8 @@ class Auditor:
         passed, self._progress = self._progress, asyncio.Event()
         passed.set()
 
-    async def _records_of(self, entries: Sequence[bytes]) -> list[bytes | None]:
-        """What entries name; None where it is gone, or nothing is named."""
+    async def records_of(self, entries: Sequence[bytes]) -> list[bytes | None]:
+        """What entries name; None where it is gone, or nothing is named. Raises OSError."""
         named = [record_of(read_json(entry)) for entry in entries]
         return await ArchiveSource(self.archive).records(0, named)
 
@@ -243,7 +243,7 @@ class Auditor:
         store, log_index, data = await self._entry(index)
         receipt = await asyncio.to_thread(store.receipt, log_index)
         row = await self.ask(self._index.row, index)
-        [record] = await self._records_of([data])
+        [record] = await self.records_of([data])
         if row is None:
             row = row_of(index, data, record)
             is_past = store is not self.archive.log.store
@@ -253,7 +253,7 @@ class Auditor:
     async def record_of(self, index: int) -> bytes | None:
         """The record that an entry names; None where it is gone. Raises NotFound."""
         _, _, data = await self._entry(index)
-        [record] = await self._records_of([data])
+        [record] = await self.records_of([data])
         return record
 
     async def records(self, first: int, count: int) -> list[bytes | None]:
@@ -265,7 +265,7 @@ class Auditor:
         if first >= size:
             raise NotFound(f"the log has {size} entries, none at {first}")
         entries = await asyncio.to_thread(store.entries, first, min(size, first + count))
-        return await self._records_of(entries)
+        return await self.records_of(entries)
 
     async def sessions(self, column: str, text: str, limit: int = 100) -> list[SessionRow]:
         """Sessions by `session`, `action` or `invocation`, newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from armitage.attest.errors import NotAttestable
@@ -11,7 +12,10 @@ from armitage.attest.facts import Fetch, Lost
 from armitage.audit.auditor import Auditor
 from armitage.audit.query import Query
 from armitage.audit.rows import Row
-from armitage.witness.evidence import parse_entry, parse_record
+from armitage.errors import Unavailable
+from armitage.log.store import LogStore
+from armitage.log.tiles import WIDTH
+from armitage.witness.evidence import parse_record
 
 _MOST: Final = 4096
 """More would not fit an attestation."""
@@ -34,17 +38,32 @@ class SessionFetches:
         rows = await auditor.rows(query)
         if len(rows) > _MOST:
             raise NotAttestable(f"session {session} has over {_MOST} exchanges")
+        fetched = [row.log_index for row in rows if row.outcome == "fetched"]
+        told = dict(zip(fetched, await self._records(fetched), strict=True))
         return [
-            _fetch(row.log_index, await self._record(row.log_index))
-            if row.outcome == "fetched"
-            else _lost(row)
+            _fetch(row.log_index, told[row.log_index]) if row.outcome == "fetched" else _lost(row)
             for row in rows
         ]
 
-    async def _record(self, index: int) -> dict[str, Any]:
-        archive = self._auditor.archive
-        entry = parse_entry(await asyncio.to_thread(archive.log.store.entry, index))
-        return parse_record(await archive.record(entry))
+    async def _records(self, indexes: Sequence[int]) -> list[dict[str, Any]]:
+        entries = await asyncio.to_thread(_entries, self._auditor.archive.log.store, indexes)
+        found = []
+        records = await self._auditor.records_of(entries)
+        for index, record in zip(indexes, records, strict=True):
+            if record is None:
+                raise Unavailable(f"the record of the exchange at {index} of the log is gone")
+            found.append(parse_record(record))
+        return found
+
+
+def _entries(log: LogStore, indexes: Sequence[int]) -> list[bytes]:
+    """Answers entries by ascending indexes, reading each bundle of the log once."""
+    found = []
+    for _, near in groupby(indexes, lambda index: index // WIDTH):
+        wanted = list(near)
+        entries = log.entries(wanted[0], wanted[-1] + 1)
+        found += [entries[index - wanted[0]] for index in wanted]
+    return found
 
 
 def _lost(row: Row) -> Lost:

@@ -45,6 +45,7 @@ from armitage.log.tiles import (
     HEIGHT,
     WIDTH,
     Tile,
+    cut_bundle,
     decode_entries,
     encode_entry,
     read_entries,
@@ -354,14 +355,13 @@ def _edge_name(level: int | None, size: int) -> str:
 
 def _narrow(content: bytes, tile: Tile) -> bytes:
     """The first of what a tile holds, as wide as asked for. Raises LogDamaged when it is not."""
-    if tile.level is not None:
-        cut = content[: tile.width * HASH_BYTES]
-        whole = len(cut) == tile.width * HASH_BYTES
-    else:
-        entries = decode_entries(content)[: tile.width]
-        cut = b"".join(map(encode_entry, entries))
-        whole = len(entries) == tile.width
-    if not whole:
+    if tile.level is None:
+        try:
+            return cut_bundle(content, tile.width)
+        except LogError as error:
+            raise LogDamaged(f"{tile.path}: {error}") from error
+    cut = content[: tile.width * HASH_BYTES]
+    if len(cut) != tile.width * HASH_BYTES:
         raise LogDamaged(f"{tile.path}: holds less than {tile.width}")
     return cut
 

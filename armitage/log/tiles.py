@@ -138,6 +138,16 @@ def decode_entries(bundle: bytes) -> list[bytes]:
     return entries
 
 
+def cut_bundle(bundle: bytes, count: int) -> bytes:
+    """The first entries of a bundle, as they stand there. Raises LogError when there are fewer."""
+    at = 0
+    for _ in range(count):
+        at += _LENGTH_BYTES + int.from_bytes(bundle[at : at + _LENGTH_BYTES], "big")
+    if at > len(bundle):
+        raise LogError(f"the bundle has fewer than {count} entries")
+    return bundle[:at]
+
+
 def read_entries(read: Callable[[Tile], bytes], first: int, end: int) -> list[bytes]:
     """Answers the entries from one index up to another, reading each bundle once. Raises LogError
     when a bundle ends in mid-entry, and what `read` raises.

@@ -49,13 +49,14 @@ class Record:
         """Keeps one session with these exchanges."""
         session = await self.sessions.open(Subject(**subject), declared)
         for fetch in fetches:
-            await session.record(await self._exchange(fetch))
+            await session.record(await self.exchange(fetch))
         if close:
             await session.close()
         await self.auditor.catch_up()
         return session.id
 
-    async def _exchange(self, fetch: Fetch) -> Exchange:
+    async def exchange(self, fetch: Fetch) -> Exchange:
+        """What came of a fetch, its body stored."""
         at_s = T0 + next(self.seconds)
         host = fetch.url.partition("://")[2].partition("/")[0]
         body = None

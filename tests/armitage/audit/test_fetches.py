@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from armitage.attest.facts import Fetch as Fetched
 from armitage.attest.facts import Lost
 from armitage.audit import fetches
 from armitage.audit.fetches import SessionFetches
+from armitage.audit.rows import Named
+from armitage.audit.source import ArchiveSource
+from armitage.errors import Unavailable
+from armitage.witness.evidence import Subject
 
 
 async def test_exchanges_of_the_session_are_told_in_order(tmp_path: Path) -> None:
@@ -47,4 +52,36 @@ async def test_more_than_an_attestation_holds_is_not_attested(
         session = await kept.session(Fetch("https://a.example/1"), Fetch("https://a.example/2"))
 
         with pytest.raises(NotAttestable, match="over 1 exchanges"):
+            await SessionFetches(kept.auditor)(session)
+
+
+async def test_exchanges_are_told_however_far_apart_their_entries_are(tmp_path: Path) -> None:
+    urls = [f"https://a.example/{number}" for number in range(4)]
+    async with record(tmp_path / "record") as kept:
+        opened = await kept.sessions.open(Subject(), "network")
+        for url in urls:
+            await opened.record(await kept.exchange(Fetch(url, url.encode())))
+            await kept.archive.log.append_all([b"another's"] * 150)
+
+        told = await SessionFetches(kept.auditor)(opened.id)
+
+    assert [(each.url, each.log_index) for each in told] == [
+        (url, 1 + 151 * number) for number, url in enumerate(urls)
+    ]
+    assert [each.sha256 for each in told if isinstance(each, Fetched)] == [
+        hash_of(url.encode()) for url in urls
+    ]
+
+
+async def test_without_a_record_that_is_gone_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: ArchiveSource, first: int, named: Sequence[Named | None]) -> list[None]:
+        return [None for _ in named]
+
+    async with record(tmp_path / "record") as kept:
+        session = await kept.session(Fetch("https://a.example/1"), Fetch("https://a.example/2"))
+        monkeypatch.setattr(ArchiveSource, "records", gone)
+
+        with pytest.raises(Unavailable, match="exchange at 1 of the log is gone"):
             await SessionFetches(kept.auditor)(session)

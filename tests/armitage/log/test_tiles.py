@@ -13,6 +13,7 @@ from armitage.log.note import KeyType, Signer, sign_note
 from armitage.log.receipt import Receipt, parse_receipt
 from armitage.log.tiles import (
     Tile,
+    cut_bundle,
     decode_entries,
     encode_entry,
     new_tiles,
@@ -126,6 +127,17 @@ def test_entries_come_back_as_they_were_bundled() -> None:
     entries = [b"", b"a", b"b" * 65_535]
 
     assert decode_entries(b"".join(map(encode_entry, entries))) == entries
+
+
+def test_a_bundle_is_cut_between_entries() -> None:
+    entries = [b"", b"a", bytes(256), b"last"]
+    bundle = b"".join(map(encode_entry, entries))
+
+    for count in range(5):
+        assert decode_entries(cut_bundle(bundle, count)) == entries[:count]
+    for short in (bundle, bundle[:-1], bundle[:-6]):
+        with pytest.raises(LogError, match="fewer than"):
+            cut_bundle(short, 5 if short is bundle else 4)
 
 
 @pytest.mark.parametrize("bundle", [b"\0", b"\0\1", b"\0\1a\0"])
