@@ -134,6 +134,10 @@ class Auditor:
         self._threads = threads
         self._indexed = 0
         self._is_checked = False
+        self._is_sure = False
+        """Whether the index has as many as `_indexed` says: not while some are added to it, nor
+        once whoever waited for that was cancelled.
+        """
         self._progress = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -169,9 +173,13 @@ class Auditor:
         async with self._turn:
             if not self._is_checked:
                 await self._check_belongs()
-            self._indexed = (await self.ask(lambda: self._index.indexed)).size
+            if not self._is_sure:
+                self._indexed = (await self.ask(lambda: self._index.indexed)).size
+                self._is_sure = True
             while self._indexed < (size := self.logs.size):
+                self._is_sure = False
                 await self._index_some(size)
+                self._is_sure = True
                 if told is not None:
                     told(self._indexed, size)
 

@@ -7,11 +7,14 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from support.records import T0, Fetch, Record, hash_of, record
 
 from armitage.audit.auditor import INDEX_NAME
+from armitage.audit.index import Index
 from armitage.audit.query import Query
 from armitage.audit.rows import Link, row_of
 from armitage.chores import Meanwhile
@@ -215,3 +218,28 @@ async def test_bodies_that_were_cut_off_are_not_found_by_their_hash(tmp_path: Pa
 def _record(*, complete: bool) -> bytes:
     body = {"sha256": f"sha256:{hash_of(b'x')}", "size_bytes": 1, "complete": complete}
     return json.dumps({"response": {"status": 200, "body": body}, "decision": {}}).encode()
+
+
+async def test_what_is_indexed_while_whoever_waits_is_cancelled_is_not_indexed_again(
+    kept: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going, add = Event(), Event(), Index.add
+
+    def waiting(*arguments: Any) -> None:
+        begun.set()
+        assert going.wait(60)
+        add(*arguments)
+
+    monkeypatch.setattr(Index, "add", waiting)
+    await kept.archive.log.append(b"another's")
+    indexing = asyncio.ensure_future(kept.auditor.catch_up())  # noqa: TID251 (a task to cancel)
+    await asyncio.to_thread(begun.wait, 60)
+    indexing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await indexing
+    going.set()
+
+    await kept.auditor.catch_up()
+
+    assert kept.auditor.indexed == 9
+    assert await found(kept) == [8, 7, 6, 5, 4, 3, 2, 1, 0]
