@@ -98,6 +98,10 @@ class Lost:
     """Of its record in the daemon's log."""
 
 
+Exchanges = Sequence[Fetch | Lost] | Exception
+"""Those of a session, in order; or why they cannot be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Builder:
     """Who executed. What gives other guarantees needs another `id`."""

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from armitage.attest.errors import NotAttestable
-from armitage.attest.facts import ActionFacts, Builder, Denial, Fetch, Lost, Outputs
+from armitage.attest.facts import ActionFacts, Builder, Denial, Exchanges, Fetch, Lost, Outputs
 from armitage.attest.judge import Judge, Judgement
 from armitage.attest.ledger import Ledger
 from armitage.attest.service import Attestations, Kept
@@ -98,13 +98,13 @@ class NotaryStats:
 class Fetches(Protocol):
     """Tells what the witness saw."""
 
-    async def __call__(self, session: str, /) -> Sequence[Fetch | Lost]:
-        """Answers the exchanges of a session, in order."""
+    async def __call__(self, sessions: Sequence[str], /) -> Sequence[Exchanges]:
+        """Answers the exchanges of each session."""
 
 
-async def no_fetches(_: str, /) -> Sequence[Fetch | Lost]:
+async def no_fetches(sessions: Sequence[str], /) -> Sequence[Exchanges]:
     """Where there is no witness."""
-    return ()
+    return [() for _ in sessions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +206,9 @@ class Notary:
 
     async def _urls(self, run: Run) -> Mapping[tuple[str, int], str]:
         """What was fetched first from each host, for the reasons; nothing where that is unknown."""
-        try:
-            fetches = await self._fetches(run)
-        except Exception:  # noqa: BLE001 (it is refused in any case; words are a courtesy)
-            _log.debug("the fetches of action %s cannot be told", run.action, exc_info=True)
+        [fetches] = await self._fetches([run])
+        if isinstance(fetches, Exception):  # It is refused in any case; words are a courtesy.
+            _log.debug("the fetches of action %s cannot be told", run.action, exc_info=fetches)
             return {}
         return {
             (each.host, each.port): each.url
@@ -264,7 +263,11 @@ class Notary:
 
     async def _make_all(self, batch: Sequence[_Begun]) -> list[Exception | None]:
         """Answers for each run why its result must not be kept, if so."""
-        facts = [await self._facts_of(each) for each in batch]
+        fetches = await self._fetches([each.run for each in batch])
+        facts = [
+            told if isinstance(told, Exception) else self._facts(each.run, each.judgement, told)
+            for each, told in zip(batch, fetches, strict=True)
+        ]
         try:
             good = [each for each in facts if isinstance(each, ActionFacts)]
             made = await self._desk.attestations.attest_all(good) if good else []
@@ -277,13 +280,6 @@ class Notary:
             for begun, each in zip(batch, facts, strict=True)
         ]
 
-    async def _facts_of(self, begun: _Begun) -> ActionFacts | Exception:
-        try:
-            fetches = await self._fetches(begun.run)
-        except Exception as error:  # noqa: BLE001 (see above)
-            return error
-        return self._facts(begun.run, begun.judgement, fetches)
-
     def _fault(self, begun: _Begun, outcome: Kept | Exception) -> Exception | None:
         if isinstance(outcome, Kept):
             self._attested += 1
@@ -294,9 +290,15 @@ class Notary:
         _log.info("action %s is not attested: %s", begun.run.action, outcome)
         return None
 
-    async def _fetches(self, run: Run) -> Sequence[Fetch | Lost]:
-        session = run.used.network_session
-        return await self._desk.fetches(session) if session else ()
+    async def _fetches(self, runs: Sequence[Run]) -> Sequence[Exchanges]:
+        """Answers those of each run."""
+        sessions = [run.used.network_session for run in runs]
+        named = [session for session in sessions if session]
+        try:
+            told = iter(await self._desk.fetches(named) if named else ())
+        except Exception as error:  # noqa: BLE001 (told for each)
+            return [error if session else () for session in sessions]
+        return [next(told) if session else () for session in sessions]
 
     def _facts(
         self, run: Run, judgement: Judgement, exchanges: Sequence[Fetch | Lost]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -245,6 +245,10 @@ class Auditor:
     async def rows(self, query: Query) -> list[Row]:
         """The same without counting."""
         return await self.ask(self._index.rows, query)
+
+    async def rows_of(self, queries: Iterable[Query]) -> list[list[Row]]:
+        """The same for several, in one turn."""
+        return await self.ask(lambda: [self._index.rows(query) for query in queries])
 
     async def entry(self, index: int) -> EntryView:
         """Raises NotFound."""

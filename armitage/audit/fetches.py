@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
 from armitage.attest.errors import NotAttestable
-from armitage.attest.facts import Fetch, Lost
+from armitage.attest.facts import Exchanges, Fetch, Lost
+from armitage.attest.together import one_by_one
 from armitage.audit.auditor import Auditor
 from armitage.audit.query import Query
 from armitage.audit.rows import Row
@@ -19,6 +21,8 @@ from armitage.witness.evidence import parse_record
 
 _MOST: Final = 4096
 """More would not fit an attestation."""
+_AT_ONCE: Final = 1024
+"""Records that are read together."""
 
 
 class SessionFetches:
@@ -27,33 +31,48 @@ class SessionFetches:
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
 
-    async def __call__(self, session: str, /) -> Sequence[Fetch | Lost]:
-        """Answers the exchanges of a closed session, in order. Raises NotAttestable when there are
-        too many, and what reading the record raises.
+    async def __call__(self, sessions: Sequence[str], /) -> Sequence[Exchanges]:
+        """Answers the exchanges of closed sessions, each in order; an exception for one that has
+        too many, or lacks a record. Raises what reading the index and the log raises.
         """
         auditor = self._auditor
         await auditor.catch_up()
         log = auditor.archive.log.store.key.name
-        query = Query(session=session, log=log, kind="exchange", after=-1, limit=_MOST + 1)
-        rows = await auditor.rows(query)
-        if len(rows) > _MOST:
-            raise NotAttestable(f"session {session} has over {_MOST} exchanges")
-        fetched = [row.log_index for row in rows if row.outcome == "fetched"]
-        told = dict(zip(fetched, await self._records(fetched), strict=True))
-        return [
-            _fetch(row.log_index, told[row.log_index]) if row.outcome == "fetched" else _lost(row)
-            for row in rows
-        ]
+        found = await auditor.rows_of(
+            Query(session=session, log=log, kind="exchange", after=-1, limit=_MOST + 1)
+            for session in sessions
+        )
+        few = [rows for rows in found if len(rows) <= _MOST]
+        indexes = sorted(row.log_index for rows in few for row in rows if row.outcome == "fetched")
+        fetched: dict[int, Fetch] = {}
+        for first in range(0, len(indexes), _AT_ONCE):
+            fetched.update(await self._fetched(indexes[first : first + _AT_ONCE]))
+        return one_by_one(partial(_exchanges, fetched))(found)
 
-    async def _records(self, indexes: Sequence[int]) -> list[dict[str, Any]]:
+    async def _fetched(self, indexes: Sequence[int]) -> dict[int, Fetch]:
+        """By the index of their entry; without those whose record is gone."""
         entries = await asyncio.to_thread(_entries, self._auditor.archive.log.store, indexes)
-        found = []
-        records = await self._auditor.records_of(entries)
-        for index, record in zip(indexes, records, strict=True):
-            if record is None:
-                raise Unavailable(f"the record of the exchange at {index} of the log is gone")
-            found.append(parse_record(record))
-        return found
+        records = zip(indexes, await self._auditor.records_of(entries), strict=True)
+        return {
+            index: _fetch(index, parse_record(record))
+            for index, record in records
+            if record is not None
+        }
+
+
+def _exchanges(fetched: Mapping[int, Fetch], rows: Sequence[Row]) -> Sequence[Fetch | Lost]:
+    if len(rows) > _MOST:
+        raise NotAttestable(f"session {rows[0].session} has over {_MOST} exchanges")
+    return [_told(fetched, row) if row.outcome == "fetched" else _lost(row) for row in rows]
+
+
+def _told(fetched: Mapping[int, Fetch], row: Row) -> Fetch:
+    try:
+        return fetched[row.log_index]
+    except KeyError:
+        raise Unavailable(
+            f"the record of the exchange at {row.log_index} of the log is gone"
+        ) from None
 
 
 def _entries(log: LogStore, indexes: Sequence[int]) -> list[bytes]:

@@ -18,7 +18,7 @@ from armitage.attest.entries import (
     parse_attestation_record,
     parse_denial_record,
 )
-from armitage.attest.facts import Fetch
+from armitage.attest.facts import Exchanges, Fetch
 from armitage.attest.judge import Judge
 from armitage.attest.ledger import Ledger
 from armitage.attest.notary import Desk, Notary
@@ -80,11 +80,12 @@ async def test_undeclared_use_is_denied_in_the_log_and_in_words(tmp_path: Path) 
     assert record["reasons"] == ["uncovered network x.org 443 needs network:x.org:443"]
 
 
-async def _one_fetch(_: str) -> Sequence[Fetch]:
-    return [Fetch("https://x.org/a?b=1", "GET", 200, "x.org", 443, "ab" * 32, 5, log_index=7)]
+async def _one_fetch(_: Sequence[str]) -> Sequence[Exchanges]:
+    fetch = Fetch("https://x.org/a?b=1", "GET", 200, "x.org", 443, "ab" * 32, 5, log_index=7)
+    return [[fetch]]
 
 
-async def _lost_fetches(_: str) -> Sequence[Fetch]:
+async def _lost_fetches(_: Sequence[str]) -> Sequence[Exchanges]:
     raise OSError("disk on fire")
 
 
@@ -131,6 +132,31 @@ async def test_without_the_fetches_nothing_is_attested(tmp_path: Path) -> None:
 
         assert made.notary.stats().unattested == 1
         assert made.log.checkpoint.size == 0
+
+
+async def test_of_a_batch_only_what_lacks_its_fetches_is_not_attested(tmp_path: Path) -> None:
+    asked, kept = list[Sequence[str]](), list[str]()
+
+    async def fetches(sessions: Sequence[str]) -> Sequence[Exchanges]:
+        asked.append(sessions)
+        return [OSError("gone") if session == "s1" else () for session in sessions]
+
+    async with registry(tmp_path, fetches=fetches) as made:
+        runs = [
+            run_of("", replace(SANDBOXED, network_session=session), name)
+            for name, session in (("a", "s1"), ("b", ""), ("c", "s2"))
+        ]
+        judged = [await made.notary.judge(run) for run in runs]
+        for run, judgement in zip(runs, judged, strict=True):
+
+            async def keep(name: str = run.invocation) -> None:
+                kept.append(name)
+
+            await made.notary.attest(run, judgement, run.invocation, keep)
+        await made.notary.settle_all()
+
+    assert asked == [["s1", "s2"]]
+    assert sorted(kept) == ["run-b", "run-c"]
 
 
 async def test_denial_that_cannot_be_logged_is_a_denial_all_the_same(tmp_path: Path) -> None:
@@ -208,9 +234,9 @@ async def test_what_is_begun_meanwhile_is_one_batch_and_waits_until_it_is_full(
 ) -> None:
     going = asyncio.Event()
 
-    async def fetches(_: str) -> Sequence[Fetch]:
+    async def fetches(sessions: Sequence[str]) -> Sequence[Exchanges]:
         await going.wait()
-        return ()
+        return [() for _ in sessions]
 
     async with registry(tmp_path, fetches=fetches) as made:
         first = run_of("", replace(SANDBOXED, network_session="s1"), "first")

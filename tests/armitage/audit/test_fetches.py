@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.records import Fetch, hash_of, record
+from support.records import Fetch, Record, hash_of, record
 
 from armitage.attest.errors import NotAttestable
 from armitage.attest.facts import Fetch as Fetched
@@ -17,6 +17,13 @@ from armitage.errors import Unavailable
 from armitage.witness.evidence import Subject
 
 
+async def exchanges(kept: Record, session: str) -> Sequence[Fetched | Lost]:
+    [told] = await SessionFetches(kept.auditor)([session])
+    if isinstance(told, Exception):
+        raise told
+    return told
+
+
 async def test_exchanges_of_the_session_are_told_in_order(tmp_path: Path) -> None:
     async with record(tmp_path / "record") as kept:
         session = await kept.session(
@@ -27,7 +34,7 @@ async def test_exchanges_of_the_session_are_told_in_order(tmp_path: Path) -> Non
         )
         await kept.session(Fetch("https://a.example/other", b"other"))
 
-        told = await SessionFetches(kept.auditor)(session)
+        told = await exchanges(kept, session)
 
     one, evil, gone, cut = told
     assert isinstance(one, Fetched)
@@ -52,7 +59,7 @@ async def test_more_than_an_attestation_holds_is_not_attested(
         session = await kept.session(Fetch("https://a.example/1"), Fetch("https://a.example/2"))
 
         with pytest.raises(NotAttestable, match="over 1 exchanges"):
-            await SessionFetches(kept.auditor)(session)
+            await exchanges(kept, session)
 
 
 async def test_exchanges_are_told_however_far_apart_their_entries_are(tmp_path: Path) -> None:
@@ -63,13 +70,37 @@ async def test_exchanges_are_told_however_far_apart_their_entries_are(tmp_path: 
             await opened.record(await kept.exchange(Fetch(url, url.encode())))
             await kept.archive.log.append_all([b"another's"] * 150)
 
-        told = await SessionFetches(kept.auditor)(opened.id)
+        told = await exchanges(kept, opened.id)
 
     assert [(each.url, each.log_index) for each in told] == [
         (url, 1 + 151 * number) for number, url in enumerate(urls)
     ]
     assert [each.sha256 for each in told if isinstance(each, Fetched)] == [
         hash_of(url.encode()) for url in urls
+    ]
+
+
+async def test_each_of_several_sessions_has_its_own_exchanges_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetches, "_MOST", 2)
+    monkeypatch.setattr(fetches, "_AT_ONCE", 1)
+    async with record(tmp_path / "record") as kept:
+        one = await kept.session(Fetch("https://a.example/1"))
+        many = await kept.session(*(Fetch(f"https://b.example/{n}") for n in range(3)))
+        two = await kept.session(Fetch("https://c.example/1"), Fetch("https://c.example/2"))
+
+        told = await SessionFetches(kept.auditor)([two, many, "unknown", one])
+
+    assert isinstance(told[1], NotAttestable)
+    assert [
+        [each.url for each in exchanges] if not isinstance(exchanges, Exception) else None
+        for exchanges in told
+    ] == [
+        ["https://c.example/1", "https://c.example/2"],
+        None,
+        [],
+        ["https://a.example/1"],
     ]
 
 
@@ -84,4 +115,4 @@ async def test_without_a_record_that_is_gone_nothing_is_told(
         monkeypatch.setattr(ArchiveSource, "records", gone)
 
         with pytest.raises(Unavailable, match="exchange at 1 of the log is gone"):
-            await SessionFetches(kept.auditor)(session)
+            await exchanges(kept, session)
