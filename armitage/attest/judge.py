@@ -95,6 +95,10 @@ class Judge:
             verdict = await self._ask(declaration, evidence)
         return Judgement(declaration, evidence, verdict)
 
+    async def turn(self) -> None:
+        """Waits until the small documents that are being checked now are decided."""
+        await self._checking.turn()
+
     async def infer(self, evidence: bytes) -> str | None:
         """The least property that covers the evidence; None for evidence that is none."""
         loop = asyncio.get_running_loop()

@@ -235,6 +235,8 @@ class Notary:
         """Attests what was begun, as much of it together as there is."""
         try:
             while self._queue:
+                if len(self._queue) < _MOST_TOGETHER:
+                    await self._desk.judge.turn()  # What is being judged is for this batch, too.
                 batch, self._queue = self._queue[:_MOST_TOGETHER], self._queue[_MOST_TOGETHER:]
                 for begun, fault in zip(batch, await self._make_all(batch), strict=True):
                     self._group.create_task(self._end(begun, fault))

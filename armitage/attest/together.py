@@ -28,7 +28,7 @@ class Together(Generic[Item, Answer]):
         self._work = work
         self._threads = threads
         self._waiting: list[_Asked[Item, Answer]] = []
-        self._is_working = False
+        self._turn: asyncio.Future[Sequence[Answer | Exception]] | None = None
 
     async def __call__(self, item: Item) -> Answer:
         """Answers, or raises, what the function does for the item. Cancelled, the function may be
@@ -36,9 +36,14 @@ class Together(Generic[Item, Answer]):
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
-        if not self._is_working:
+        if self._turn is None:
             self._take_turn()
         return await answer
+
+    async def turn(self) -> None:
+        """Waits until whoever is being served now, if anybody is, has the answer."""
+        if self._turn is not None:
+            await asyncio.wait([self._turn])
 
     def _take_turn(self) -> None:
         """Begins a turn. No task waits for it to end: each caller waits for its own answer, and
@@ -48,16 +53,15 @@ class Together(Generic[Item, Answer]):
         wanted = [each for each in taken if not each[1].done()]
         items = [item for item, _ in wanted]
         loop = asyncio.get_running_loop()
-        working = loop.run_in_executor(self._threads, self._work_off, items)
-        working.add_done_callback(partial(self._end_turn, wanted))
-        self._is_working = True
+        self._turn = loop.run_in_executor(self._threads, self._work_off, items)
+        self._turn.add_done_callback(partial(self._end_turn, wanted))
 
     def _end_turn(
         self,
         wanted: Sequence[_Asked[Item, Answer]],
         done: asyncio.Future[Sequence[Answer | Exception]],
     ) -> None:
-        self._is_working = False
+        self._turn = None
         _settle(wanted, done.result())
         if self._waiting:
             self._take_turn()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from support.attested import SIGNER, checker
@@ -25,6 +26,8 @@ from armitage.attest.notary import Desk, Notary
 from armitage.attest.service import Attestations
 from armitage.errors import PreconditionFailed
 from armitage.log.service import Log
+from armitage.proofs import Checker
+from armitage.proofs.verdict import Verdict
 from cas.digest import Digest, DigestFunction
 from cas.errors import CasError, StoreFull
 from cas.memory import MemoryOptions, MemoryStore
@@ -252,6 +255,36 @@ async def test_what_is_begun_meanwhile_is_one_batch_and_waits_until_it_is_full(
         checkpoints = made.archive.log.stats().checkpoints
         going.set()
     assert (is_waiting, checkpoints) == (True, 1)
+
+
+async def test_what_is_being_judged_is_in_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, check = Event(), Checker.check
+
+    def waiting(of: Checker, *documents: bytes) -> Verdict:
+        assert going.wait(60)
+        return check(of, *documents)
+
+    async with registry(tmp_path) as made:
+        early, late = run_of(name="early"), run_of("", replace(SANDBOXED, network_session="s1"))
+        judged = await made.notary.judge(early)
+        monkeypatch.setattr(Checker, "check", waiting)
+
+        async def judge_late() -> None:
+            await made.notary.attest(late, await made.notary.judge(late), "late", nothing)
+
+        judging = asyncio.ensure_future(judge_late())  # noqa: TID251 (a task to watch)
+        await asyncio.sleep(0)
+        await made.notary.attest(early, judged, "early", nothing)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.notary.settle("early"), 0.05)
+        going.set()
+        await judging
+        await made.notary.settle_all()
+
+        assert made.notary.stats().attested == 2
+        assert made.archive.log.stats().checkpoints == 1
 
 
 async def test_leaving_waits_for_what_was_begun(tmp_path: Path) -> None:
