@@ -186,7 +186,10 @@ def large(world: Bench, size: int, medium: str) -> list[list[object]]:
     written = world.disk(size)
     return [
         ["curl alone", f"{mib / plain:.0f} MiB/s", "1.00", "", ""],
-        [f"written {medium}, alone", f"{mib / written:.0f} MiB/s", f"{plain / written:.2f}", "", ""],
+        [
+            *(f"written {medium}, alone", f"{mib / written:.0f} MiB/s", f"{plain / written:.2f}"),
+            *("", ""),
+        ],
         [
             f"curl through the proxy, kept {medium}",
             f"{mib / proxied:.0f} MiB/s",
