@@ -8,6 +8,7 @@ engine's network stays switched off.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,6 +90,16 @@ class Machine:
             return self._module(wasmtime.Module.deserialize_file(self._engine, path))
         except wasmtime.WasmtimeError as error:
             raise Stale(str(error)) from error
+
+    def prepare(self, binary: bytes) -> Program:
+        """Compiles a program and loads it, for who keeps nothing. Raises InvalidInput."""
+        kind, compiled = self.compile(binary)
+        file = os.memfd_create("compiled")
+        try:
+            os.write(file, compiled)
+            return self.load(kind, f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
 
     def run(self, program: Program, what: Run) -> Ended:
         """Runs a program. Raises InvalidInput when it cannot even be started."""

@@ -6,7 +6,6 @@ For `armitage doctor`; it confines this process for good.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -27,11 +26,7 @@ def main(scratch: Path) -> None:
     """Prints what the process could give up, or fails. `scratch` is a directory for it alone."""
     taken = confine(scratch, {})
     machine = Machine()
-    kind, compiled = machine.compile(_PROGRAM)
-    file = os.memfd_create("compiled")
-    os.write(file, compiled)
-    program = machine.load(kind, f"/proc/self/fd/{file}")
-    ended = machine.run(program, Run(("trial",), 1 << 20, 1000))
+    ended = machine.run(machine.prepare(_PROGRAM), Run(("trial",), 1 << 20, 1000))
     sys.stdout.write(json.dumps({"exit_code": ended.exit_code, "confinement": taken}))
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import wasmtime
 
-from executor.wasm.program import Machine, Program
-
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).parent / "wasi"
 CACHE = ROOT / ".cache" / "wasi"
@@ -57,17 +55,6 @@ def shell() -> Path:
 def from_text(text: str) -> bytes:
     """Encodes a module or component from the text format."""
     return bytes(wasmtime.wat2wasm(text))
-
-
-def loaded(machine: Machine, binary: bytes) -> Program:
-    """Compiles a program and loads it, as the executor does."""
-    kind, compiled = machine.compile(binary)
-    file = os.memfd_create("compiled")
-    try:
-        os.write(file, compiled)
-        return machine.load(kind, f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
 
 
 def module(body: str, *, imports: str = "", more: str = "") -> bytes:

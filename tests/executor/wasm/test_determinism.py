@@ -4,7 +4,7 @@ import os
 import struct
 
 import pytest
-from support.wasi_programs import from_text, loaded
+from support.wasi_programs import from_text
 
 from executor.staging import FIXED_MTIME_S
 from executor.wasm.engine import End, Run
@@ -37,7 +37,7 @@ def machine() -> Machine:
 
 def run(body: str, size: int, *, machine: Machine, data: str = "") -> bytes:
     text = PROGRAM.format(body=body, size=size, data=data)
-    program = loaded(machine, from_text(text))
+    program = machine.prepare(from_text(text))
     printed, writable = os.pipe()
     kept = os.dup(1)
     os.dup2(writable, 1)

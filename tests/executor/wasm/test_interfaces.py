@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.wasi_programs import from_text, loaded
+from support.wasi_programs import from_text
 
 from executor.errors import InvalidInput
 from executor.staging import FIXED_MTIME_S
@@ -85,7 +85,7 @@ PROGRAM = """(component
 
 def run(text: str, machine: Machine | None = None, *, times: int = 1) -> Ended:
     machine = machine or Machine()
-    program = loaded(machine, from_text(text))
+    program = machine.prepare(from_text(text))
     ends = [machine.run(program, Run(("p",), 4 << 20, 10**8)) for _ in range(times)]
     assert {one.end for one in ends} == {ends[0].end}
     return ends[0]

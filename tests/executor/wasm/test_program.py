@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.wasi_programs import ENDLESS, component, exiting, from_text, loaded, module
+from support.wasi_programs import ENDLESS, component, exiting, from_text, module
 
 from executor.errors import InvalidInput
 from executor.wasm.engine import End, Ended, Kind, Preopen, Run
@@ -42,7 +42,7 @@ def given(tmp_path: Path) -> Path:
 
 
 def load(binary: bytes, machine: Machine | None = None) -> Program:
-    return loaded(machine or shared(), binary)
+    return (machine or shared()).prepare(binary)
 
 
 def run(
