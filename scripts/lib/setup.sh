@@ -106,9 +106,22 @@ _setup_install() {
   local pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
   say "Installing the locked Python packages ..."
   rm -f .venv/armitage-*.stamp
-  "${pip[@]}" install --require-hashes -r scripts/lock/build.txt -r "scripts/lock/$1.txt" >&2 &&
+  _setup_packages scripts/lock/build.txt "scripts/lock/$1.txt" >&2 &&
     "${pip[@]}" install --no-deps --no-build-isolation --editable . >&2 || {
     say "pip could not install what scripts/lock says; the lines above say why"
     return 1
   }
+}
+
+# _setup_packages LOCK...: by uv where the last of them pins it, which takes a fifth of pip's CPU time; else by pip.
+_setup_packages() {
+  local uv lock locks=()
+  for lock in "$@"; do locks+=(-r "$lock"); done
+  uv=$(sed -n '/^uv==/,/[^\\]$/p' "$lock")
+  if [[ $uv ]]; then
+    "${pip[@]}" install --no-deps --require-hashes -r /dev/stdin <<<"$uv" &&
+      .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes "${locks[@]}" && return
+    say "uv, which reads none of pip's settings, could not install them; trying with pip ..."
+  fi
+  "${pip[@]}" install --require-hashes "${locks[@]}"
 }
