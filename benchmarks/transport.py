@@ -60,6 +60,8 @@ class Figures:
     """CPU seconds a request, or a byte."""
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
+    resident: list[float] = field(default_factory=list)
+    """Bytes of memory afterwards."""
 
     def median(self, name: str) -> float:
         values: list[float] = getattr(self, name)
@@ -195,6 +197,7 @@ class Bench:
         figures.rate.append(units / load.wall_s)
         figures.p50.append(load.quantile_s(0.5))
         figures.p99.append(load.quantile_s(0.99))
+        figures.resident.append(resident_bytes(peer.pid))
         return load
 
     def calls(self, servers: Sequence[Peer], connections: int, streams: int, calls: int) -> None:
@@ -233,7 +236,7 @@ class Bench:
                     f"{each.median('p50') / floor.median('p50'):.2f}x",
                     f"{each.median('p99') * 1e6:,.0f}",
                     f"{each.median('cpu') * 1e6:.1f}",
-                    f"{resident_bytes(peer.pid) / MIB:.0f}",
+                    f"{each.median('resident') / MIB:.0f}",
                 ]
             )
         header = ["server", "calls/s", f"to {FLOOR}", "p50 us", f"to {FLOOR}", "p99 us"]
@@ -344,11 +347,12 @@ class Bench:
                 f"{each.median('rate') / 1e9:.2f}",
                 *[f"{each.median('rate') / best:.2f}x" for best in bests],
                 f"{each.median('cpu') * 2**30:.2f}",
+                f"{each.median('resident') / MIB:.0f}" if each.resident else "",
             ]
             for name, each in table.items()
         ]
         columns = [f"to the best {rival.rstrip(',')}" for rival in rivals]
-        header = ["server", "GB/s", *columns, "CPU s/GiB"]
+        header = ["server", "GB/s", *columns, "CPU s/GiB", "RSS MiB"]
         print_table(self._named(title), header, rows)
 
 
