@@ -110,7 +110,7 @@ from armitage.web.access import Auditors
 from armitage.web.audit.pages import AuditPages
 from armitage.web.audit_api import AuditApi
 from armitage.web.explain_api import ExplainApi
-from armitage.web.log_tiles import LogTiles
+from armitage.web.log_tiles import LogTiles, past_tiles
 from armitage.web.readiness import store_refuses_writes
 from armitage.web.server import Part, WebServer
 from armitage.web.witness_api import WitnessApi
@@ -784,6 +784,7 @@ class Daemon:
             AuditApi(auditor, auditors, verifier, inputs),
             AuditPages(auditor, auditors, verifier, inputs),
             LogTiles(log, self._witnessed.checkpoint, auditors, public=public),
+            *past_tiles(auditor.archive.past.logs, auditors, public=public),
         ]
         if self._cosigner is not None:
             parts.append(WitnessApi(self._cosigner))

@@ -268,11 +268,14 @@ class Auditor:
         [record] = await self.records_of([data])
         return record
 
-    async def records(self, first: int, count: int) -> list[bytes | None]:
-        """The records of some entries of the log that goes on, by their index there, None for those
-        that are not there. Raises NotFound.
+    async def records(self, first: int, count: int, past: int | None = None) -> list[bytes | None]:
+        """The records of some entries, by their index in the log that goes on, or in one that
+        ended (from the oldest, 0, on); None for those that are not there. Raises NotFound.
         """
-        store = self.archive.log.store
+        ended = self.archive.past.logs
+        if past is not None and past >= len(ended):
+            raise NotFound(f"{len(ended)} logs have ended; there is none with the number {past}")
+        store = self.archive.log.store if past is None else ended[past]
         size = store.checkpoint.size
         if first >= size:
             raise NotFound(f"the log has {size} entries, none at {first}")

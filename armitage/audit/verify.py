@@ -61,6 +61,10 @@ class Findings:
     faults: list[str] = field(default_factory=list)
     """One line each, of the first thousand."""
     more_faults: int = 0
+    before: tuple[PublicKey, Checkpoint] | None = None
+    """Whose log it follows, and how that ended."""
+    next: PublicKey | None = None
+    """Whose log follows it."""
 
     def blame(self, fault: str) -> None:
         """Adds a fault."""
@@ -108,7 +112,8 @@ async def verify(
     known = await source.key() if key is None else key
     signed = open_checkpoint(await source.checkpoint(), known, witnesses, quorum=len(witnesses))
     checkpoint = signed.checkpoint
-    others = (*others, SuccessionEntries(checkpoint.size))
+    succession = SuccessionEntries(checkpoint.size)
+    others = (*others, succession)
     run = _Run(source, Findings(checkpoint), others, bodies=bodies)
     try:
         async with aclosing(_ahead(verified_entries(checkpoint, source.tile))) as parts:
@@ -120,6 +125,7 @@ async def verify(
         run.findings.blame(f"log: {error}")
     for fault in (*run.sessions.faults(), *(f for other in others for f in other.faults())):
         run.findings.blame(fault)
+    run.findings.before, run.findings.next = succession.before, succession.next
     yield run.findings
 
 

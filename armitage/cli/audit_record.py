@@ -140,7 +140,7 @@ async def open_sources(args: argparse.Namespace) -> AsyncIterator[list[Source]]:
     url = args.server if directory is None else await _daemon_on(directory, args)
     if url:
         async with open_http_record(url, _tls(args)) as record:
-            yield [record]
+            yield [record, *await record.past()]
         return
     assert directory is not None
     async with _archive(directory) as archive:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from armitage.cli.audit_record import known_keys, open_sources
 from armitage.cli.exits import Exit, NotStarted
-from armitage.cli.output import emit, size_text
+from armitage.cli.output import emit, note, size_text
 from armitage.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -44,10 +44,23 @@ async def verify_record(args: argparse.Namespace) -> Exit:
         current, *past = sources
         try:
             found = [await _verify(args, current, key, witnesses, modules)]
-            # That the ones before lead to this one was checked when they were opened.
-            found += [await _verify(args, each, None, (), modules) for each in past]
+            now = await current.key() if key is None else key
+            for each in past:
+                after = found[-1]
+                if after.before is None:
+                    after.blame("does not begin with the end of the log before it")
+                    break
+                # The key that the entry names, whatever the source says.
+                before, ended = after.before
+                found.append(await _verify(args, each, before, (), modules))
+                if (found[-1].next, found[-1].checkpoint) != (now, ended):
+                    found[-1].blame("ends in another way than the log that follows it says")
+                now = before
         except LogError as error:
             raise NotStarted(f"the log cannot be verified: {error}") from None
+    if found[-1].before is not None:
+        absent = found[-1].before[0].name
+        note(f"{found[-1].checkpoint.origin} follows {absent}, which was not there to be verified")
     told = [_told(findings) for findings in found]
     emit(
         args,

@@ -127,11 +127,13 @@ def tell(args: argparse.Namespace, made: Report) -> Exit:
 
 
 async def _ask_log(server: str, bundles: list[tuple[str, bytes]], made: Report) -> None:
-    """Adds to the report whether the log only grew since each receipt."""
+    """Adds to the report whether the log that gave each receipt, which may have ended, only grew
+    since.
+    """
     from armitage.attest.bundle import parse_bundle
     from armitage.attest.errors import AttestationError
     from armitage.client.errors import UntrustworthyAnswer
-    from armitage.client.record import open_http_record
+    from armitage.client.record import HttpRecord, open_http_record
     from armitage.log.checkpoint import parse_checkpoint
     from armitage.log.errors import LogError
     from armitage.log.growth import verify_growth
@@ -141,22 +143,26 @@ async def _ask_log(server: str, bundles: list[tuple[str, bytes]], made: Report) 
     asked = False
     logs = {key.name: key for key in (parse_public_key(each.log) for each in made.verified)}
     async with open_http_record(server) as record:
-        now = await record.checkpoint()
-        try:
-            origin = parse_checkpoint(parse_note(now).text).origin
-        except LogError as error:
-            raise UntrustworthyAnswer(f"{server}: answered no checkpoint: {error}") from None
+        served: dict[str, tuple[HttpRecord, bytes]] = {}
+        for source in (record, *await record.past()):
+            now = await source.checkpoint()
+            try:
+                origin = parse_checkpoint(parse_note(now).text).origin
+            except LogError as error:
+                raise UntrustworthyAnswer(f"{server}: answered no checkpoint: {error}") from None
+            served.setdefault(origin, (source, now))
         for name, data in bundles:
             try:
                 then = parse_bundle(data).receipt.checkpoint
-                signed = parse_checkpoint(parse_note(then).text)
+                origin = parse_checkpoint(parse_note(then).text).origin
             except (AttestationError, LogError):
                 continue  # It failed before.
-            if signed.origin != origin or origin not in logs:
+            if origin not in served or origin not in logs:
                 continue
             asked = True
+            source, now = served[origin]
             try:
-                grown = await asyncio.to_thread(verify_growth, then, now, logs[origin], record.tile)
+                grown = await asyncio.to_thread(verify_growth, then, now, logs[origin], source.tile)
             except LogError as error:
                 made.holds = False
                 made.rows.append(Row(name, "growth", holds=False, told=str(error)))
@@ -165,7 +171,7 @@ async def _ask_log(server: str, bundles: list[tuple[str, bytes]], made: Report) 
                 made.rows.append(Row(name, "growth", holds=True, told=told))
     if not asked:
         made.holds = False
-        told = f"{server} keeps another log, {origin}"
+        told = f"{server} keeps other logs: {', '.join(served)}"
         made.rows.append(Row("", "growth", holds=False, told=told))
 
 

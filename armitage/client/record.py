@@ -33,9 +33,12 @@ class HttpRecord:
     `armitage.audit.verify`.
     """
 
-    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, http: aiohttp.ClientSession, past: int | None = None) -> None:
+        """As a Source: of the log that goes on, or of one that ended, by its number."""
         self._url = url
         self._http = http
+        self._past = past
+        self._log = "/log" if past is None else f"/log/past/{past}"
         self._loop = asyncio.get_running_loop()
 
     # Questions
@@ -69,7 +72,21 @@ class HttpRecord:
 
     async def key(self) -> PublicKey:
         """See Source."""
-        return parse_public_key((await self.state())["key"])
+        state = await self.state()
+        told = state if self._past is None else state["past"][self._past]
+        return parse_public_key(told["key"])
+
+    async def past(self) -> list[HttpRecord]:
+        """The logs that ended as Sources, the newest first. Raises ClientError where some cannot be
+        read there.
+        """
+        state = await self.state()
+        if state["past_problem"]:
+            raise ClientError(
+                f"of the logs that ended, {self._url} cannot read some: {state['past_problem']}"
+            )
+        count = len(state["past"])
+        return [HttpRecord(self._url, self._http, number) for number in reversed(range(count))]
 
     async def attestation_keys(self) -> bytes:
         """See Source."""
@@ -77,16 +94,19 @@ class HttpRecord:
 
     async def checkpoint(self) -> bytes:
         """See Source."""
-        return await self._bytes("/log/checkpoint")
+        return await self._bytes(f"{self._log}/checkpoint")
 
     def tile(self, tile: Tile) -> bytes:
         """See Source."""
-        asked = asyncio.run_coroutine_threadsafe(self._bytes(f"/log/{tile.path}"), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(
+            self._bytes(f"{self._log}/{tile.path}"), self._loop
+        )
         return asked.result()
 
     async def records(self, first: int, named: Sequence[Named | None]) -> list[bytes | None]:
         """See Source."""
-        path = f"/api/audit/records?first={first}&count={len(named)}"
+        which = "" if self._past is None else f"&past={self._past}"
+        path = f"/api/audit/records?first={first}&count={len(named)}{which}"
         found = _frames(await self._bytes(path))
         if len(found) != len(named):
             raise UntrustworthyAnswer(f"{path}: answered {len(found)} records")

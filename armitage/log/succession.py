@@ -63,17 +63,23 @@ class SuccessionEntries:
     def __init__(self, size: int) -> None:
         """`size` is how many entries the log has."""
         self._size = size
+        self.before: tuple[PublicKey, Checkpoint] | None = None
+        """Whose log came before, and how that ended, as the first entry says; once it is in."""
+        self.next: PublicKey | None = None
+        """Whose log comes next, as the last entry says; once it is in."""
 
     async def verify(self, index: int, data: bytes) -> None:
         """See EntryAudit."""
         if json.loads(data)["kind"] == FOLLOWS:
-            parse_beginning(data)
+            before = parse_beginning(data)
             if index:
                 raise LogError("only the first entry can say which log this one follows")
+            self.before = before
             return
-        parse_ending(data)
+        following = parse_ending(data)
         if index != self._size - 1:
             raise LogError("the log goes on after the entry that ends it")
+        self.next = following
 
     def session_record(self, index: int, record: Mapping[str, Any]) -> None:
         """See EntryAudit; sessions do not matter here."""

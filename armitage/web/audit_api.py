@@ -94,12 +94,15 @@ class AuditApi:
         return _json(await self._auditor.entry(index))
 
     async def _records(self, request: web.Request) -> web.Response:
-        """The records of up to 1,024 entries, each after its length (4 bytes, big-endian; all ones
-        for one that is not there), for those who verify.
+        """The records of up to 1,024 entries, of the log that goes on or of the one that ended with
+        the number `past` (from the oldest, 0, on), each after its length (4 bytes, big-endian; all
+        ones for one that is not there), for those who verify.
         """
         first = parse_number("first", request.query.get("first", "0"))
         count = min(_MOST_RECORDS, parse_number("count", request.query.get("count", "256")))
-        records = await self._auditor.records(first, count)
+        asked = request.query.get("past")
+        past = None if asked is None else parse_number("past", asked)
+        records = await self._auditor.records(first, count, past)
         frames = [
             _ABSENT if each is None else len(each).to_bytes(_LENGTH_BYTES, "big") + each
             for each in records

@@ -1,9 +1,11 @@
-"""The log for anybody's tools: C2SP tlog-tiles below `/log/`."""
+"""The logs for anybody's tools: C2SP tlog-tiles below `/log/`, of those that ended below
+`/log/past/N/`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -14,6 +16,8 @@ from armitage.log.tiles import parse_path
 from armitage.web.access import Auditors, Handler
 
 PREFIX = "/log"
+PAST = f"{PREFIX}/past"
+"""Below it, by their numbers from the oldest (0) on, the logs that ended."""
 _FOR_EVER = "max-age=31536000, immutable"
 
 
@@ -31,10 +35,12 @@ class LogTiles:
         auditors: Auditors,
         *,
         public: bool = False,
+        prefix: str = PREFIX,
     ) -> None:
         """`checkpoint` answers the one to publish, with the cosignatures that it has. Raises
-        NotLogged while there is none.
+        NotLogged while there is none. A log that ended has a prefix of its own.
         """
+        self._prefix = prefix
         self._store = store
         self._newest = checkpoint
         self._auditors = auditors
@@ -46,8 +52,8 @@ class LogTiles:
         def guarded(handler: Handler) -> Handler:
             return handler if self._public else self._auditors.only(handler)
 
-        application.router.add_get(f"{PREFIX}/checkpoint", guarded(self._checkpoint))
-        application.router.add_get(f"{PREFIX}/{{path:tile/.+}}", guarded(self._tile))
+        application.router.add_get(f"{self._prefix}/checkpoint", guarded(self._checkpoint))
+        application.router.add_get(f"{self._prefix}/{{path:tile/.+}}", guarded(self._tile))
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
         try:
@@ -71,3 +77,17 @@ class LogTiles:
             content_type="application/octet-stream",
             headers={"Cache-Control": f"{scope}, {_FOR_EVER}"},
         )
+
+
+def past_tiles(
+    logs: Sequence[LogStore], auditors: Auditors, *, public: bool = False
+) -> list[LogTiles]:
+    """Serves logs that ended, given from the oldest on."""
+
+    def tiles(number: int, log: LogStore) -> LogTiles:
+        def final() -> bytes:
+            return log.signed_checkpoint
+
+        return LogTiles(log, final, auditors, public=public, prefix=f"{PAST}/{number}")
+
+    return [tiles(number, log) for number, log in enumerate(logs)]

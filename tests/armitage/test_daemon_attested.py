@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -323,6 +324,24 @@ async def test_the_last_attestations_are_in_git_when_the_daemon_has_stopped(tmp_
 
     store = GitStore(tmp_path / "record" / "git", {"PATH": os.environ["PATH"]})
     assert len(list(store.find([action.hash]))) == 1
+
+
+async def test_what_stands_in_a_log_that_ended_is_verified_over_http(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with building(disk_config(tmp_path)) as build:
+        action, _ = await build.run()
+    ended = await asyncio.to_thread(rotate_log, tmp_path / "record", "log.example/second")
+
+    async with building(disk_config(tmp_path)) as build:
+        verify = ["verify", action.hash, "--data-dir", str(tmp_path), "--server", build.http]
+        assert await asyncio.to_thread(main, verify) == 0
+        assert f"{ended.before.name} has {ended.size} entries now" in capsys.readouterr().out
+        audit = ["audit", "verify", "--json", "--server", build.http]
+        assert await asyncio.to_thread(main, audit) == 0
+        (past,) = json.loads(capsys.readouterr().out)["past"]
+
+    assert (past["log"], past["attestations"]) == (ended.before.name, 1)
 
 
 async def test_without_git_nothing_is_carried_and_the_daemon_serves(tmp_path: Path) -> None:

@@ -6,13 +6,20 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from support.command_line import Cli
 from support.daemon import DaemonProcess, daemon_process
 from support.records import Fetch, hash_of, record
+
+from armitage.audit.source import ArchiveSource
+from armitage.cli import audit_verify
+from armitage.clock import SystemClock
+from armitage.witness.archive import Archive, open_archive
 
 WHEEL = hash_of(b"wheel")
 
@@ -203,19 +210,78 @@ def test_a_checkpoint_that_no_witness_cosigned_is_not_taken_for_one(
     assert "0 of the known witnesses cosigned log.example/record, 1 are needed" in done.err
 
 
-def test_a_log_that_ended_is_verified_with_the_one_that_follows(
+def test_logs_that_ended_are_verified_with_the_one_that_follows(
     armitage: Cli, tmp_path: Path
 ) -> None:
-    asyncio.run(_keep(tmp_path / "record"))
+    data = tmp_path / "data"
+    asyncio.run(_keep(data / "record"))
 
-    done = armitage("key", "rotate-log", "log.example/next", "--data-dir", tmp_path)
-    verified = armitage("audit", "verify", "--data-dir", tmp_path)
+    done = armitage("key", "rotate-log", "log.example/next", "--data-dir", data)
+    same = armitage("key", "rotate-log", "log.example/next", "--data-dir", data)
+    armitage("key", "rotate-log", "log.example/last", "--data-dir", data)
+    here = armitage("audit", "verify", "--json", "--data-dir", data)
+    with daemon_process(tmp_path, "--accept-unsandboxed") as running:
+        there = armitage("audit", "verify", "--json", "--server", running.http)
 
     assert "log.example/record ended with 9 entries" in done.out
-    assert verified.code == 0
-    assert [line.partition(":")[0] for line in verified.out.splitlines()] == [
-        "log.example/next",
-        "log.example/record",
-    ]
-    same = armitage("key", "rotate-log", "log.example/next", "--data-dir", tmp_path)
     assert (same.code, same.out) == (3, "")
+    assert (here.code, there.code) == (0, 0)
+    told = json.loads(here.out)
+    assert told == json.loads(there.out)
+    logs = [told, *told["past"]]
+    assert [(log["log"], log["entries"]) for log in logs] == [
+        ("log.example/last", 1),
+        ("log.example/next", 2),
+        ("log.example/record", 9),
+    ]
+    assert logs[2]["bodies"] == 3
+
+
+def test_a_log_that_ended_has_to_be_whole_and_the_one_that_is_followed(
+    armitage: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_keep(tmp_path / "record"))
+    asyncio.run(_keep(tmp_path / "other" / "record"))
+    cut = (tmp_path / "record" / "log" / "checkpoint").read_bytes()
+    armitage("key", "rotate-log", "log.example/next", "--data-dir", tmp_path / "record")
+
+    class Cut(ArchiveSource):
+        """Keeps back how the log ended."""
+
+        async def checkpoint(self) -> bytes:
+            return cut
+
+    def answering(lie: Callable[[Archive, Archive], ArchiveSource]) -> Cli:
+        @asynccontextmanager
+        async def sources(_: object) -> AsyncIterator[list[ArchiveSource]]:
+            clock = SystemClock()
+            async with (
+                open_archive(tmp_path / "record", "", clock) as kept,
+                open_archive(tmp_path / "other" / "record", "", clock) as other,
+            ):
+                yield [ArchiveSource(kept), lie(kept, other)]
+
+        monkeypatch.setattr(audit_verify, "open_sources", sources)
+        return armitage
+
+    short = answering(lambda kept, _: Cut(kept, kept.past.logs[0]))("audit", "verify")
+    another = answering(lambda _, other: ArchiveSource(other))("audit", "verify")
+
+    assert short.code == 1
+    assert "FAULT  ends in another way than the log that follows it says" in short.out
+    assert (another.code, another.out) == (6, "")
+    assert "the log cannot be verified" in another.err
+
+
+def test_a_log_before_that_is_not_there_is_named(armitage: Cli, tmp_path: Path) -> None:
+    asyncio.run(_keep(tmp_path / "record"))
+    armitage("key", "rotate-log", "log.example/next", "--data-dir", tmp_path)
+    shutil.rmtree(tmp_path / "record" / "past" / "0001")
+
+    done = armitage("audit", "verify", "--data-dir", tmp_path)
+
+    assert done.code == 0
+    assert (
+        "log.example/next follows log.example/record, which was not there to be verified"
+        in done.err
+    )
