@@ -41,8 +41,8 @@ class _Session:
 
 
 class WitnessedSessions:
-    """What sessions came to, from their records in the order of the log. A session is forgotten
-    with the attestation that names it: an execution has one of each.
+    """What sessions of actions came to, from their records in the order of the log. A session is
+    forgotten with the attestation that names it: an execution has one of each.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,18 @@ class WitnessedSessions:
 
     def add(self, index: int, record: Json) -> None:
         """Takes a record of a session. Of one that lacks something, that counts as not there."""
-        session = self._sessions.setdefault(str(record.get("session")), _Session())
-        match record.get("kind"):
-            case "open":
-                session.action = str(_table(record, "subject").get("action"))
-            case "exchange":
-                _add_exchange(session, index, record)
-            case "close":
-                session.is_closed = True
+        name = str(record.get("session"))
+        if record.get("kind") == "open":
+            if action := _table(record, "subject").get("action"):
+                self._sessions.setdefault(name, _Session()).action = str(action)
+            return
+        session = self._sessions.get(name)
+        if session is None:
+            return  # No attestation names it: a proxy's, or a command's, and may be long.
+        if record.get("kind") == "exchange":
+            _add_exchange(session, index, record)
+        elif record.get("kind") == "close":
+            session.is_closed = True
 
     def check(self, claim: Claim, provenance: Json, evidence: bytes) -> None:
         """Raises MalformedAttestation, saying what does not agree."""

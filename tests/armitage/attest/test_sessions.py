@@ -121,6 +121,7 @@ OTHER = replace(FETCH, url="https://h.example/other")
     [
         (WitnessedSessions, told, "s is not whole before it"),
         (lambda: sessions(EXCHANGE, closed=False), told, "s is not whole before it"),
+        (lambda: sessions(EXCHANGE, action=""), told, "s is not whole before it"),
         (lambda: sessions(EXCHANGE, action="other"), told, "s is another action's"),
         (lambda: sessions(EXCHANGE), lambda: told("other.example"), "other hosts than"),
         (lambda: sessions(EXCHANGE), lambda: told(FETCH.host, "y.example"), "other hosts than"),
