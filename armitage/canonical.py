@@ -55,20 +55,13 @@ def _has_fraction(value: Any) -> bool:
     null. No deeper than what it has written, which has a limit.
     """
     if isinstance(value, dict):
-        for inner in value.values():
-            if isinstance(inner, str):  # Nearly all are; that saves a call for each.
-                continue
-            if _has_fraction(inner):
-                return True
-        return False
-    if isinstance(value, list):
-        for inner in value:
-            if isinstance(inner, str):
-                continue
-            if _has_fraction(inner):
-                return True
-        return False
-    return _has_fraction(list(value)) if isinstance(value, tuple) else isinstance(value, float)
+        value = list(value.values())
+    elif isinstance(value, tuple):
+        value = list(value)
+    if not isinstance(value, list):
+        return isinstance(value, float)
+    # Nearly all are strings; that saves a call for each.
+    return any(not isinstance(inner, str) and _has_fraction(inner) for inner in value)
 
 
 def _has_ascii_names(value: Any) -> bool:
