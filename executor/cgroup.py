@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 _PERIOD_US = 100_000
@@ -34,15 +34,24 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one action has used, where its group can tell."""
+    """What one action has used, as far as who measured it can tell."""
 
-    cpu_s: float | None
-    peak_memory_bytes: int | None
-    out_of_memory: bool
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    out_of_memory: bool = False
     out_of_processes: bool = False
     """Whether its limit of processes stopped it from making one."""
     read_bytes: int | None = None
     written_bytes: int | None = None
+
+    def filled(self, other: Usage) -> Usage:
+        """Answers this, and what the other tells where this does not."""
+        return Usage(
+            *(
+                theirs if ours is None else ours
+                for ours, theirs in zip(astuple(self), astuple(other), strict=True)
+            )
+        )
 
 
 class Group:

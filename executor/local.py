@@ -676,9 +676,9 @@ def _signal_name(number: int) -> str:
 
 
 def _usage(ending: Ending, group: Group | None) -> Usage:
-    if ending.usage is not None:
-        return ending.usage
-    return Usage(None, None, False) if group is None else group.usage()
+    """What a control group tells goes before what was counted of the processes that ended."""
+    measured = Usage() if group is None else group.usage()
+    return measured if ending.usage is None else measured.filled(ending.usage)
 
 
 def _with_network(evidence: Evidence | None, use: NetworkUse | None) -> Evidence | None:

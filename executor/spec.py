@@ -190,7 +190,9 @@ class ResourceUse:
     peak_memory_bytes: int | None = None
     read_bytes: int | None = None
     written_bytes: int | None = None
-    """From and to disks, by a version 2 control group."""
+    """From and to disks, by a version 2 control group. Without one, of the processes that had ended
+    when the command did, and written is then what they changed, whether or not it is there yet.
+    """
 
 
 class EndedBy(Enum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from google.protobuf.any_pb2 import Any
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -95,12 +97,9 @@ def _describe_run(
 def _resource_use(outcome: Outcome) -> Any:
     """Says what the command used and how it was confined, as a Struct, which all can read."""
     facts = Struct()
-    use = outcome.resources
-    facts["wall_s"] = use.wall_s
-    if use.cpu_s is not None:
-        facts["cpu_s"] = use.cpu_s
-    if use.peak_memory_bytes is not None:
-        facts["peak_memory_bytes"] = use.peak_memory_bytes
+    for name, value in asdict(outcome.resources).items():
+        if value is not None:
+            facts[name] = value
     for name, value in outcome.sandbox.items():
         facts[f"sandbox.{name}"] = value
     box = Any()

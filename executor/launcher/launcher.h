@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL 2 /* of documents and messages; executor/launcher/server.py has the same */
+#define PROTOCOL 3 /* of documents and messages; executor/launcher/server.py has the same */
 
 /* ---- document.c: what Python asks for (executor/launcher/document.py writes it) ---- */
 

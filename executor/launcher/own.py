@@ -122,7 +122,6 @@ class OwnLauncher:
                 job.work.arguments,
                 outputs=outputs,
                 group=group,
-                is_metered=job.group is not None,
                 serve=job.grants.session.serve if job.grants.session else None,
                 made=made,
                 overlay=job.overlay,

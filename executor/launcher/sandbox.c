@@ -153,7 +153,7 @@ static pid_t start(const struct command *command, int input, const struct action
 struct __attribute__((packed)) ending {
     char kind;
     uint32_t status;
-    uint64_t user_us, system_us, peak_kib;
+    uint64_t user_us, system_us, peak_kib, read_blocks, written_blocks;
 };
 
 static uint64_t microseconds(struct timeval time) {
@@ -163,8 +163,13 @@ static uint64_t microseconds(struct timeval time) {
 static void report_end(int status) {
     struct rusage usage;
     getrusage(RUSAGE_CHILDREN, &usage);
-    struct ending ending = {'X', (uint32_t)status, microseconds(usage.ru_utime),
-                            microseconds(usage.ru_stime), (uint64_t)usage.ru_maxrss};
+    struct ending ending = {'X',
+                            (uint32_t)status,
+                            microseconds(usage.ru_utime),
+                            microseconds(usage.ru_stime),
+                            (uint64_t)usage.ru_maxrss,
+                            (uint64_t)usage.ru_inblock,
+                            (uint64_t)usage.ru_oublock};
     report(&ending, sizeof ending, NULL, 0);
 }
 

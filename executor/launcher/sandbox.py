@@ -20,7 +20,9 @@ from executor.tree_cache import Overlay
 
 _KNOWN_TIMEOUT_S = 5.0
 _FAILED_EXEC = struct.Struct("=4xI")
-_ENDED = struct.Struct("=xIQQQ")
+_ENDED = struct.Struct("=xIQQQQQ")
+_BLOCK_BYTES = 512
+"""Of getrusage(2), whatever the disk has."""
 
 Serve = Callable[[Sequence[socket.socket]], Awaitable[None]]
 """Takes over the listening sockets of a sandbox."""
@@ -42,20 +44,17 @@ class Sandbox:
         *,
         outputs: tuple[int, int],
         group: int | None,
-        is_metered: bool,
         serve: Serve | None,
         made: Sequence[str],
         overlay: Overlay | None,
     ) -> None:
         """Asks for it. Raises WorkerFailure.
 
-        `is_metered` says that a control group tells what it uses; with `serve` the document must
-        hold the command back until it has served; `made` are directories to remove at the end;
-        `overlay` takes the view of it.
+        With `serve` the document must hold the command back until it has served; `made` are
+        directories to remove at the end; `overlay` takes the view of it.
         """
         self._server = server
         self._arguments = arguments
-        self._is_metered = is_metered
         self._serve = serve
         self._made = made
         self._overlay = overlay
@@ -114,7 +113,7 @@ class Sandbox:
                 self._ending = _failed_exec(_FAILED_EXEC.unpack(data)[0], self._arguments)
             case b"X":
                 status, *usage = _ENDED.unpack(data)
-                self._ending = _ending(status, None if self._is_metered else _usage(*usage))
+                self._ending = _ending(status, _usage(*usage))
             case _:
                 text = data[1:].decode(errors="replace")
                 self._ending = WorkerFailure(f"the sandbox could not be made: {text}")
@@ -170,15 +169,24 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _ending(status: int, usage: Usage | None) -> Ending:
+def _ending(status: int, usage: Usage) -> Ending:
     code = os.waitstatus_to_exitcode(status)
     number = -code if code < 0 else None
     return Ending(code if number is None else 128 + number, usage=usage, signal=number)
 
 
-def _usage(user_us: int, system_us: int, peak_kib: int) -> Usage:
-    """Answers what the command used, and what it waited for: the memory is of one process."""
-    return Usage((user_us + system_us) / 1e6, peak_kib << 10, out_of_memory=False)
+def _usage(
+    user_us: int, system_us: int, peak_kib: int, read_blocks: int, written_blocks: int
+) -> Usage:
+    """Answers what the processes used that had ended when the command did: the memory is of one,
+    and written is what changed of files that have a disk, whether or not it is there yet.
+    """
+    return Usage(
+        (user_us + system_us) / 1e6,
+        peak_kib << 10,
+        read_bytes=read_blocks * _BLOCK_BYTES,
+        written_bytes=written_blocks * _BLOCK_BYTES,
+    )
 
 
 def _failed_exec(why: int, arguments: Sequence[str]) -> Ending | InvalidInput:

@@ -333,7 +333,7 @@ class _Running:
         if "invalid" in answer:
             name = self._job.work.arguments[0]
             return exec_failure(f"{name}: {answer['invalid']}", is_missing=False)
-        usage = Usage(answer["cpu_us"] / 1e6, answer["memory_bytes"], False)
+        usage = Usage(answer["cpu_us"] / 1e6, answer["memory_bytes"])
         is_spent = answer["end"] == End.OUT_OF_FUEL.value
         return Ending(
             answer["exit_code"], self._explain(answer), usage=usage, is_over_limit=is_spent

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.cgroup import Cgroups, Group, Limits, open_cgroups
+from executor.cgroup import Cgroups, Group, Limits, Usage, open_cgroups
 
 V2_FILES = {
     "cgroup.procs": "",
@@ -91,6 +91,12 @@ class TestVersion2:
 
         assert (usage.read_bytes, usage.written_bytes) == (1001, 22)
         assert usage.out_of_processes
+
+    def test_what_a_group_does_not_tell_is_taken_from_elsewhere(self) -> None:
+        group = Usage(cpu_s=2.0, out_of_memory=True)
+        counted = Usage(cpu_s=1.0, peak_memory_bytes=5, written_bytes=7)
+
+        assert group.filled(counted) == Usage(2.0, 5, out_of_memory=True, written_bytes=7)
 
     def test_what_no_controller_counts_is_unknown(self, tmp_path: Path) -> None:
         usage = Group(2, {"memory": str(fill(tmp_path / "g", V2_FILES))}).usage()

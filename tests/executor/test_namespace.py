@@ -352,6 +352,19 @@ class TestLimits:
         assert outcome.resources.peak_memory_bytes is not None
         assert outcome.resources.peak_memory_bytes > 30 << 20
 
+    async def test_bytes_to_disk_are_counted(self, options: ExecutorOptions, bench: Bench) -> None:
+        if options.launcher is LauncherKind.BUBBLEWRAP:
+            pytest.skip("bubblewrap tells nothing of what its processes used")
+
+        nothing = await bench.sh(":")
+        outcome = await bench.sh("head -c 5000000 /dev/zero > big; rm big")
+
+        assert nothing.resources.written_bytes is not None
+        assert nothing.resources.written_bytes < 1 << 20
+        assert outcome.resources.read_bytes is not None
+        assert outcome.resources.written_bytes is not None
+        assert 5000000 <= outcome.resources.written_bytes < 6 << 20
+
     @pytest.mark.slow
     async def test_nearly_full_scratch_space_ends_the_action(
         self, options: ExecutorOptions

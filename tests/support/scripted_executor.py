@@ -108,7 +108,7 @@ class ScriptedExecutor:
             stdout=await run.put(run.printed),
             stderr=run.work.digest_function.empty,
             timings=Timings(start, start, start, start, end, end, end, end),
-            resources=ResourceUse(wall_s=max(0.0, end - start), cpu_s=0.25),
+            resources=ResourceUse(wall_s=max(0.0, end - start), cpu_s=0.25, written_bytes=4096),
             files=tuple(run.files),
             directories=tuple(run.directories),
             symlinks=tuple(run.symlinks),

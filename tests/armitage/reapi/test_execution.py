@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
 from support.execution_world import (
     SHA256,
     Setup,
@@ -87,7 +88,11 @@ async def test_result_has_worker_and_rising_times(world: World) -> None:
     assert metadata.worker == "test-worker"
     assert [t.ToNanoseconds() for t in times] == sorted(t.ToNanoseconds() for t in times)
     assert metadata.HasField("virtual_execution_duration")
-    assert metadata.auxiliary_metadata[0].type_url.endswith("google.protobuf.Struct")
+    used = Struct()
+    assert metadata.auxiliary_metadata[0].Unpack(used)
+    assert used["cpu_s"] == 0.25
+    assert used["written_bytes"] == 4096
+    assert "read_bytes" not in used  # Nobody could tell.
 
 
 async def test_what_the_machinery_adds_is_told(world: World) -> None:
