@@ -34,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run every daemon on this one, and the suites that all of them must pass on it alone",
     )
     parser.addoption(
+        "--accel",
+        choices=("kvm", "tcg"),
+        help="run the guests of microVMs on this (tests/nested/host has a KVM that works)",
+    )
+    parser.addoption(
         "--pure",
         action="store_true",
         help="import the modules that are compiled as Python (in the tests' process alone)",
@@ -41,7 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sees that what is tested is what can be read; makes `--transport` that of every daemon."""
+    """Sees that what is tested is what can be read; makes `--transport` that of every daemon,
+    and `--accel` that of every guest.
+    """
     if config.getoption("--pure"):
         from support import pure
 
@@ -58,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from support import daemon
 
         daemon.chosen["transport"] = name
+    if name := config.getoption("--accel"):
+        from support import microvm
+
+        from executor.microvm.machine import Accel
+
+        microvm.chosen["accel"] = Accel(name)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

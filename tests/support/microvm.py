@@ -11,6 +11,10 @@ from pathlib import Path
 from executor.microvm.image import make_image
 from executor.microvm.machine import Accel, MicrovmOptions
 
+chosen = {"accel": Accel.TCG}
+"""What guests run on: without KVM, which not every host of the tests has, unless pytest is told
+`--accel kvm`.
+"""
 ROOT = Path(__file__).parents[2]
 KERNEL = ROOT / ".cache" / "e2e" / "kernel"
 
@@ -56,12 +60,13 @@ def make_toolchain(directory: Path, *programs: str) -> Path:
 
 
 def machine_options(toolchain_image: Path | None) -> MicrovmOptions:
-    """Small guests without KVM, which not every host of the tests has."""
+    """Small guests."""
     return MicrovmOptions(
         kernel=next(KERNEL.glob("boot/vmlinuz-*")),
         modules=next(KERNEL.glob("lib/modules/*")),
         toolchain_image=toolchain_image,
-        accel=Accel.TCG,
+        accel=chosen["accel"],
+        probe_s=60,
         memory_bytes=512 << 20,
         disk_bytes=1 << 30,
     )
