@@ -60,7 +60,10 @@ static int make_detached(const char *type, const char *option, const char *value
     return fd;
 }
 
-static void set_layer(int context, const char *option, const char *path) {
+/* Answers what is to be held until the overlay is made: before Linux 6.5 it is only then that the
+ * kernel looks where the name leads.
+ */
+static int set_layer(int context, const char *option, const char *path) {
     char name[32];
     int place = open_path(AT_FDCWD, path, RESOLVE_NO_LINKS);
     if (place < 0) die("opening %s", path);
@@ -68,7 +71,7 @@ static void set_layer(int context, const char *option, const char *path) {
     snprintf(name, sizeof name, "/proc/self/fd/%d", place);
     if (syscall(NR_fsconfig, context, FS_SET_STRING, option, name, 0) < 0)
         die("setting %s of an overlay", option);
-    close(place);
+    return place;
 }
 
 /* `userxattr`: marks that a user namespace may make. `volatile`: its end must not wait for all of
@@ -79,13 +82,14 @@ static int make_overlay(struct record *record) {
     static const char *const FLAGS[] = {"userxattr", "volatile"};
     int context = (int)syscall(NR_fsopen, "overlay", FS_CLOEXEC);
     if (context < 0) die("opening a filesystem of type overlay");
-    set_layer(context, "lowerdir", take_text(record));
-    set_layer(context, "upperdir", take_text(record));
-    set_layer(context, "workdir", take_text(record));
+    static const char *const LAYERS[] = {"lowerdir", "upperdir", "workdir"};
+    int places[3];
+    for (size_t i = 0; i < 3; i++) places[i] = set_layer(context, LAYERS[i], take_text(record));
     for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++)
         if (syscall(NR_fsconfig, context, FS_SET_FLAG, FLAGS[i], NULL, 0) < 0)
             die("setting %s of an overlay", FLAGS[i]);
     if (syscall(NR_fsconfig, context, FS_CREATE, NULL, NULL, 0) < 0) die("making an overlay");
+    for (size_t i = 0; i < 3; i++) close(places[i]);
     int fd = (int)syscall(NR_fsmount, context, FS_CLOEXEC, MOUNT_NOSUID | MOUNT_NODEV);
     if (fd < 0) die("mounting an overlay");
     close(context);
