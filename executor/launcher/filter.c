@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -22,7 +23,6 @@
 #else
 #define NATIVE AUDIT_ARCH_AARCH64
 #endif
-#define X32 0x40000000u
 #define NEWEST 469 /* file_setattr, Linux 6.17 */
 
 #define NEW_NAMESPACES                                                                        \
@@ -31,17 +31,6 @@
 #define NEW_TIME 0x80 /* CLONE_NEWTIME; of unshare only, it is part of the exit signal of clone */
 #define PERSONALITIES 0x00040008u /* ADDR_NO_RANDOMIZE, PER_LINUX32 */
 #define CONSOLE_SELECTION 0x541c /* TIOCLINUX */
-
-struct denied {
-    int number;
-    int error;
-};
-
-static const struct denied DENIED[] = {
-#define DENY(name, number, error) {number, error},
-#include "denied.def"
-#undef DENY
-};
 
 #define LENGTH_MAX 512
 
@@ -61,22 +50,18 @@ static void load_argument(int index) {
     load(offsetof(struct seccomp_data, args) + sizeof(uint64_t) * (size_t)index);
 }
 
-static void deny(int number, int error) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 1);
-    answer(SECCOMP_RET_ERRNO | (uint32_t)error);
-}
-
-/* A call whose argument must have none of some bits. Ends with an answer, for this call only. */
-static void deny_bits(int number, int index, uint32_t bits, int error) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 4);
+static void answer_bits(int index, uint32_t bits) {
     load_argument(index);
     add(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1);
-    answer(SECCOMP_RET_ERRNO | (uint32_t)error);
+    answer(SECCOMP_RET_ERRNO | EPERM);
     answer(SECCOMP_RET_ALLOW);
 }
 
+static void check_clone(void) { answer_bits(0, NEW_NAMESPACES); }
+
+static void check_unshare(void) { answer_bits(0, NEW_NAMESPACES | NEW_TIME); }
+
 static void check_ioctl(void) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 5);
     load_argument(1);
     add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, CONSOLE_SELECTION, 0, 1);
@@ -86,7 +71,6 @@ static void check_ioctl(void) {
 
 /* 0xffffffff only asks. */
 static void check_personality(void) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_personality, 0, 5);
     load_argument(0);
     add(BPF_JMP | BPF_JEQ | BPF_K, 0xffffffff, 2, 0);
     add(BPF_JMP | BPF_JSET | BPF_K, ~PERSONALITIES, 0, 1);
@@ -98,7 +82,6 @@ static void check_personality(void) {
  * kernel. With the type come flags above its lowest four bits.
  */
 static void check_socket(void) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 21);
     load_argument(0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 18, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 4, 0);
@@ -124,11 +107,75 @@ static void check_socket(void) {
 
 /* Makes a socket of any family before it learns that most have no pairs. */
 static void check_socketpair(void) {
-    add(BPF_JMP | BPF_JEQ | BPF_K, SYS_socketpair, 0, 4);
     load_argument(0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 1, 0);
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
     answer(SECCOMP_RET_ALLOW);
+}
+
+/* What is answered to calls with numbers from `first` up to the next rule's. */
+struct rule {
+    uint32_t first;
+    uint32_t answer;
+    void (*check)(void); /* Looks at the arguments, and answers itself. */
+};
+
+static struct rule calls[] = {
+#define DENY(name, number, error) {number, SECCOMP_RET_ERRNO | (error), NULL},
+#include "denied.def"
+#undef DENY
+    {SYS_clone, 0, check_clone},   {SYS_unshare, 0, check_unshare},
+    {SYS_ioctl, 0, check_ioctl},   {SYS_personality, 0, check_personality},
+    {SYS_socket, 0, check_socket}, {SYS_socketpair, 0, check_socketpair},
+};
+
+enum { CALLS = sizeof calls / sizeof *calls };
+
+static struct rule rules[2 * CALLS + 2];
+static size_t rule_count;
+
+static void add_rule(struct rule rule) {
+    if (rule_count > 0 && rules[rule_count - 1].first == rule.first) rule_count--;
+    struct rule *last = rule_count > 0 ? &rules[rule_count - 1] : NULL;
+    if (last && !last->check && !rule.check && last->answer == rule.answer) return;
+    rules[rule_count++] = rule;
+}
+
+static int by_number(const void *one, const void *other) {
+    uint32_t a = ((const struct rule *)one)->first, b = ((const struct rule *)other)->first;
+    return (a > b) - (a < b);
+}
+
+static void make_rules(void) {
+    qsort(calls, CALLS, sizeof *calls, by_number);
+    rule_count = 0;
+    add_rule((struct rule){0, SECCOMP_RET_ALLOW, NULL});
+    for (size_t i = 0; i < CALLS; i++) {
+        add_rule(calls[i]);
+        add_rule((struct rule){calls[i].first + 1, SECCOMP_RET_ALLOW, NULL});
+    }
+    /* x86_64's second numbering is up there as well. */
+    add_rule((struct rule){NEWEST + 1, SECCOMP_RET_ERRNO | ENOSYS, NULL});
+}
+
+/* Halves the rules until one is left. A list of comparisons is slow to install: the kernel walks the
+ * program for every number, to learn which calls are always allowed (seccomp_cache_prepare).
+ */
+static void decide(const struct rule *some, size_t count) {
+    if (count == 1 && some->check) {
+        some->check();
+    } else if (count == 1) {
+        answer(some->answer);
+    } else {
+        size_t half = count / 2;
+        struct sock_filter *jump = &program[length];
+        add(BPF_JMP | BPF_JGE | BPF_K, some[half].first, 0, 0);
+        decide(some, half);
+        ptrdiff_t over = &program[length] - jump - 1;
+        if (over > UINT8_MAX) die("the filter of system calls is too long");
+        jump->jt = (unsigned char)over;
+        decide(some + half, count - half);
+    }
 }
 
 void filter_build(void) {
@@ -138,20 +185,8 @@ void filter_build(void) {
     add(BPF_JMP | BPF_JEQ | BPF_K, NATIVE, 1, 0);
     answer(SECCOMP_RET_KILL_PROCESS);
     load(offsetof(struct seccomp_data, nr));
-#if defined(__x86_64__)
-    add(BPF_JMP | BPF_JGE | BPF_K, X32, 1, 0);
-#endif
-    add(BPF_JMP | BPF_JGT | BPF_K, NEWEST, 0, 1);
-    answer(SECCOMP_RET_ERRNO | ENOSYS);
-    for (size_t i = 0; i < sizeof DENIED / sizeof *DENIED; i++)
-        deny(DENIED[i].number, DENIED[i].error);
-    deny_bits(SYS_clone, 0, NEW_NAMESPACES, EPERM);
-    deny_bits(SYS_unshare, 0, NEW_NAMESPACES | NEW_TIME, EPERM);
-    check_ioctl();
-    check_personality();
-    check_socket();
-    check_socketpair();
-    answer(SECCOMP_RET_ALLOW);
+    make_rules();
+    decide(rules, rule_count);
 }
 
 void filter_install(void) {

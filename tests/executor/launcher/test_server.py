@@ -338,3 +338,19 @@ def test_sources_compile_without_a_warning() -> None:
     done = subprocess.run([compiler, *flags, *SOURCES], capture_output=True, text=True, check=False)
 
     assert done.stderr == ""
+
+
+def test_every_number_is_answered_as_the_list_says_after_a_few_comparisons(tmp_path: Path) -> None:
+    """Each comparison is made for every number whenever a sandbox installs the filter."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (apt-get install gcc)")
+    program = tmp_path / "walk"
+    source = Path(__file__).with_name("filter_walk.c")
+    command = [compiler, "-I", str(BINARY.parent), "-o", str(program), str(source)]
+    subprocess.run(command, check=True)
+
+    said = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.split()
+
+    assert said[:1] == ["longest"]
+    assert int(said[1]) < 25
