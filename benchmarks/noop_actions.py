@@ -1,9 +1,10 @@
 """Actions a second when the actions do nothing, and where the time of one goes.
 
-    python benchmarks/noop_actions.py [--actions 200] [--concurrency 16] [--inputs 0,20]
+    python benchmarks/noop_actions.py [--actions 200] [--concurrency 16] [--inputs 0,20] [--differ]
 
 A client with one gRPC connection uploads Action, Command and inputs of all actions first, then
 executes them, so many at a time. Every action is new to the server; each is `true` in a sandbox.
+All have the same input tree, or with --differ each one in which one file is its own.
 The breakdown is from the ExecutedActionMetadata of the results.
 """
 
@@ -36,21 +37,30 @@ async def upload(channel: Channel, blobs: list[bytes]) -> None:
         assert all(entry.status.code == 0 for entry in answer.responses)
 
 
-def prepare(count: int, inputs: int) -> tuple[list[reapi.Digest], list[bytes]]:
-    """So many different actions over one input tree; gives their digests and all blobs."""
-    files = [f"input {number}".encode() for number in range(inputs)]
+def tree_of(files: list[bytes]) -> bytes:
     root = reapi.Directory()
     for number, data in enumerate(files):
         root.files.add(name=f"{number:04}", digest=digest_of(data))
-    blobs = [*files, root.SerializeToString()]
+    return root.SerializeToString()
+
+
+def prepare(count: int, inputs: int, differ: bool) -> tuple[list[reapi.Digest], list[bytes]]:
+    """So many different actions; gives their digests and all blobs."""
+    files = [f"input {number}".encode() for number in range(inputs)]
+    root = tree_of(files)
+    blobs = [*files, root]
     actions = []
     run = uuid.uuid4().hex
     for number in range(count):
+        if differ and files:
+            own = f"{run} {number}".encode()
+            root = tree_of([*files[1:], own])
+            blobs += [own, root]
         command = reapi.Command(arguments=["/bin/true"])
         command.environment_variables.add(name="RUN", value=f"{run} {number}")
         encoded = command.SerializeToString()
         action = reapi.Action(
-            command_digest=digest_of(encoded), input_root_digest=digest_of(blobs[-1])
+            command_digest=digest_of(encoded), input_root_digest=digest_of(root)
         ).SerializeToString()
         actions.append((digest_of(action), encoded, action))
     blobs += [blob for _, *pair in actions for blob in pair]
@@ -121,11 +131,11 @@ async def measure(address: str, pid: int, arguments: argparse.Namespace) -> None
     shapes = [(int(inputs), arguments.concurrency) for inputs in arguments.inputs.split(",")]
     async with Channel(address) as channel:
         for inputs, concurrency in [*shapes, (shapes[0][0], 1)]:
-            warm, blobs = prepare(20, inputs)
+            warm, blobs = prepare(20, inputs, arguments.differ)
             await upload(channel, blobs)
             await run_all(channel, warm, concurrency)
 
-            digests, blobs = prepare(arguments.actions, inputs)
+            digests, blobs = prepare(arguments.actions, inputs, arguments.differ)
             await upload(channel, blobs)
             cpu = cpu_s(pid)
             wall, latencies, metadata = await run_all(channel, digests, concurrency)
@@ -150,6 +160,7 @@ def main() -> None:
     parser.add_argument("--actions", type=int, default=200)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--inputs", default="0,20", help="files of an action's input tree")
+    parser.add_argument("--differ", action="store_true", help="no two input trees are the same")
     arguments = parser.parse_args()
     with daemon() as served:
         asyncio.run(measure(served.address, served.pid, arguments))

@@ -30,7 +30,7 @@ _DIRECTORY_MODE = stat.S_IRWXU
 _GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SET_FLAGS = 0x40006602 | struct.calcsize("l") << 16
 """FS_IOC_GETFLAGS and FS_IOC_SETFLAGS (ioctl_iflags(2))."""
-_FEW_ENTRIES = 12
+_FEW_ENTRIES = 48
 _FEW_BYTES = 1 << 20
 _BACKLOG = 512
 """So many directories that actions left may wait for their removal."""

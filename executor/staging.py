@@ -31,9 +31,11 @@ _BATCH = 2_000
 """Files exported per call, so that cancelling a large stage takes effect in between."""
 _INLINE_DECODE_BYTES = 32 * 1024
 _INLINE_ENTRIES = 1_000
-_INLINE_NODES = 8
-"""Trees of up to so many files and directories are made where we are: going to a thread and back
-takes longer.
+_INLINE_NODES = 32
+"""The directories, links and times of trees of up to so many entries are made where we are:
+threads fight for the interpreter's lock at each system call, and take longer. A filesystem whose
+journal is full holds the event loop meanwhile. What files hold is written by the store, in one hop
+to a thread unless it is little: the kernel slows down who writes more than the disk takes.
 """
 _REMEMBERED_NODES = 200_000
 _PATH_MAX = 4_095

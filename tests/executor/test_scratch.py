@@ -104,6 +104,20 @@ def test_a_directory_with_little_in_it_is_emptied_for_another_action(tmp_path: P
     assert [*(tmp_path / "trash").iterdir(), *(tmp_path / "grave").iterdir()] == []
 
 
+def test_the_inputs_of_an_ordinary_action_are_little(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    one = scratch.make("one")
+    for name in ("root", "tmp", "network"):
+        (one / name).mkdir()
+    for number in range(31):  # The largest tree that is copied where overlays work.
+        (one / "root" / str(number)).write_text("x")
+
+    assert scratch.discard_little(one)
+
+    scratch.close()
+    assert [*(tmp_path / "work").iterdir(), *(tmp_path / "grave").iterdir()] == []
+
+
 def test_few_directories_wait_for_another_action_and_all_are_empty(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
     places = [scratch.make(str(number)) for number in range(40)]
@@ -182,7 +196,7 @@ def test_a_directory_is_not_used_for_ever(tmp_path: Path) -> None:
 
 
 def _fill_with_many(path: Path) -> None:
-    for number in range(20):
+    for number in range(60):
         (path / "root" / str(number)).write_text("")
 
 
