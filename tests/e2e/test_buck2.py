@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import pytorch
 from support.bazel import WASM
 from support.daemon import ServedDaemon
 
 ROOT = Path(__file__).resolve().parents[2]
+BUILDERS = ROOT / "executor" / "isospin" / "builders"
 
 pytestmark = [
     pytest.mark.e2e,
@@ -52,6 +54,27 @@ class Buck2:
             text=True,
             check=False,
         )
+
+    def add_engine(self, version: str) -> Path:
+        """Adds //models:engine, of `model.pt2` in the directory that it answers, and another for
+        hardware that nobody has.
+        """
+        shutil.copytree(BUILDERS, self._project / BUILDERS.relative_to(ROOT))
+        models = self._project / "models"
+        models.mkdir()
+        rule = (
+            'trt_engine(name="{name}", builder="aotinductor", model="model.pt2", arch="{arch}",'
+            ' driver="", version="{version}", python="{python}")\n'
+        )
+        targets = (("engine", "cpu"), ("engine-for-another", "sm_1"))
+        (models / "BUCK").write_text(
+            'load("//buck2/rules:trt_engine.bzl", "trt_engine")\n'
+            + "".join(
+                rule.format(name=name, arch=arch, version=version, python=pytorch.PYTHON)
+                for name, arch in targets
+            )
+        )
+        return models
 
     def build(self) -> dict[str, Path]:
         """Builds the example; gives the outputs by target."""
@@ -133,6 +156,28 @@ def test_webassembly_program_of_the_worker_runs(tmp_path: Path) -> None:
             assert buck2.executors() == ["Re"]
         finally:
             buck2.run("kill")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(bool(pytorch.MISSING), reason=pytorch.MISSING)
+def test_engine_is_built_by_its_rule(tmp_path: Path) -> None:
+    settings = f"[executor]\ntoolchain = {json.dumps(pytorch.toolchain())}\n"
+    with ServedDaemon(tmp_path / "daemon", settings=settings) as daemon:
+        (tmp_path / "project").mkdir()
+        buck2 = Buck2(tmp_path / "project", daemon.address)
+        models = buck2.add_engine(version=pytorch.version())
+        subprocess.run([pytorch.PYTHON, "-c", pytorch.SAVE_MODEL], cwd=models, check=True)
+        try:
+            done = buck2.run("build", "//models:engine[info]", "--show-full-output")
+            assert done.returncode == 0, done.stderr
+            info = json.loads(Path(done.stdout.split(" ", 1)[1].strip()).read_text())
+            refused = buck2.run("build", "//models:engine-for-another")
+        finally:
+            buck2.run("kill")
+
+    assert (info["builder"], info["arch"]) == ("aotinductor", "cpu")
+    assert refused.returncode != 0
+    assert "engines do not move between them" in refused.stderr
 
 
 def test_changed_source_rebuilds_what_depends_on_it(buck2: Buck2) -> None:

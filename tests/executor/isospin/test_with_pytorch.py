@@ -1,20 +1,17 @@
 """engine.py with the real PyTorch, in a sandbox and under a lease: a program becomes a package for
 the GPU, or for the processor, and gives the numbers of eager execution.
 
-PyTorch takes 5 GiB, so no set-up brings it: ARMITAGE_PYTORCH names a Python that has it, anywhere
-but below /tmp. For the processor the leased device is made up, and has no nodes.
+For the processor the leased device is made up, and has no nodes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support import pytorch
 from support.executing import Bench, JsonCodec, Seen, Tree, put_tree, sandbox_missing
 from support.gpus import Shelf, gpu
 
@@ -32,23 +29,7 @@ from executor.namespace import NamespaceExecutor
 from executor.paths import BUILD_ROOT
 from executor.spec import Outcome, OutputRequest, Work
 
-PYTHON = os.environ.get("ARMITAGE_PYTORCH", "")
-MISSING = sandbox_missing() or ("" if PYTHON else "ARMITAGE_PYTORCH names no Python with PyTorch")
-PROGRAM = b"""
-import torch
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 8)
-        )
-    def forward(self, x):
-        return torch.softmax(self.layers(x), dim=-1)
-torch.manual_seed(0)
-where = "cuda" if torch.cuda.is_available() else "cpu"
-model, example = Model().eval().to(where), (torch.randn(4, 64, device=where),)
-torch.export.save(torch.export.export(model, example), "model.pt2")
-"""
+MISSING = sandbox_missing() or pytorch.MISSING
 SCRIPT = Path(engine.__file__).read_bytes()
 NO_NODES = gpu("stand-in", nodes=(), files=())
 
@@ -70,18 +51,12 @@ def device(request: pytest.FixtureRequest) -> Device:
         pytest.skip(f"there is no GPU: {error}")
 
 
-def places_of_python() -> Iterator[str]:
-    """The directories that the interpreter needs."""
-    ask = "import sys; print(sys.prefix); print(sys.base_prefix)"
-    told = subprocess.run([PYTHON, "-c", ask], capture_output=True, text=True, check=True)
-    yield from dict.fromkeys(told.stdout.split())
-
-
 @pytest.fixture
 async def bench(device: Device, tmp_path: Path) -> AsyncIterator[Bench]:
     store = MemoryStore()
-    options = ExecutorOptions(scratch=tmp_path / "scratch", memory_bytes=16 << 30)
-    options = replace(options, toolchain=(*options.toolchain, *places_of_python()))
+    options = ExecutorOptions(
+        scratch=tmp_path / "scratch", memory_bytes=16 << 30, toolchain=pytorch.toolchain()
+    )
     namespace = NamespaceExecutor(store, JsonCodec(), options, SystemClock().wall)
     leases = GpuLeases(Shelf(device), GpuOptions())
     await leases.refresh()
@@ -95,7 +70,7 @@ async def run(bench: Bench, tree: Tree, *words: str, outputs: tuple[str, ...] = 
         name="engine",
         digest_function=DigestFunction.SHA256,
         input_root=await put_tree(bench.store, tree),
-        arguments=(PYTHON, "-I", *words),
+        arguments=(pytorch.PYTHON, "-I", *words),
         environment=(("HOME", "/tmp"), ("PATH", "/usr/bin:/bin")),
         outputs=tuple(map(OutputRequest, outputs)),
         coeffects=Coeffects(gpu=GpuGrant()),
@@ -106,7 +81,9 @@ async def run(bench: Bench, tree: Tree, *words: str, outputs: tuple[str, ...] = 
 
 
 async def test_package_gives_the_numbers_of_eager_execution(bench: Bench, device: Device) -> None:
-    made = await run(bench, {"make.py": PROGRAM}, "make.py", outputs=("model.pt2",))
+    made = await run(
+        bench, {"make.py": pytorch.SAVE_MODEL.encode()}, "make.py", outputs=("model.pt2",)
+    )
     model = await bench.store.get(made.files[0].digest)
 
     build = ("engine.py", "build", "--builder=aotinductor", "--model=model.pt2", "--engine=engine")
