@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import BinaryIO
 
 from cas.digest import Digest, DigestFunction
@@ -14,6 +13,10 @@ from cas.store import BlobStore
 _READ_BYTES = 64 * 1024
 _IN_MEMORY_BYTES = 256 * 1024
 _CHUNK_BYTES = 1 << 20
+_READ_AFTER_S = 0.005
+"""A command that ends sooner is read in one go: hearing of each line costs more than reading it. A
+pipe holds 64 KiB, so that few wait for us.
+"""
 
 
 class Capture:
@@ -26,11 +29,11 @@ class Capture:
     def __init__(
         self,
         function: DigestFunction,
-        spool: Path,
+        spool: str,
         limit_bytes: int,
         forward: Callable[[bytes], None],
     ) -> None:
-        """Starts to read. `write_fd` is for the command; close it once that is started.
+        """Reads soon. `write_fd` is for the command; close it once that is started.
 
         What does not fit in memory goes to the file `spool`.
         """
@@ -48,6 +51,10 @@ class Capture:
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._read_fd, self.write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(_READ_AFTER_S, self._start)
+
+    def _start(self) -> None:
+        self._timer = None
         self._loop.add_reader(self._read_fd, self._read)
 
     def _read(self) -> bool:
@@ -78,7 +85,7 @@ class Capture:
 
     def _keep(self, data: bytes) -> None:
         if self._file is None and len(self._head) + len(data) > _IN_MEMORY_BYTES:
-            self._file = self._spool.open("x+b", buffering=0)
+            self._file = open(self._spool, "x+b", buffering=0)  # noqa: SIM115 (closed by close)
             self._file.write(self._head)
             self._head = bytearray()
         if self._file is None:
@@ -96,7 +103,11 @@ class Capture:
     def stop(self) -> None:
         """Reads no more, whoever may still hold the other end. Idempotent."""
         if not self.ended.done():
-            self._loop.remove_reader(self._read_fd)
+            if self._timer is None:
+                self._loop.remove_reader(self._read_fd)
+            else:
+                self._timer.cancel()
+                self._timer = None
             os.close(self._read_fd)
             self.ended.set_result(None)
 

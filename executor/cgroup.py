@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 _PERIOD_US = 100_000
@@ -46,11 +46,9 @@ class Usage:
 
     def filled(self, other: Usage) -> Usage:
         """Answers this, and what the other tells where this does not."""
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
         return Usage(
-            *(
-                theirs if ours is None else ours
-                for ours, theirs in zip(astuple(self), astuple(other), strict=True)
-            )
+            **{name: getattr(other, name) if mine is None else mine for name, mine in told.items()}
         )
 
 

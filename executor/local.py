@@ -329,7 +329,7 @@ class LocalExecutor(ABC):
         scratch = self._scratch.make(work.name)
         held = ExitStack()
         try:
-            root = str(scratch / "root")
+            root = f"{scratch}/root"
             return await self._execute(
                 _Attempt(work, progress, requests, scratch, root, group, times, held)
             )
@@ -441,8 +441,8 @@ class LocalExecutor(ABC):
         limit = self._options.output_limit_bytes
         function, progress = attempt.work.digest_function, attempt.progress
         return (
-            Capture(function, attempt.scratch / "stdout", limit, progress.stdout),
-            Capture(function, attempt.scratch / "stderr", limit, progress.stderr),
+            Capture(function, f"{attempt.scratch}/stdout", limit, progress.stdout),
+            Capture(function, f"{attempt.scratch}/stderr", limit, progress.stderr),
         )
 
     async def _run(self, job: Job, attempt: _Attempt, captures: tuple[Capture, Capture]) -> _Run:

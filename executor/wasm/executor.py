@@ -22,10 +22,11 @@ import asyncio
 import json
 import os
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from cas.digest import Digest
 from cas.store import BlobStore
 from executor.cgroup import Cgroups, Usage
 from executor.coeffects import Coeffects, SandboxKind
@@ -58,6 +59,8 @@ _APIS = {Kind.MODULE: "wasi preview 1", Kind.COMPONENT: "wasi 0.2"}
 _WORKER_BYTES = 1 << 30
 """Data of a worker itself: the interpreter, and the programs that it has loaded."""
 _WORKER_FILES = 1024
+_REMEMBERED = 256
+"""Profiles."""
 _GRACE_S = 0.1
 """How long a program that is told to stop may take before its worker is killed."""
 
@@ -104,6 +107,7 @@ class WasmExecutor(LocalExecutor):
         self._nursery = nursery or Nursery()
         self._owns_nursery = nursery is None
         self._pool = Pool(self._settings, self._wasm.idle_workers, self._nursery)
+        self._documents: dict[Hashable, tuple[Digest, bytes]] = {}
         self._programs = Programs(self._wasm.toolchains, store, self._threads)
 
     def suits(self, work: Work) -> bool:
@@ -213,11 +217,29 @@ class WasmExecutor(LocalExecutor):
 
     async def _evidence(self, job: Job) -> Evidence | None:
         assert isinstance(job, _WasmJob)
-        profile = json.dumps(self._profile(job), sort_keys=True, separators=(",", ":")).encode()
-        digest = job.work.digest_function.digest(profile)
+        digest, profile = self._document(job)
         if await self._store.find_missing([digest]):
             await self._store.put([digest], profile)
         return Evidence(sandbox=SandboxKind.WASM, profile=digest)
+
+    def _document(self, job: _WasmJob) -> tuple[Digest, bytes]:
+        """Answers the profile, encoded, and its digest. Remembers some: most actions' are alike."""
+        function = job.work.digest_function
+        varying = (
+            function,
+            None if job.program is None else job.program.kind,
+            job.fuel,
+            tuple((one.guest, one.writable) for one in job.preopens),
+            tuple(job.confinement.items()),
+        )
+        known = self._documents.get(varying)
+        if known is None:
+            text = json.dumps(self._profile(job), sort_keys=True, separators=(",", ":"))
+            known = function.digest(text.encode()), text.encode()
+            if len(self._documents) >= _REMEMBERED:
+                self._documents.clear()
+            self._documents[varying] = known
+        return known
 
     def _profile(self, job: _WasmJob) -> Mapping[str, Any]:
         """All that was applied to one program (docs/wasm.md, "The profile")."""
@@ -276,7 +298,7 @@ class _Running:
         self._message = message
         self._answer: asyncio.Future[dict[str, Any]] | None = None
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[Any] = self._loop.create_future()
         self._outputs: list[int] = []
         try:
             for fd in outputs:
@@ -291,7 +313,7 @@ class _Running:
         if not self._worker.is_ready.done():
             await asyncio.wait([self._worker.is_ready])
         self._answer = self._worker.ask(self._message, (*self._outputs, self._program.fd))
-        self._answer.add_done_callback(lambda _: self.ended.set_result(None))
+        self.ended = self._answer
         self._close_outputs()
 
     def _close_outputs(self) -> None:

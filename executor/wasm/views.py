@@ -59,7 +59,10 @@ def preopens(job: Job) -> tuple[Preopen, ...]:
     # What lies in a directory for writing is for writing by any name.
     open_ = tuple(one.host + "/" for one in found.values() if one.writable)
     return tuple(
-        replace(one, writable=(one.host + "/").startswith(open_)) for one in found.values()
+        replace(one, writable=True)
+        if not one.writable and f"{one.host}/".startswith(open_)
+        else one
+        for one in found.values()
     )
 
 

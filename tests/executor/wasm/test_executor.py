@@ -246,6 +246,19 @@ class TestView:
         assert profile["worker"]["no_new_privs"] == "yes"
         assert profile["engine"].startswith("wasmtime ")
 
+    async def test_actions_that_are_given_other_things_have_profiles_of_their_own(
+        self, bench: Bench
+    ) -> None:
+        tree: Tree = {"p.wasm": exiting(0)}
+        plain = await bench.run("p.wasm", tree=tree, timeout_s=2)
+        again = await bench.run("p.wasm", tree=tree, timeout_s=2)
+        longer = await bench.run("p.wasm", tree=tree, timeout_s=3)
+        writing = await bench.run("p.wasm", tree=tree, timeout_s=2, outputs=["out/o"])
+
+        assert again.evidence == plain.evidence
+        assert (await profile_of(bench, longer))["limits"]["fuel"] == 30_000_000_000
+        assert (await profile_of(bench, writing))["preopens"]["/build/out"] == "rw"
+
 
 class TestEnd:
     @pytest.mark.parametrize(
