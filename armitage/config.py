@@ -42,8 +42,8 @@ from cas.pack_action_cache import CacheOptions
 from cas.pack_store import PackOptions
 from cas.upkeep import UpkeepOptions
 from executor.isospin.leasing import GpuOptions
-from executor.local import ExecutorOptions
 from executor.microvm.machine import MicrovmOptions
+from executor.options import ExecutorOptions
 
 
 class StorageKind(StrEnum):

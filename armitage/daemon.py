@@ -138,8 +138,8 @@ from cas.store import (
 from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
 from executor.isospin.leasing import Discovery, GpuLeases, LeasingExecutor
-from executor.local import raise_open_files
 from executor.ports import Executor
+from executor.rlimits import raise_open_files
 
 _log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from cas.store import BlobStore
 from executor.coeffects import SandboxKind
 from executor.errors import SandboxUnavailable
-from executor.local import ExecutorOptions, LocalExecutor
+from executor.local import LocalExecutor
 from executor.microvm.executor import MicrovmExecutor
 from executor.microvm.machine import MicrovmOptions
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions
 from executor.ports import Executor, Network, TreeCodec
 from executor.routing import Route, RoutingExecutor
 from executor.unsandboxed import UnsandboxedExecutor

@@ -32,8 +32,8 @@ from cas.memory import MemoryStore
 from executor.cgroup import Limits, open_cgroups
 from executor.launcher.own import trial_job
 from executor.launching import Confinement
-from executor.local import ExecutorOptions, LauncherKind
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, LauncherKind
 from executor.spec import Work
 
 KINDS = (LauncherKind.ARMITAGE, LauncherKind.BUBBLEWRAP)

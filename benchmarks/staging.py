@@ -22,8 +22,8 @@ from support.executing import JsonCodec, Seen, put_tree
 from armitage.clock import SystemClock
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryStore
-from executor.local import ExecutorOptions, LauncherKind
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, LauncherKind
 from executor.spec import OutputRequest, Work
 from executor.tree_cache import TreeCacheOptions
 

@@ -25,8 +25,9 @@ from support.wasi_programs import exiting, printing
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.local import ExecutorOptions, LocalExecutor
+from executor.local import LocalExecutor
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions
 from executor.spec import Work
 from executor.wasm.engine import Preopen, Run
 from executor.wasm.executor import WasmExecutor

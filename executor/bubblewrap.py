@@ -31,18 +31,12 @@ from executor.concurrency import Threads, settle
 from executor.errors import SandboxUnavailable, WorkerFailure
 from executor.grants import Mount
 from executor.launching import Confinement
-from executor.local import (
-    Ending,
-    ExecutorOptions,
-    Job,
-    Process,
-    apply_limits,
-    exec_failure,
-    start_failure,
-)
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
 from executor.probe import explain, find_bubblewrap, probe
+from executor.process import Ending, Job, Process, exec_failure, start_failure
+from executor.rlimits import apply_limits
 from executor.spec import Work
 from executor.toolchain import Toolchain
 

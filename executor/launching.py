@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from executor.local import Job, Process
+from executor.process import Job, Process
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ How one action goes:
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import resource
@@ -23,12 +22,10 @@ import signal
 import stat
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
 from cas.errors import CasError
 from cas.store import BlobStore
@@ -37,193 +34,25 @@ from executor.cgroup import Cgroups, Group, Limits, Usage, open_cgroups
 from executor.concurrency import Threads
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
 from executor.evidence import Evidence
-from executor.grants import NOTHING, Grants
+from executor.options import ExecutorOptions, FilesystemRoot
 from executor.outputs import OutputCollector, requests_of
 from executor.paths import DIRECTORY_FLAGS, join, locate, make_parents, make_parents_beside
 from executor.ports import NetworkUse, Progress, TreeCodec
+from executor.process import Ending, Job, Process
+from executor.rlimits import files_for_actions, limits_by_process
 from executor.scratch import Scratch
 from executor.spec import EndedBy, Outcome, OutputRequest, ResourceUse, Timings, Work
-from executor.staging import FIXED_MTIME_S, InputTrees, Layout, TreeLimits
-from executor.tree_cache import Overlay, TreeCacheOptions
-from executor.wasm.options import WasmOptions
+from executor.staging import FIXED_MTIME_S, InputTrees, Layout
+from executor.tree_cache import Overlay
 
 _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
-_OWN_FILES = 1_024
-"""What is left to us of the host's limit of open files."""
 _INLINE_REQUESTS = 8
 """So few directories are made where we are: going to a thread and back takes longer."""
 ROOTFS = "rootfs"
 """The platform property by which an action names its root filesystem."""
 MOUNTED_IN_ROOT = ("dev", "proc", "tmp")
 """What every action gets of its own, also where its input root is the filesystem root."""
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class LauncherKind(Enum):
-    """What makes sandboxes."""
-
-    AUTO = "auto"
-    """Armitage's own where it works, else bubblewrap."""
-    ARMITAGE = "armitage"
-    BUBBLEWRAP = "bubblewrap"
-    """Has no filter of system calls, and gives actions no network."""
-
-
-class FilesystemRoot(Enum):
-    """What an action sees as `/`."""
-
-    TOOLCHAIN = "toolchain"
-    """Always the host's toolchain, read-only, with the input root at BUILD_ROOT below it."""
-    REQUESTED = "requested"
-    """The toolchain, unless the platform asks for the input root: `chroot-input-root=true`, or a
-    `unixUID`, which only BuildStream sends.
-    """
-    INPUTS = "inputs"
-    """Always the input root itself, as BuildStream means it; nothing of the host is visible."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorOptions:
-    """How actions run on this machine."""
-
-    scratch: Path = Path("scratch")
-    """Directory for running actions' files. Emptied at the start; no two executors may share it."""
-    launcher: LauncherKind = LauncherKind.AUTO
-    bubblewrap: str | None = None
-    """Path of `bwrap`; None looks for it where system programs are."""
-    toolchain: tuple[str, ...] = (
-        "/usr",
-        "/bin",
-        "/sbin",
-        "/lib",
-        "/lib32",
-        "/lib64",
-        "/libx32",
-        "/etc/alternatives",
-        "/etc/ld.so.cache",
-        "/etc/java-*",
-    )
-    """Host paths (or patterns) that actions see, read-only. What does not exist is left out."""
-    filesystem_allow: tuple[str, ...] = ()
-    """Host directories that actions may be given, with all below them, when they declare so."""
-    private: tuple[Path, ...] = field(default=(), metadata={"setting": False})
-    """What no action may be given: the daemon's data. The scratch directory is never given."""
-    filesystem_root: FilesystemRoot = FilesystemRoot.REQUESTED
-    rootfs: Mapping[str, str] = field(default_factory=dict)
-    """Host directories that actions may have as their root, read-only, in place of the toolchain:
-    by the name that they ask for (`rootfs=NAME`).
-    """
-    rootfs_bytes: int = 16 << 30
-    """Of files of root filesystems that actions name by digest (`rootfs=cas:HASH/SIZE`), which are
-    kept below the scratch directory; the least recently used goes first.
-    """
-    rootfs_trees: int = 32
-    """How many of them."""
-    environment: tuple[tuple[str, str], ...] = (("PATH", DEFAULT_PATH),)
-    """Variables that an action has unless it sets them itself. (`PWD` is set as well.)"""
-    uid: int = 1000
-    gid: int = 1000
-    """User and group that a sandboxed command sees itself as; on the host it is this process's."""
-    hostname: str = "armitage"
-    max_timeout_s: float = field(default=3600.0, metadata={"setting": False})
-    """For actions that set no timeout, and the most that any may ask for. Not a setting of its own:
-    whoever takes actions in has the limits, and sets it from them.
-    """
-    output_limit_bytes: int = 64 << 20
-    """Of stdout, and again of stderr, that is kept; the rest is dropped, and a line says so."""
-    memory_bytes: int | None = 8 << 30
-    """Of one action, by control group; without one, of data memory of each of its processes."""
-    processes: int | None = 4096
-    """Of one action, threads included."""
-    cpus: float | None = None
-    """CPU time per wall-clock time of one action, by control group only."""
-    open_files: int = 65_536
-    """For each process of an action; the host's own hard limit may be lower."""
-    file_bytes: int | None = 64 << 30
-    """Largest file that an action may write."""
-    tmp_bytes: int = 2 << 30
-    """Size of the private /tmp, and again of /dev/shm, of a sandboxed action, in memory."""
-    tmp_files: int = 1_000_000
-    """Files and directories in each of them. Not limited by bubblewrap."""
-    reserve_bytes: int = 256 << 20
-    """An action is killed when less than this is left free on the scratch filesystem."""
-    reserve_files: int = 10_000
-    """Or fewer files than this can be made there."""
-    trees: TreeLimits = field(default_factory=TreeLimits)
-    tree_cache: TreeCacheOptions = field(default_factory=TreeCacheOptions)
-    wasm: WasmOptions = field(default_factory=WasmOptions)
-    threads: int = 4
-    """For blocking work: laying out trees, hashing outputs, removing scratch space."""
-
-    def __post_init__(self) -> None:
-        if self.rootfs_trees < 1:
-            raise ValueError("rootfs_trees must be at least 1")
-        for name, path in self.rootfs.items():
-            if not name or ":" in name:
-                raise ValueError(f"rootfs: {name!r} cannot name a directory: leave out colons")
-            if not os.path.isabs(path):
-                raise ValueError(f"rootfs: {name} is {path!r}; write an absolute path")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One action, staged and ready to be launched."""
-
-    work: Work
-    root: str
-    """Host path of the input root."""
-    is_root: bool
-    """Whether the input root is to be the filesystem root."""
-    environment: tuple[tuple[str, str], ...]
-    cwd: tuple[str, ...]
-    """Working directory as components below the root."""
-    group: Group | None
-    grants: Grants = NOTHING
-    overlay: Overlay | None = None
-    """Of which `root` is the layer with what the command changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a command ended."""
-
-    exit_code: int
-    message: str = ""
-    stderr: str | None = None
-    """Takes the place of the launcher's own words on stderr."""
-    usage: Usage | None = None
-    """What it used, where that is not for its control group to say."""
-    signal: int | None = None
-    """What killed it, where that is known."""
-    is_over_limit: bool = False
-    """Whether it was stopped at a limit that neither a signal nor the control group tells of."""
-    is_lost: bool = False
-    """Whether the whole sandbox was killed, and not by us: it is worth something only where the
-    control group tells why.
-    """
-
-
-class Process(Protocol):
-    """A command that has been started but is held back."""
-
-    ended: asyncio.Future[None]
-    """Done when the command itself has ended; others of the action may still run."""
-
-    async def release(self) -> None:
-        """Puts the limits on and lets the command run. Raises WorkerFailure."""
-
-    async def kill(self) -> None:
-        """Kills all processes of the action and waits until the last is gone.
-
-        Also after the command has ended, for what it left running. Completes even when cancelled.
-        """
-
-    def ending(self, printed: str) -> Ending:
-        """Says how the command ended, after kill.
-
-        `printed` is the beginning of stderr. Raises WorkerFailure when it never ran.
-        """
 
 
 @dataclass(slots=True)
@@ -528,7 +357,7 @@ class LocalExecutor(ABC):
         """
         options = self._options
         controllers = self._cgroups.controllers
-        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: _files_for_actions(options)}
+        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: files_for_actions(options)}
         if options.file_bytes is not None:
             limits[resource.RLIMIT_FSIZE] = options.file_bytes
         if options.memory_bytes is not None and "memory" not in controllers:
@@ -545,7 +374,7 @@ class LocalExecutor(ABC):
         }
         asked = [name for name, value in wanted.items() if value is not None]
         grouped = [name for name in asked if name in self._cgroups.controllers]
-        by_process = [name for name in asked if name not in grouped and name in _by_process()]
+        by_process = [name for name in asked if name not in grouped and name in limits_by_process()]
         lost = [name for name in asked if name not in (*grouped, *by_process)]
         parts = []
         if grouped:
@@ -619,32 +448,6 @@ class LocalExecutor(ABC):
     @abstractmethod
     def sandbox(self, *, is_root: bool = False) -> Mapping[str, str]:
         """Answers the sandbox really applied to actions, as short facts."""
-
-
-def raise_open_files() -> None:
-    """Raises this process's limit of open files as far as it may: see _files_for_actions."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _files_for_actions(options: ExecutorOptions) -> int:
-    """Answers the limit of open files of an action's processes, which is lower than the host's.
-
-    The kernel counts descriptors that are on their way through sockets for all processes of a user,
-    also in sandboxes, and refuses to send more to whoever has a limit below that count: an action
-    with our own limit could keep us from sending any.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        return options.open_files
-    return min(options.open_files, max(hard - _OWN_FILES, hard // 2))
-
-
-def _by_process() -> tuple[str, ...]:
-    """Which limits setrlimit(2) can put in a control group's place; the number of root's processes
-    is not limited by it.
-    """
-    return ("memory",) if os.geteuid() == 0 else ("memory", "pids")
 
 
 def wants_input_root(policy: FilesystemRoot, work: Work) -> bool:
@@ -760,33 +563,3 @@ def _prepare(attempt: _Attempt, mounted_at: str, limits: Limits, lower: str) -> 
     if attempt.group is not None:
         attempt.group.make(limits)
     return cwd
-
-
-def apply_limits(pid: int, limits: Mapping[int, int]) -> None:
-    """Sets resource limits of another process, each at most what the host allows already."""
-    for which, wanted in limits.items():
-        _, hard = resource.prlimit(pid, which)
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.prlimit(pid, which, (limit, limit))
-
-
-def start_failure(error: OSError, arguments: Sequence[str]) -> Exception:
-    """Answers what it means that a command could not even be started."""
-    if error.errno == errno.E2BIG:
-        return command_line_too_long(arguments)
-    return WorkerFailure(f"starting the command: {error}")
-
-
-def command_line_too_long(arguments: Sequence[str]) -> InvalidInput:
-    """Answers what to tell of a command that the kernel does not take for its length."""
-    size = sum(len(os.fsencode(argument)) + 1 for argument in arguments)
-    return InvalidInput(f"the command line of {size} bytes is too long for this host")
-
-
-def exec_failure(why: str, *, is_missing: bool) -> Ending:
-    """Answers the end of a command that could not be executed.
-
-    As shells have it: 127 for what is not there, 126 for what cannot be run.
-    """
-    message = f"cannot run {why}"
-    return Ending(127 if is_missing else 126, message, stderr=f"armitage: {message}\n")

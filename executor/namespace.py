@@ -41,17 +41,12 @@ from executor.launcher.overlay import try_overlay
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
 from executor.launching import Confinement, Launcher
-from executor.local import (
-    MOUNTED_IN_ROOT,
-    ExecutorOptions,
-    Job,
-    LauncherKind,
-    LocalExecutor,
-    Process,
-)
+from executor.local import MOUNTED_IN_ROOT, LocalExecutor
+from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
 from executor.ports import Network, NetworkSession, TreeCodec
 from executor.probe import explain, find_bubblewrap, probe
+from executor.process import Job, Process
 from executor.root_trees import RootTrees
 from executor.rootfs import host_root, read_roots, rootfs_of, view_root
 from executor.spec import Work

@@ -14,7 +14,7 @@ from cas.digest import Buffer, Digest
 from cas.store import BlobExporter, BlobStore, FileExport, Retention
 from executor.concurrency import Threads
 from executor.errors import SandboxUnavailable
-from executor.local import ExecutorOptions
+from executor.options import ExecutorOptions
 from executor.ports import TreeCodec
 from executor.scratch import Scratch
 from executor.spec import Work

@@ -20,7 +20,8 @@ from cas.digest import Digest, DigestFunction
 from cas.errors import InvalidDigest
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.grants import Mount, RootView, is_in
-from executor.local import ROOTFS, ExecutorOptions
+from executor.local import ROOTFS
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.spec import Work
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable
-from executor.local import ExecutorOptions
+from executor.options import ExecutorOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,12 @@ from pathlib import Path
 from cas.store import BlobStore
 from executor.concurrency import Threads, settle
 from executor.errors import InvalidInput
-from executor.local import (
-    Ending,
-    ExecutorOptions,
-    Job,
-    LocalExecutor,
-    Process,
-    apply_limits,
-    start_failure,
-)
+from executor.local import LocalExecutor
+from executor.options import ExecutorOptions
 from executor.pidfd import PidWatch
 from executor.ports import TreeCodec
+from executor.process import Ending, Job, Process, start_failure
+from executor.rlimits import apply_limits
 
 MARKER = "ARMITAGE_ACTION"
 """Environment variable that every unsandboxed command is given: which action it belongs to."""

@@ -17,8 +17,9 @@ from executor.launcher.profile import program_digest, system_calls
 from executor.launcher.sandbox import Sandbox
 from executor.launcher.server import LauncherServer, receive
 from executor.launching import Confinement
-from executor.local import ExecutorOptions, Job, Process
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
+from executor.process import Job, Process
 from executor.spec import Work
 from executor.toolchain import Toolchain, read_toolchain
 

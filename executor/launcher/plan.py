@@ -12,8 +12,9 @@ import os
 from executor.grants import Mount, RootView
 from executor.launcher.document import BindFlag, Document, ListenFlag, Op, u32, u64
 from executor.launching import Confinement
-from executor.local import ExecutorOptions, Job
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
+from executor.process import Job
 from executor.toolchain import Toolchain
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")

@@ -14,8 +14,8 @@ from executor.cgroup import Usage
 from executor.concurrency import settle
 from executor.errors import InvalidInput, WorkerFailure
 from executor.launcher.server import LauncherServer, receive
-from executor.local import Ending, command_line_too_long, exec_failure
 from executor.pidfd import PidWatch
+from executor.process import Ending, command_line_too_long, exec_failure
 from executor.tree_cache import Overlay
 
 _KNOWN_TIMEOUT_S = 5.0
@@ -29,7 +29,7 @@ Serve = Callable[[Sequence[socket.socket]], Awaitable[None]]
 
 
 class Sandbox:
-    """An executor.local.Process.
+    """An executor.process.Process.
 
     The launcher tells of the sandbox's first process, by a pidfd; that process tells when all is
     made, and how the command ended (report.c). It ends with the command, and the kernel reports its

@@ -36,17 +36,7 @@ from executor.concurrency import settle
 from executor.errors import InvalidInput, InvalidOutput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence
 from executor.grants import Grants
-from executor.local import (
-    Ending,
-    ExecutorOptions,
-    Job,
-    LocalExecutor,
-    Process,
-    apply_limits,
-    asks_for_rootfs,
-    command_line_too_long,
-    start_failure,
-)
+from executor.local import LocalExecutor, asks_for_rootfs
 from executor.microvm.job import GuestJob, pack_job
 from executor.microvm.machine import (
     WORKSPACE,
@@ -60,10 +50,13 @@ from executor.microvm.machine import (
 )
 from executor.microvm.made_of import MadeOf
 from executor.microvm.unpack import Unpacker, outermost
+from executor.options import ExecutorOptions
 from executor.outputs import requests_of
 from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
 from executor.ports import Network, NetworkSession, TreeCodec
+from executor.process import Ending, Job, Process, command_line_too_long, start_failure
+from executor.rlimits import apply_limits
 from executor.spec import Work
 from executor.staging import Layout
 

@@ -11,7 +11,7 @@ from cas.errors import BlobNotFound
 from cas.store import BlobStore
 from executor.concurrency import Threads
 from executor.errors import SandboxUnavailable
-from executor.local import Job
+from executor.process import Job
 from executor.staging import Layout
 from executor.wasm.options import blob_of
 from executor.wasm.views import path_in_tree

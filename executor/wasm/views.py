@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from executor.errors import InvalidInput
-from executor.local import Job
 from executor.outputs import requests_of
 from executor.paths import BUILD_ROOT, DIRECTORY_FLAGS, join, locate
+from executor.process import Job
 from executor.wasm.engine import Preopen
 
 

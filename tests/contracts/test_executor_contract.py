@@ -35,9 +35,10 @@ from cas.digest import DigestFunction
 from cas.memory import MemoryStore
 from cas.store import BlobStore
 from executor.errors import InputsMissing, InvalidInput, InvalidOutput, TimedOut
-from executor.local import ExecutorOptions, LauncherKind, LocalExecutor
+from executor.local import LocalExecutor
 from executor.microvm.executor import MicrovmExecutor
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
 from executor.spec import (
     Directory,

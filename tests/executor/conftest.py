@@ -9,7 +9,7 @@ import pytest
 from support.executing import Bench
 from support.sandboxes import LAUNCHERS, open_bench, options_for
 
-from executor.local import ExecutorOptions, LauncherKind
+from executor.options import ExecutorOptions, LauncherKind
 
 
 @pytest.fixture(params=LAUNCHERS, ids=lambda kind: kind.value)

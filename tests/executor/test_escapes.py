@@ -26,8 +26,9 @@ from support.sandboxes import open_bench, options_for
 from executor.errors import InvalidInput, InvalidOutput, TimedOut, WorkerFailure
 from executor.launcher.binary import BINARY
 from executor.launcher.profile import system_calls
-from executor.local import ExecutorOptions, Job, LauncherKind, Process
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, LauncherKind
+from executor.process import Job, Process
 from executor.spec import EndedBy
 
 PROBE = Path(__file__).parent / "launcher" / "probe.c"

@@ -20,8 +20,8 @@ from support.sandboxes import open_bench
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.local import ExecutorOptions
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.spec import Outcome
 from executor.tree_cache import TreeCacheOptions

@@ -25,8 +25,8 @@ from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.cgroup import Cgroups
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
-from executor.local import ExecutorOptions, FilesystemRoot, LauncherKind
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, FilesystemRoot, LauncherKind
 from executor.spec import Devices, OutputKind, OutputRequest
 
 pytestmark = pytest.mark.sandbox
@@ -443,7 +443,7 @@ from pathlib import Path
 from support.executing import Bench, JsonCodec, Seen, Tree
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.local import ExecutorOptions
+from executor.options import ExecutorOptions
 from executor.namespace import NamespaceExecutor
 
 class Loud(Seen):

@@ -23,7 +23,7 @@ from support.sandboxes import open_bench, options_for
 from executor.coeffects import Coeffects, FilesystemGrant, NetworkGrant, SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence, Leased, Opened, Reached
-from executor.local import ExecutorOptions, LauncherKind
+from executor.options import ExecutorOptions, LauncherKind
 from executor.ports import NetworkSession, NetworkUse
 from executor.spec import Devices, Outcome, Work
 

@@ -25,8 +25,8 @@ from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant
 from executor.errors import InputsMissing, InvalidInput, SandboxUnavailable
-from executor.local import ExecutorOptions
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions
 from executor.rootfs import rootfs_of, view_root
 from executor.spec import Work
 from executor.unsandboxed import UnsandboxedExecutor

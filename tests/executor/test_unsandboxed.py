@@ -12,7 +12,7 @@ from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.cgroup import Cgroups
 from executor.errors import InvalidInput, TimedOut
-from executor.local import ExecutorOptions
+from executor.options import ExecutorOptions
 from executor.unsandboxed import MARKER, UnsandboxedExecutor
 
 

@@ -17,7 +17,7 @@ from typing import Self
 from armitage.config import Config, StorageKind, TransportKind
 from armitage.daemon import Daemon
 from cas.pack_store import Durability
-from executor.local import ExecutorOptions, LauncherKind
+from executor.options import ExecutorOptions, LauncherKind
 
 START_S = 60.0
 STOP_S = 60.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from executor.local import ExecutorOptions
+from executor.options import ExecutorOptions
 
 PYTHON = os.environ.get("ARMITAGE_PYTORCH", "")
 MISSING = "" if PYTHON else "ARMITAGE_PYTORCH names no Python with PyTorch"

@@ -11,8 +11,8 @@ from support.executing import Bench, JsonCodec, bubblewrap_missing, launcher_mis
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
-from executor.local import ExecutorOptions, LauncherKind
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
 from executor.ports import Network
 

@@ -13,8 +13,9 @@ from armitage.executors import Execution, Means
 from executor.coeffects import SandboxKind
 from executor.errors import SandboxUnavailable
 from executor.evidence import Evidence, Opened, Reached
-from executor.local import ExecutorOptions, Job
+from executor.options import ExecutorOptions
 from executor.ports import Executor
+from executor.process import Job
 from executor.unsandboxed import UnsandboxedExecutor
 
 

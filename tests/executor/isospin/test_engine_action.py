@@ -20,8 +20,8 @@ from executor.coeffects import Coeffects, GpuGrant
 from executor.errors import DevicesUnavailable
 from executor.isospin.builders import engine
 from executor.isospin.leasing import GpuLeases, GpuOptions, LeasingExecutor
-from executor.local import ExecutorOptions
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.spec import Outcome, OutputRequest, Work
 

@@ -24,8 +24,8 @@ from executor.isospin.builders import engine
 from executor.isospin.device import Device
 from executor.isospin.leasing import GpuLeases, GpuOptions, LeasingExecutor
 from executor.isospin.nvml import NvmlDiscovery, load_nvml
-from executor.local import ExecutorOptions
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.spec import Outcome, OutputRequest, Work
 

@@ -25,8 +25,8 @@ from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.plan import Plan
 from executor.launcher.server import LauncherServer
 from executor.launching import Confinement
-from executor.local import ExecutorOptions, LauncherKind
 from executor.namespace import NamespaceExecutor
+from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
 from executor.toolchain import Toolchain, read_toolchain
 

@@ -23,8 +23,8 @@ from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant, GpuGrant, NetworkGrant, SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut
 from executor.evidence import Reached
-from executor.local import ExecutorOptions
 from executor.microvm.executor import MicrovmExecutor
+from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.ports import Network
 from executor.spec import Work

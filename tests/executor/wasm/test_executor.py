@@ -33,7 +33,7 @@ from executor.coeffects import (
     SandboxKind,
 )
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
-from executor.local import ExecutorOptions
+from executor.options import ExecutorOptions
 from executor.spec import EndedBy, Outcome, OutputRequest, Work
 from executor.wasm.executor import WasmExecutor
 from executor.wasm.options import WasmOptions

@@ -1,0 +1,46 @@
+"""Limits that setrlimit(2) puts on the processes of actions, and on our own."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+
+from executor.options import ExecutorOptions
+
+_OWN_FILES = 1_024
+"""What is left to us of the host's limit of open files."""
+
+
+def raise_open_files() -> None:
+    """Raises this process's limit of open files as far as it may: see files_for_actions."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def files_for_actions(options: ExecutorOptions) -> int:
+    """Answers the limit of open files of an action's processes, which is lower than the host's.
+
+    The kernel counts descriptors that are on their way through sockets for all processes of a user,
+    also in sandboxes, and refuses to send more to whoever has a limit below that count: an action
+    with our own limit could keep us from sending any.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return options.open_files
+    return min(options.open_files, max(hard - _OWN_FILES, hard // 2))
+
+
+def limits_by_process() -> tuple[str, ...]:
+    """Which limits setrlimit(2) can put in a control group's place; the number of root's processes
+    is not limited by it.
+    """
+    return ("memory",) if os.geteuid() == 0 else ("memory", "pids")
+
+
+def apply_limits(pid: int, limits: Mapping[int, int]) -> None:
+    """Sets resource limits of another process, each at most what the host allows already."""
+    for which, wanted in limits.items():
+        _, hard = resource.prlimit(pid, which)
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.prlimit(pid, which, (limit, limit))
