@@ -193,6 +193,17 @@ def test_changed_source_rebuilds_what_depends_on_it(buck2: Buck2) -> None:
     assert buck2.executors() == ["Re"] * 7
 
 
+def test_other_coeffects_count_once_outputs_are_cleaned(buck2: Buck2) -> None:
+    # Buck2 itself does not look at the platform's properties when it has an output.
+    buck2.build()
+    assert buck2.run("clean").returncode == 0
+
+    refused = buck2.run("build", "-c", "armitage.coeffects=netwrok", "//buck2/example:guests")
+
+    assert refused.returncode != 0
+    assert "'netwrok' begins with no known word; did you mean network" in refused.stderr
+
+
 def test_new_buck2_daemon_recovers_from_a_server_that_lost_everything(
     buck2: Buck2, daemon: ServedDaemon, tmp_path: Path
 ) -> None:
