@@ -137,9 +137,11 @@ from cas.store import (
 )
 from cas.tiers import Here, Tiers
 from cas.upkeep import Upkeep, segment_bytes_for
+from executor.coeffects import SandboxKind
 from executor.isospin.leasing import Discovery, GpuLeases, LeasingExecutor
 from executor.ports import Executor
 from executor.rlimits import raise_open_files
+from executor.routing import RoutingExecutor
 
 _log = logging.getLogger(__name__)
 
@@ -525,7 +527,7 @@ class Daemon:
 
     def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
-    ) -> Executor | None:
+    ) -> RoutingExecutor | None:
         worker = self._config.worker
         if not worker.enabled:
             self._execution = Execution(
@@ -551,12 +553,16 @@ class Daemon:
         )
         return executor
 
-    async def _with_gpus(self, stack: AsyncExitStack, executor: Executor | None) -> Executor | None:
+    async def _with_gpus(
+        self, stack: AsyncExitStack, executor: RoutingExecutor | None
+    ) -> Executor | None:
         """The same, with a lease around each action that declares `gpu`."""
         if executor is None:
             return None
         self._gpus = await open_gpus(stack, self._config.gpu, self._discovery)
-        return LeasingExecutor(executor, self._gpus)
+        return LeasingExecutor(
+            executor, self._gpus, lambda work: executor.kind_of(work) is SandboxKind.MICROVM
+        )
 
     def _scratch(self, stack: AsyncExitStack) -> Path:
         """Below the data directory where there is one; a relative path is meant from there."""

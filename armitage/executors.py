@@ -19,7 +19,7 @@ from executor.microvm.executor import MicrovmExecutor
 from executor.microvm.machine import MicrovmOptions
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions
-from executor.ports import Executor, Network, TreeCodec
+from executor.ports import Network, TreeCodec
 from executor.routing import Route, RoutingExecutor
 from executor.unsandboxed import UnsandboxedExecutor
 from executor.wasm.executor import WasmExecutor
@@ -67,7 +67,7 @@ def open_executors(
     machine: MicrovmOptions,
     *,
     accept_unsandboxed: bool,
-) -> tuple[Executor | None, Execution]:
+) -> tuple[RoutingExecutor | None, Execution]:
     """Opens all that this host can do; None where actions are not executed, and why.
 
     Blocks for as long as trials take. Raises SandboxUnavailable where the risk of running without a

@@ -10,6 +10,7 @@ from executor.errors import DevicesUnavailable
 from executor.isospin.device import Device
 from executor.isospin.leasing import Discovery, GpuLeases, GpuOptions
 from executor.isospin.nvml import DRIVER_FILES, NvmlDiscovery, load_nvml
+from executor.isospin.passthrough import PassthroughDiscovery
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,23 @@ class _Nothing:
 
     def find(self) -> tuple[Device, ...]:
         raise DevicesUnavailable(self._why)
+
+
+class _Both:
+    """Finds what NVML knows, and what is configured to be passed through."""
+
+    def __init__(self, driver: Discovery, passed: Discovery) -> None:
+        self._driver = driver
+        self._passed = passed
+
+    def find(self) -> tuple[Device, ...]:
+        passed = self._passed.find()
+        try:
+            return (*self._driver.find(), *passed)
+        except DevicesUnavailable as error:
+            # A host whose GPUs are all passed through has no driver for them.
+            _log.debug("GPUs for virtual machines alone: %s", error)
+            return passed
 
 
 async def open_gpus(
@@ -44,6 +62,9 @@ def _discovery(options: GpuOptions) -> Discovery:
     if not options.enabled:
         return _Nothing("GPUs are switched off (gpu.enabled = false)")
     try:
-        return NvmlDiscovery(load_nvml(), files=(*DRIVER_FILES, *options.files))
+        driver: Discovery = NvmlDiscovery(load_nvml(), files=(*DRIVER_FILES, *options.files))
     except DevicesUnavailable as error:
-        return _Nothing(str(error))
+        driver = _Nothing(str(error))
+    if not options.passthrough:
+        return driver
+    return _Both(driver, PassthroughDiscovery(options.passthrough))

@@ -49,21 +49,30 @@ class RoutingExecutor:
         """The kinds of sandbox that actions may ask for, in order of preference."""
         return tuple(self._routes)
 
+    def kind_of(self, work: Work) -> SandboxKind | None:
+        """Answers the kind of sandbox that an action goes to by its wish; None: the default.
+
+        Raises SandboxUnavailable as execute does.
+        """
+        route = self._choose(work)
+        return None if route is None else route.kind
+
     async def execute(self, work: Work, progress: Progress) -> Outcome:
         """Runs one action; see executor.ports.Executor.
 
         Raises SandboxUnavailable when the action accepts no kind that this host has.
         """
-        return await self._choose(work).execute(work, progress)
+        route = self._choose(work)
+        return await (route.executor if route else self._default).execute(work, progress)
 
-    def _choose(self, work: Work) -> Executor:
+    def _choose(self, work: Work) -> Route | None:
         wanted = work.coeffects.sandboxes
         if not wanted:
-            return self._default
+            return None
         accepted = [route for kind, route in self._routes.items() if kind in wanted]
         if not accepted:
             raise SandboxUnavailable(self._complaint(wanted))
-        return next((one for one in accepted if one.suits(work)), accepted[0]).executor
+        return next((one for one in accepted if one.suits(work)), accepted[0])
 
     def _complaint(self, wanted: frozenset[SandboxKind]) -> str:
         asked = sorted(kind.value for kind in wanted)

@@ -75,6 +75,25 @@ class OutputRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedDevice:
+    """A PCI device of the host that a virtual machine gets as a whole."""
+
+    address: str
+    """Such as `0000:41:00.0`."""
+    ids: str
+    """Vendor and device, such as `10de:2330`."""
+    group: str
+    """Number of its IOMMU group."""
+    arch: str
+    module: str
+    """The guest's driver for it."""
+    version: str
+    """Which that driver must have."""
+    nodes: tuple[str, ...]
+    """Patterns for names in the guest's /dev that the action gets."""
+
+
+@dataclass(frozen=True, slots=True)
 class Devices:
     """Devices that are leased to one action, and what of the host it needs to use them."""
 
@@ -85,6 +104,8 @@ class Devices:
     """The driver's libraries and the like, shown read-only where they are."""
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that name the devices; they win over the action's own."""
+    passed: tuple[PassedDevice, ...] = ()
+    """For a virtual machine; an action in any other sandbox is leased none of these."""
 
 
 @dataclass(frozen=True, slots=True)

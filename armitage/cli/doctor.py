@@ -13,7 +13,7 @@ from armitage.cli.output import emit
 
 if TYPE_CHECKING:
     from armitage.compiled import Compiled
-    from executor.microvm.machine import MicrovmOptions
+    from armitage.config import Config
     from executor.probe import Finding
 
 
@@ -34,10 +34,16 @@ def add(commands: options.Commands) -> None:
     parser.add_argument("--bubblewrap", metavar="FILE", help="bwrap to try (default: the system's)")
 
 
-def _microvm(args: argparse.Namespace) -> MicrovmOptions:
-    from armitage.config import load
+def _passed(config: Config) -> tuple[Finding, ...]:
+    """Looks at GPUs for virtual machines, where any are configured."""
+    from executor.isospin.passthrough import PassthroughDiscovery
+    from executor.isospin.probe import probe_passthrough
+    from executor.microvm.probe import probe_driver
 
-    return load(args.config).microvm
+    if not config.gpu.passthrough:
+        return ()
+    found = probe_passthrough(PassthroughDiscovery(config.gpu.passthrough))
+    return *found, probe_driver(config.microvm)
 
 
 def _modules(found: Compiled) -> Finding:
@@ -56,16 +62,19 @@ def _modules(found: Compiled) -> Finding:
 
 def _doctor(args: argparse.Namespace) -> Exit:
     from armitage import compiled
+    from armitage.config import load
     from executor.isospin.probe import probe_gpus
     from executor.microvm.probe import probe_microvm
     from executor.probe import Report, probe
 
+    config = load(args.config)
     report = probe(args.bubblewrap)
     report = Report(
         (
             *report.findings,
             probe_gpus(),
-            probe_microvm(_microvm(args), args.bubblewrap),
+            *_passed(config),
+            probe_microvm(config.microvm, args.bubblewrap),
             _modules(compiled.inspect()),
         )
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from executor.coeffects import GpuGrant
 from executor.errors import InvalidInput
+from executor.spec import PassedDevice
 
 ARCHITECTURE_PROPERTY = "gpu-arch"
 """Platform property: the exact architecture (`sm_90`) that an action's result is for."""
@@ -34,6 +35,8 @@ class Device:
     """The driver's libraries."""
     fault: str = ""
     """Why nobody may have it at present; empty while it is healthy."""
+    passed: PassedDevice | None = None
+    """How a virtual machine gets it; None: it is for actions in other sandboxes."""
 
     @property
     def is_slice(self) -> bool:
@@ -53,6 +56,8 @@ class Need:
     """Exactly, when it is said."""
     driver: str = ""
     """Exactly, when it is said."""
+    in_guest: bool = False
+    """Whether it is for a virtual machine: those get what is passed through, and nobody else."""
 
     def __str__(self) -> str:
         parts = [f"gpu:{self.count}"]
@@ -61,12 +66,14 @@ class Need:
         text = ":".join(parts)
         exact = [] if self.architecture is None else [f"architecture sm_{self.architecture}"]
         exact += [f"driver {self.driver}"] if self.driver else []
-        return f"{text} with {' and '.join(exact)}" if exact else text
+        text = f"{text} with {' and '.join(exact)}" if exact else text
+        return f"{text} in a virtual machine" if self.in_guest else text
 
     def suits(self, device: Device) -> bool:
         """Tells whether a device is of the kind, healthy or not, free or not."""
         return (
-            device.memory_mib >= self.memory_mib
+            self.in_guest == (device.passed is not None)
+            and device.memory_mib >= self.memory_mib
             and device.sm >= self.sm
             and self.architecture in (None, device.sm)
             and self.driver in ("", device.driver)
@@ -74,8 +81,8 @@ class Need:
         )
 
 
-def need_of(grant: GpuGrant, platform: Mapping[str, str]) -> Need:
-    """Answers what an action needs by its declaration and its platform.
+def need_of(grant: GpuGrant, platform: Mapping[str, str], *, in_guest: bool = False) -> Need:
+    """Answers what an action needs by its declaration, its platform and where it runs.
 
     Raises InvalidInput when a property of the platform is malformed.
     """
@@ -85,6 +92,7 @@ def need_of(grant: GpuGrant, platform: Mapping[str, str]) -> Need:
         sm=grant.sm,
         architecture=_architecture(platform.get(ARCHITECTURE_PROPERTY, "")),
         driver=platform.get(DRIVER_PROPERTY, ""),
+        in_guest=in_guest,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,7 @@ from executor.concurrency import Threads
 from executor.errors import DevicesUnavailable, WorkerFailure
 from executor.evidence import Leased
 from executor.isospin.device import Device, Need, need_of
+from executor.isospin.passthrough import PassthroughOptions
 from executor.isospin.pool import (
     Asked,
     Command,
@@ -52,6 +53,8 @@ class GpuOptions:
     """What else of the host an action with a GPU sees read-only, as paths or patterns."""
     max_held_s: float = 86_400.0
     """For how long a lease by hand may be asked for."""
+    passthrough: tuple[PassthroughOptions, ...] = ()
+    """GPUs that are bound to vfio-pci, for actions in virtual machines."""
 
     def __post_init__(self) -> None:
         if self.check_s < 1:
@@ -212,9 +215,16 @@ class LeasingExecutor:
     Why a wrapper: whatever the sandbox, devices are granted, freed and told of alike.
     """
 
-    def __init__(self, inner: Executor, leases: GpuLeases) -> None:
+    def __init__(
+        self,
+        inner: Executor,
+        leases: GpuLeases,
+        in_guest: Callable[[Work], bool] = lambda _: False,
+    ) -> None:
+        """`in_guest` tells whether the inner executor runs an action in a virtual machine."""
         self._inner = inner
         self._leases = leases
+        self._in_guest = in_guest
 
     async def execute(self, work: Work, progress: Progress) -> Outcome:
         """Runs one action; see executor.ports.Executor.
@@ -223,7 +233,8 @@ class LeasingExecutor:
         """
         if work.coeffects.gpu is None:
             return await self._inner.execute(work, progress)
-        need = need_of(work.coeffects.gpu, dict(work.platform))
+        in_guest = self._in_guest(work)
+        need = need_of(work.coeffects.gpu, dict(work.platform), in_guest=in_guest)
         async with self._leases.hold(f"action {work.action or work.name}", need) as (lease, loss):
             work = replace(work, devices=_devices(lease))
             return _with_devices(await self._run(work, progress, loss), lease)
@@ -245,6 +256,10 @@ class LeasingExecutor:
 
 
 def _devices(lease: Lease) -> Devices:
+    passed = tuple(part.device.passed for part in lease.parts if part.device.passed is not None)
+    if passed:
+        # In its machine an action sees these alone, under names that only the guest's driver knows.
+        return Devices(leased=_leased(lease), passed=passed)
     names = ",".join(part.device.uuid for part in lease.parts)
     return Devices(
         leased=_leased(lease),

@@ -3,7 +3,8 @@
 The rules:
 
 - A device is held by one lease as a whole, or, where sharing by memory is on, by several whose
-  shares fit into its memory together. Who does not say how much memory he needs gets it whole.
+  shares fit into its memory together. Who does not say how much memory he needs gets it whole, and
+  so does a virtual machine.
 - All devices of a lease are got at once, so that nobody holds one while waiting for another.
 - First come, first served: whatever an earlier ask that waits could use is kept for it, so that no
   later ask delays an earlier one; a later ask gets only what the earlier ones cannot use.
@@ -191,7 +192,7 @@ class LeasePool:
             return f"GPU {held.uuid} ({held.name}) is gone"
         if now.fault:
             return f"GPU {held.uuid} ({held.name}): {now.fault}"
-        if (now.driver, now.sm, now.memory_mib) != (held.driver, held.sm, held.memory_mib):
+        if _kind(now) != _kind(held):
             return f"GPU {held.uuid} ({held.name}) is not what it was: driver, or size, changed"
         return ""
 
@@ -230,6 +231,7 @@ class LeasePool:
         kinds = [
             f"{device.name} {device.profile}".rstrip()
             + f", {device.memory_mib} MiB, sm_{device.sm}, driver {device.driver or 'unknown'}"
+            + (", for virtual machines" if device.passed else "")
             + (f", faulty: {device.fault}" if device.fault else "")
             for device in self._devices.values()
         ]
@@ -268,7 +270,7 @@ class LeasePool:
         return tuple(parts[: need.count])
 
     def _share(self, need: Need, device: Device) -> int:
-        if self._shares_memory and need.memory_mib:
+        if self._shares_memory and need.memory_mib and device.passed is None:
             return need.memory_mib
         return device.memory_mib
 
@@ -279,3 +281,7 @@ class LeasePool:
                 uuid = part.device.uuid
                 used[uuid] = used.get(uuid, 0) + part.memory_mib
         return used
+
+
+def _kind(device: Device) -> tuple[object, ...]:
+    return device.driver, device.sm, device.memory_mib, device.passed

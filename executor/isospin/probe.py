@@ -1,10 +1,11 @@
-"""What GPUs this host has to lease: asked of the driver."""
+"""What GPUs this host has to lease: asked of the driver, or held against sysfs."""
 
 from __future__ import annotations
 
 from executor.errors import DevicesUnavailable
 from executor.isospin.device import Device
 from executor.isospin.nvml import NvmlDiscovery, load_nvml
+from executor.isospin.passthrough import PassthroughDiscovery
 from executor.probe import Finding
 
 
@@ -20,6 +21,14 @@ def probe_gpus(discovery: NvmlDiscovery | None = None) -> Finding:
         "GPU leases",
         bool(healthy),
         "; ".join(map(_describe, devices)) or "the driver knows of no GPU",
+    )
+
+
+def probe_passthrough(discovery: PassthroughDiscovery) -> tuple[Finding, ...]:
+    """Looks at each GPU that is configured to be passed through to virtual machines."""
+    return tuple(
+        Finding("GPU pass-through", not device.fault, f"{device.uuid} {_describe(device)}")
+        for device in discovery.find()
     )
 
 

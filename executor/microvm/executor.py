@@ -10,19 +10,22 @@ How one action goes (see also executor.local, and init.sh for the guest's side):
 5. Once QEMU is dead, the archive is unpacked over the staged tree, whence outputs are collected.
 
 What a guest says decides over its own action's result and nothing else. It has no device but a
-clock, two disks, a read-only one and three ports to write to; and, where a network is granted, one
-that leads to the witness alone: QEMU then runs in a network namespace with nothing but the
-witness's sockets (executor.netns), and connects to those what the guest connects.
+clock, two disks, a read-only one and three ports to write to; the GPUs that are leased to its
+action (executor.isospin.passthrough); and, where a network is granted, one that leads to the
+witness alone: QEMU then runs in a network namespace with nothing but the witness's sockets
+(executor.netns), and connects to those what the guest connects.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +40,7 @@ from executor.errors import InvalidInput, InvalidOutput, SandboxUnavailable, Wor
 from executor.evidence import Evidence
 from executor.grants import Grants
 from executor.local import LocalExecutor, asks_for_rootfs
+from executor.microvm.driver import LOCKED_BESIDE_BYTES, lock_complaint
 from executor.microvm.job import GuestJob, pack_job
 from executor.microvm.machine import (
     WORKSPACE,
@@ -57,7 +61,7 @@ from executor.pidfd import PidWatch
 from executor.ports import Network, NetworkSession, TreeCodec
 from executor.process import Ending, Job, Process, command_line_too_long, start_failure
 from executor.rlimits import apply_limits
-from executor.spec import Work
+from executor.spec import PassedDevice, Work
 from executor.staging import Layout
 
 _log = logging.getLogger(__name__)
@@ -119,11 +123,22 @@ class MicrovmExecutor(LocalExecutor):
             )
         if coeffects.filesystem:
             return "shows no directory of the host: drop the grant, or use sandbox:namespace"
-        if coeffects.gpu is not None or work.devices is not None:
-            return "passes no GPU through: use sandbox:namespace"
+        if coeffects.gpu is not None:
+            return self._no_gpu(work)
         if {"unixUID", "unixGID"} & {name for name, _ in work.platform}:
             return "has one user: drop unixUID and unixGID, or use sandbox:namespace"
         return ""
+
+    def _no_gpu(self, work: Work) -> str:
+        """Answers why no guest can be given GPUs, or those that were leased."""
+        if not self._machine.gpu_modules:
+            return (
+                "passes no GPU through, since microvm.gpu_modules has no driver for guests: use"
+                " sandbox:namespace"
+            )
+        if work.devices is not None and len(work.devices.passed) < len(work.devices.leased):
+            return "is given no GPU that the host's driver holds: use sandbox:namespace"
+        return lock_complaint(self._machine.memory_bytes)
 
     async def accel(self) -> Accel:
         """Answers what guests run on; the first time, by booting one.
@@ -194,6 +209,8 @@ class MicrovmExecutor(LocalExecutor):
         workspace.mkdir(mode=0o700)
         with (workspace / "initrd").open("wb") as initrd:
             initrd.write(self._means.initramfs.data)
+            if _passed(job) and self._means.driver is not None:
+                initrd.write(self._means.driver.data)
             initrd.write(pack_job(self._guest_job(job)))
         for name in ("input.img", "outputs.img"):
             with (workspace / name).open("wb") as image:
@@ -241,6 +258,7 @@ class MicrovmExecutor(LocalExecutor):
             open_files=options.open_files,
             ports=() if job.grants.session is None else job.grants.session.ports,
             files=() if job.grants.session is None else tuple(job.grants.session.files.items()),
+            devices=_passed(job),
         )
 
     def _launch(self, job: Job, stdout_fd: int, stderr_fd: int) -> Process:
@@ -266,10 +284,11 @@ class MicrovmExecutor(LocalExecutor):
                 initrd=f"{WORKSPACE}/initrd",
                 disks=disks,
                 has_network=job.grants.session is not None,
+                passed=_passed(job),
             ),
             streams=(stdout_fd, stderr_fd),
             confine=functools.partial(self._threads, functools.partial(_confine, job)),
-            limits=self._rlimits(),
+            limits=self._rlimits() | self._locked(job),
             fetch=functools.partial(
                 self._threads,
                 unpacker.unpack,
@@ -279,6 +298,12 @@ class MicrovmExecutor(LocalExecutor):
             if outputs
             else None,
         )
+
+    def _locked(self, job: Job) -> dict[int, int]:
+        """A device reads and writes the guest's memory, which must stay where it is."""
+        if not _passed(job):
+            return {}
+        return {resource.RLIMIT_MEMLOCK: self._machine.memory_bytes + LOCKED_BESIDE_BYTES}
 
     async def _evidence(self, job: Job) -> Evidence | None:
         if not await self._threads(self._files.is_as_seen):
@@ -291,7 +316,7 @@ class MicrovmExecutor(LocalExecutor):
 
     def _profile(self, job: Job) -> Mapping[str, object]:
         """Answers all that decides what a guest can do and see."""
-        session = job.grants.session
+        session, passed = job.grants.session, _passed(job)
         assert self._accel is not None
         return {
             "sandbox": "microvm",
@@ -307,8 +332,14 @@ class MicrovmExecutor(LocalExecutor):
                     Disk("toolchain", "TOOLCHAIN", read_only=True),
                 ],
                 has_network=session is not None,
+                passed=passed,
             ),
-            "files": {**self._files.hashes, "initramfs": self._means.initramfs.hash},
+            "files": {
+                **self._files.hashes,
+                "initramfs": self._means.initramfs.hash,
+                **({"driver": self._means.driver.hash} if passed and self._means.driver else {}),
+            },
+            "devices": [dataclasses.asdict(one) for one in passed],
             "root": "inputs" if job.is_root else "toolchain",
             "user": [self._options.uid, self._options.gid],
             "network": "none" if session is None else {"ports": list(session.ports)},
@@ -348,6 +379,11 @@ def _check_words(job: Job) -> None:
 def _outputs(job: Job) -> list[tuple[str, ...]]:
     """Answers the places that a guest is to hand over, each once."""
     return outermost([parts for parts, _ in requests_of(job.work)])
+
+
+def _passed(job: Job) -> tuple[PassedDevice, ...]:
+    """Answers the devices that an action's guest gets."""
+    return () if job.work.devices is None else job.work.devices.passed
 
 
 def _workspace(job: Job) -> Path:

@@ -6,6 +6,7 @@
 #   /job/run        what to run, for the shell of the action's root
 #   /job/etc        files of the action's /etc, unless its root is the input root
 #   /job/files      more files that the action sees, by their paths
+#   /driver         the driver of devices that are passed through (devices.sh), where there are any
 #   /job/outputs    paths of outputs below the input root, each ended by a NUL
 #   disks           input (ext4, the input root), outputs (empty), toolchain (squashfs; may be absent)
 #   ports           stdout, stderr, control
@@ -158,6 +159,8 @@ ln -s /proc/self/fd /new/dev/fd
 ln -s /proc/self/fd/0 /new/dev/stdin
 ln -s /proc/self/fd/1 /new/dev/stdout
 ln -s /proc/self/fd/2 /new/dev/stderr
+# Where devices are passed through.
+if [ -e /driver/devices.sh ]; then . /driver/devices.sh; fi
 # The command is started by a shell in its own root, which may hold none.
 must cp /bin/busybox /job/run /new/dev/armitage
 must mount -o remount,ro,nosuid /new/dev

@@ -137,7 +137,7 @@ def _modules(kernel: Kernel, names: Iterable[str]) -> Iterator[tuple[str, bytes]
             f"{glob.escape(str(kernel.modules))}/kernel/**/{name}.ko*", recursive=True
         )
         if found:
-            yield name, _content(Path(found[0]))
+            yield name, module_content(Path(found[0]))
         elif name not in built_in:
             raise SandboxUnavailable(
                 f"kernel {kernel.image} has no {name}, built in or in {kernel.modules}:"
@@ -153,7 +153,8 @@ def _built_in(kernel: Kernel) -> set[str]:
     return {line.rpartition("/")[2].removesuffix(".ko") for line in lines}
 
 
-def _content(path: Path) -> bytes:
+def module_content(path: Path) -> bytes:
+    """Answers a module, unpacked. Raises SandboxUnavailable, OSError."""
     data = path.read_bytes()
     if path.suffix == ".xz":
         return lzma.decompress(data)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from executor.microvm import cpio
+from executor.spec import PassedDevice
 
 _BUSYBOX = "/dev/armitage/busybox"
 
@@ -35,6 +36,8 @@ class GuestJob:
     """On which its loopback leads to the witness; none where it has no network."""
     files: tuple[tuple[str, bytes], ...] = ()
     """More files that it sees, by their absolute paths."""
+    devices: tuple[PassedDevice, ...] = ()
+    """That are passed through to it, in the order of their slots."""
 
 
 def pack_job(job: GuestJob) -> bytes:
@@ -48,12 +51,20 @@ def pack_job(job: GuestJob) -> bytes:
             cpio.directory("job/files"),
             *(cpio.directory(f"job/files{path}") for path in _parents(job.files)),
             *(cpio.file(f"job/files{path}", data) for path, data in job.files),
+            *_devices(job.devices),
             *(cpio.file(f"job/etc/{name}", _encoded(text)) for name, text in job.etc),
             cpio.file(
                 "job/outputs", b"".join(_encoded(_below(one)) + b"\0" for one in job.outputs)
             ),
         ]
     )
+
+
+def _devices(devices: Sequence[PassedDevice]) -> list[cpio.Item]:
+    lines = [f"{one.ids} {one.module} {one.version}\n" for one in devices]
+    nodes = dict.fromkeys(f"{node}\n" for one in devices for node in one.nodes)
+    texts = {"devices": lines, "nodes": nodes} if devices else {}
+    return [cpio.file(f"job/{name}", _encoded("".join(text))) for name, text in texts.items()]
 
 
 def _parents(files: Sequence[tuple[str, bytes]]) -> list[str]:

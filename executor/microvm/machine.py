@@ -17,14 +17,16 @@ from enum import StrEnum
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable
+from executor.microvm.driver import build_driver
 from executor.microvm.initramfs import Initramfs, Kernel, build_initramfs, find_kernel
 from executor.probe import SYSTEM_PATH, find_bubblewrap
+from executor.spec import PassedDevice
 
 _KVM = "/dev/kvm"
 _MACHINE = "microvm,acpi=on,rtc=on"
 """ACPI tells the kernel where devices are. Without a clock it waits seconds for one to answer."""
 _COMMAND_LINE = (
-    "console=ttyS0 quiet panic=-1 reboot=t pci=off tsc=reliable random.trust_cpu=on rdinit=/init"
+    "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable random.trust_cpu=on rdinit=/init"
 )
 _SECCOMP = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _NETWORK = (
@@ -78,6 +80,12 @@ class MicrovmOptions:
     """For an action's files, and again for its outputs; used as far as they are written."""
     probe_s: float = 10.0
     """How long a guest may take to come up with KVM before TCG is taken."""
+    gpu_modules: tuple[Path, ...] = ()
+    """The driver of GPUs that are passed through: modules for the guests' kernel, in the order in
+    which they are loaded. None: actions in guests are refused GPUs.
+    """
+    gpu_firmware: Path | None = None
+    """Directory that is /lib/firmware in a guest with a GPU."""
 
     def __post_init__(self) -> None:
         if self.memory_bytes < _PROBE_MEMORY_BYTES:
@@ -108,6 +116,8 @@ class Means:
     kernel: Kernel
     initramfs: Initramfs
     toolchain_image: Path | None
+    driver: Initramfs | None = None
+    """Of devices that are passed through."""
 
 
 def find_means(options: MicrovmOptions, bubblewrap: str | None) -> Means:
@@ -130,6 +140,9 @@ def find_means(options: MicrovmOptions, bubblewrap: str | None) -> Means:
         kernel=kernel,
         initramfs=build_initramfs(kernel, busybox),
         toolchain_image=image,
+        driver=build_driver(options.gpu_modules, options.gpu_firmware)
+        if options.gpu_modules
+        else None,
     )
 
 
@@ -171,11 +184,15 @@ def guest_command(
     memory_bytes: int | None = None,
     words: Sequence[str] = (),
     has_network: bool = False,
+    passed: Sequence[PassedDevice] = (),
 ) -> list[str]:
     """Answers the command that starts one guest and ends with it.
 
     A network is what the loopback of QEMU's own namespace has, at 10.0.2.2: it must be started in a
     namespace with nothing else in it (executor.netns), which it keeps then.
+
+    `passed` are devices that the guest gets, at slots from 1 on of a PCI bus that no other has.
+    QEMU must then be allowed to lock the guest's memory.
 
     `ports` are names and inherited descriptors that the guest writes to. The kernel's own words go
     to stdout.
@@ -186,21 +203,49 @@ def guest_command(
     return [
         *enclosure(means, workspace, [str(means.kernel.image), *image]),
         *kvm,
+        *(word for node in _nodes(passed) for word in ("--dev-bind", node, node)),
+        *(word for place in _places(passed) for word in ("--ro-bind", place, place)),
         *(["--share-net"] if has_network else []),
         "--",
         means.qemu,
-        *("-machine", _MACHINE, "-accel", _ACCELERATORS[accel], *_cpu(accel)),
+        *(
+            "-machine",
+            f"{_MACHINE},pcie=on" if passed else _MACHINE,
+            "-accel",
+            _ACCELERATORS[accel],
+            *_cpu(accel),
+        ),
         *("-m", f"{memory}M", "-smp", str(options.cpus)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-sandbox", _SECCOMP),
         *("-kernel", str(means.kernel.image), "-initrd", initrd),
-        *("-append", " ".join((_COMMAND_LINE, *_clock(accel), *words))),
+        *("-append", " ".join((_COMMAND_LINE, *_pci(passed), *_clock(accel), *words))),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *(word for disk in disks for word in _disk(disk)),
         *(("-device", "virtio-serial-device") if ports else ()),
         *(word for name, fd in ports for word in _port(name, fd)),
         *(_NETWORK if has_network else ()),
+        *(word for slot, one in enumerate(passed, 1) for word in _passed(slot, one)),
     ]
+
+
+def _pci(passed: Sequence[PassedDevice]) -> tuple[str, ...]:
+    return () if passed else ("pci=off",)
+
+
+def _nodes(passed: Sequence[PassedDevice]) -> list[str]:
+    """Answers what of the host's /dev QEMU opens for devices."""
+    groups = [f"/dev/vfio/{one.group}" for one in passed]
+    return ["/dev/vfio/vfio", *groups] if passed else []
+
+
+def _places(passed: Sequence[PassedDevice]) -> list[str]:
+    """Answers where QEMU looks up a device's group."""
+    return [f"/sys/bus/pci/devices/{one.address}" for one in passed]
+
+
+def _passed(slot: int, one: PassedDevice) -> list[str]:
+    return ["-device", f"vfio-pci,host={one.address},bus=pcie.0,addr={slot:#x}"]
 
 
 def _cpu(accel: Accel) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable
+from executor.microvm.driver import build_driver, lock_complaint
 from executor.microvm.machine import Accel, MicrovmOptions, boot_probe, find_means
 from executor.probe import Finding
 
@@ -32,3 +33,17 @@ def probe_microvm(options: MicrovmOptions, bubblewrap: str | None = None) -> Fin
                 return Finding("microVM", True, detail)
             complaints.append(f"with {accel}: {complaint}")
     return Finding("microVM", False, "; ".join(complaints), "see microvm in the configuration")
+
+
+def probe_driver(options: MicrovmOptions) -> Finding:
+    """Looks at what guests take beside a GPU that is passed through."""
+    name = "GPU driver of guests"
+    if not options.gpu_modules:
+        return Finding(name, False, "none: microvm.gpu_modules is empty", "name its modules there")
+    try:
+        driver = build_driver(options.gpu_modules, options.gpu_firmware)
+    except SandboxUnavailable as error:
+        return Finding(name, False, str(error))
+    complaint = lock_complaint(options.memory_bytes)
+    names = ", ".join(path.name for path in options.gpu_modules)
+    return Finding(name, not complaint, complaint or f"{names} ({len(driver.data) >> 10} KiB)")

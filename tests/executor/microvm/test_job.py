@@ -12,6 +12,7 @@ import pytest
 
 from executor.microvm import cpio
 from executor.microvm.job import GuestJob, pack_job
+from executor.spec import PassedDevice
 
 JOB = GuestJob(
     arguments=("tool", "a b", "$(reboot)", "'\"\n", "*", ""),
@@ -111,3 +112,15 @@ def test_granted_files_lie_at_their_paths_and_ports_are_told() -> None:
     assert found["job/files/run/w/ca.pem"] == b"authority"
     assert {"job/files/run", "job/files/run/w"} <= set(found)
     assert b"WITNESS_PORTS='8981 80'\n" in found["job/settings"]
+
+
+def test_guest_is_told_what_its_lease_says_of_devices() -> None:
+    device = PassedDevice(
+        "0000:41:00.0", "10de:2330", "7", "sm_90", "nvidia", "580.1", ("nvidia*", "dri")
+    )
+
+    told = contents(replace(JOB, devices=(device, device)))
+
+    assert told["job/devices"] == b"10de:2330 nvidia 580.1\n" * 2
+    assert told["job/nodes"] == b"nvidia*\ndri\n"
+    assert not {"job/devices", "job/nodes"} & contents(JOB).keys()

@@ -17,6 +17,7 @@ from executor.microvm.machine import (
     find_means,
     guest_command,
 )
+from executor.spec import PassedDevice
 
 MEANS = Means(
     qemu="/usr/bin/qemu-system-x86_64",
@@ -26,6 +27,10 @@ MEANS = Means(
     initramfs=Initramfs(b"base"),
     toolchain_image=Path("/srv/toolchain"),
 )
+
+
+def passed(address: str, group: str) -> PassedDevice:
+    return PassedDevice(address, "10de:2330", group, "sm_90", "nvidia", "580.1", ("nvidia*",))
 
 
 def command(accel: Accel = Accel.TCG, **more: object) -> list[str]:
@@ -75,6 +80,25 @@ def test_network_is_that_of_the_namespace_it_is_started_in_and_only_when_granted
     assert "--share-net" in granted[: granted.index("--")]
     assert "user,id=network,ipv6=off" in granted
     assert "--share-net" not in command()
+
+
+def test_devices_are_passed_at_the_slots_of_a_bus_that_no_other_guest_has() -> None:
+    words = command(passed=[passed("0000:41:00.0", "7"), passed("0000:42:00.0", "8")])
+
+    devices = [after for word, after in itertools.pairwise(words) if word == "-device"]
+    assert devices == [
+        "vfio-pci,host=0000:41:00.0,bus=pcie.0,addr=0x1",
+        "vfio-pci,host=0000:42:00.0,bus=pcie.0,addr=0x2",
+    ]
+    enclosing = words[: words.index("--")]
+    nodes = [after for word, after in itertools.pairwise(enclosing) if word == "--dev-bind"]
+    assert nodes == ["/dev/vfio/vfio", "/dev/vfio/7", "/dev/vfio/8"]
+    assert "pcie=on" in words[words.index("-machine") + 1]
+    assert "pci=off" not in words[words.index("-append") + 1]
+    without = command()
+    assert "pcie=on" not in without[without.index("-machine") + 1]
+    assert "pci=off" in without[without.index("-append") + 1]
+    assert not [word for word in without if "vfio" in word]
 
 
 def test_only_kvm_gets_its_device() -> None:
