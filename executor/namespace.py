@@ -41,10 +41,11 @@ from executor.launcher.overlay import try_overlay
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.profile import canonical
 from executor.launching import Confinement, Launcher
-from executor.local import MOUNTED_IN_ROOT, LocalExecutor
+from executor.local import LocalExecutor
 from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
 from executor.ports import Network, NetworkSession, TreeCodec
+from executor.preparing import MOUNTED_IN_ROOT
 from executor.probe import explain, find_bubblewrap, probe
 from executor.process import Job, Process
 from executor.root_trees import RootTrees

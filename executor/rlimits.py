@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Mapping
 
+from executor.cgroup import Cgroups
 from executor.options import ExecutorOptions
 
 _OWN_FILES = 1_024
@@ -31,11 +32,44 @@ def files_for_actions(options: ExecutorOptions) -> int:
     return min(options.open_files, max(hard - _OWN_FILES, hard // 2))
 
 
-def limits_by_process() -> tuple[str, ...]:
+def _limits_by_process() -> tuple[str, ...]:
     """Which limits setrlimit(2) can put in a control group's place; the number of root's processes
     is not limited by it.
     """
     return ("memory",) if os.geteuid() == 0 else ("memory", "pids")
+
+
+def limits_for_processes(options: ExecutorOptions, cgroups: Cgroups) -> dict[int, int]:
+    """Answers the limits that each process of an action gets (setrlimit(2)).
+
+    Data memory and processes only where no control group limits them: memory is then counted
+    for each process alone, and the kernel exempts root from the other.
+    """
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: files_for_actions(options)}
+    if options.file_bytes is not None:
+        limits[resource.RLIMIT_FSIZE] = options.file_bytes
+    if options.memory_bytes is not None and "memory" not in cgroups.controllers:
+        limits[resource.RLIMIT_DATA] = options.memory_bytes
+    if options.processes is not None and "pids" not in cgroups.controllers:
+        limits[resource.RLIMIT_NPROC] = options.processes
+    return limits
+
+
+def describe_limits(options: ExecutorOptions, cgroups: Cgroups) -> str:
+    """Says which limits the host enforces, how, and which not."""
+    wanted = {"memory": options.memory_bytes, "pids": options.processes, "cpu": options.cpus}
+    asked = [name for name, value in wanted.items() if value is not None]
+    grouped = [name for name in asked if name in cgroups.controllers]
+    by_process = [name for name in asked if name not in grouped and name in _limits_by_process()]
+    lost = [name for name in asked if name not in (*grouped, *by_process)]
+    parts = []
+    if grouped:
+        parts.append(f"cgroup v{cgroups.version}: {' '.join(grouped)}")
+    if by_process:
+        parts.append(f"rlimit: {' '.join(by_process)}")
+    if lost:
+        parts.append(f"not enforced: {' '.join(lost)}")
+    return "; ".join(parts) or "none"
 
 
 def apply_limits(pid: int, limits: Mapping[int, int]) -> None:

@@ -20,9 +20,9 @@ from cas.digest import Digest, DigestFunction
 from cas.errors import InvalidDigest
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.grants import Mount, RootView, is_in
-from executor.local import ROOTFS
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
+from executor.preparing import ROOTFS
 from executor.spec import Work
 
 _OURS = frozenset({BUILD_ROOT, "/dev", "/proc", "/sys", "/tmp"})  # noqa: S108 (the sandbox's)

@@ -180,15 +180,18 @@ class Scratch:
             with self._heap_lock:
                 self._waiting -= len(heaped)
 
-    def free_bytes(self) -> int:
-        """Answers how much more fits on the scratch filesystem."""
+    def shortage(self, reserve_bytes: int, reserve_files: int) -> str:
+        """Answers which of them its filesystem is short of; empty while there is enough."""
         status = os.statvfs(self.directory)
-        return status.f_bavail * status.f_frsize
-
-    def free_files(self) -> int | None:
-        """Answers how many more files can be made there; None where that has no limit."""
-        status = os.statvfs(self.directory)
-        return status.f_favail if status.f_files else None
+        if status.f_bavail * status.f_frsize < reserve_bytes:
+            return f"under {reserve_bytes >> 20} MiB are free in scratch directory {self.directory}"
+        # Some filesystems have no limit of files.
+        if status.f_files and status.f_favail < reserve_files:
+            return (
+                f"under {reserve_files} more files can be made in scratch"
+                f" directory {self.directory}"
+            )
+        return ""
 
     def close(self) -> None:
         """Waits until all that was discarded is gone, and gives up the lock."""

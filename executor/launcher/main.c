@@ -105,7 +105,7 @@ static void serve(const struct view *view, const struct request *request) {
 
 /* The kernel counts the descriptors that are under way in sockets for all processes of a user, also
  * in sandboxes, and lets nobody send any while there are more than his limit. The limit of commands
- * is lower than the hard one (executor.local), so they cannot keep us from it.
+ * is lower than the hard one (executor.rlimits), so they cannot keep us from it.
  */
 static void raise_open_files(void) {
     struct rlimit limit;

@@ -39,7 +39,7 @@ from executor.concurrency import settle
 from executor.errors import InvalidInput, InvalidOutput, SandboxUnavailable, WorkerFailure
 from executor.evidence import Evidence
 from executor.grants import Grants
-from executor.local import LocalExecutor, asks_for_rootfs
+from executor.local import LocalExecutor
 from executor.microvm.driver import LOCKED_BESIDE_BYTES, lock_complaint
 from executor.microvm.job import GuestJob, pack_job
 from executor.microvm.machine import (
@@ -59,6 +59,7 @@ from executor.outputs import requests_of
 from executor.paths import BUILD_ROOT
 from executor.pidfd import PidWatch
 from executor.ports import Network, NetworkSession, TreeCodec
+from executor.preparing import asks_for_rootfs
 from executor.process import Ending, Job, Process, command_line_too_long, start_failure
 from executor.rlimits import apply_limits
 from executor.spec import PassedDevice, Work

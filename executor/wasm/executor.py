@@ -33,10 +33,11 @@ from executor.coeffects import Coeffects, SandboxKind
 from executor.concurrency import settle
 from executor.errors import InvalidInput, WorkerFailure
 from executor.evidence import Evidence
-from executor.local import LocalExecutor, asks_for_rootfs, timeout_of
+from executor.local import LocalExecutor
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.ports import TreeCodec
+from executor.preparing import asks_for_rootfs, timeout_of
 from executor.process import Ending, Job, Process, exec_failure
 from executor.spec import Work
 from executor.staging import Layout

@@ -361,7 +361,7 @@ class TestBombs:
         self, own: ExecutorOptions
     ) -> None:
         async with open_bench(replace(own, reserve_files=1 << 60)) as bench:
-            if bench.executor._scratch.free_files() is None:  # type: ignore[attr-defined]
+            if not os.statvfs(own.scratch).f_files:
                 pytest.skip("this filesystem has no limit of files")
             with pytest.raises(WorkerFailure, match="more files can be made"):
                 await bench.run("sleep", "30")
