@@ -167,7 +167,8 @@ class WasmExecutor(LocalExecutor):
             )
         except FileNotFoundError:
             name = work.arguments[0]
-            refusal = exec_failure(f"{name}: not found in the input tree", is_missing=True)
+            where = "in the input tree, nor named in executor.wasm.toolchains"
+            refusal = exec_failure(f"{name}: not found {where}", is_missing=True)
         except InvalidInput as error:
             refusal = exec_failure(f"{work.arguments[0]}: {error}", is_missing=False)
         return _WasmJob(

@@ -3,7 +3,7 @@
 Blocks its thread; whoever calls it decides which process and thread that is. A program is stopped
 from outside by `interrupt`, which reaches wasm code alone: one that waits in a host call is only
 stopped by killing the process. There are no sockets: preview 1 opens none, and for components the
-engine's network stays switched off.
+engine's network stays switched off (docs/wasm.md, "No network").
 """
 
 from __future__ import annotations

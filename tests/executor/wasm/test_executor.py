@@ -110,7 +110,8 @@ class TestProgram:
         outcome = await bench.run(name, tree={"d": {}, "out": Link("/etc/passwd")})
 
         assert outcome.exit_code == 127
-        assert f"{name}: not found" in await bench.errors(outcome)
+        why = f"{name}: not found in the input tree, nor named in executor.wasm.toolchains"
+        assert why in await bench.errors(outcome)
 
     async def test_what_is_no_program_cannot_be_executed(self, bench: Bench) -> None:
         for data, why in (
