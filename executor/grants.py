@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cas.digest import Digest
 from executor.coeffects import FilesystemGrant
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.paths import BUILD_ROOT
 from executor.ports import NetworkSession
 from executor.spec import Devices
+from executor.tree_cache import Tree
 
 _NEVER = ("/proc", "/sys", "/dev", BUILD_ROOT)
 """What is made for each action, or shows the host's kernel: not to be had from the host."""
@@ -43,8 +43,8 @@ class RootView:
 
     name: str
     """As the platform has it, for the record."""
-    tree: Digest | None
-    """Of the Directory that it was made from; None for a directory of the host."""
+    tree: Tree | None
+    """Which it is, lent for as long as it is shown; None for a directory of the host."""
     directories: tuple[str, ...]
     """Made anew, because the action is given something in them; parents first."""
     mounts: tuple[Mount, ...]

@@ -48,12 +48,11 @@ from executor.ports import Network, NetworkSession, TreeCodec
 from executor.preparing import MOUNTED_IN_ROOT
 from executor.probe import explain, find_bubblewrap, probe
 from executor.process import Job, Process
-from executor.root_trees import RootTrees
 from executor.rootfs import host_root, read_roots, rootfs_of, view_root
 from executor.spec import Work
 from executor.staging import FIXED_MTIME_S, Layout
 from executor.toolchain import Toolchain, read_toolchain
-from executor.tree_cache import Overlay, TreeCache
+from executor.tree_cache import Overlay, TreeBudget, TreeCache
 
 
 class NamespaceExecutor(LocalExecutor):
@@ -80,7 +79,8 @@ class NamespaceExecutor(LocalExecutor):
             find_bubblewrap(options.bubblewrap)
         super().__init__(store, codec, options, clock)
         self._network = network
-        self._root_trees = RootTrees(store, codec, options, self._scratch, self._threads)
+        budget = TreeBudget(options.rootfs_bytes, max_trees=options.rootfs_trees)
+        self._root_trees = self._cache("rootfs", budget, waits=True)
         self._plain_profiles: dict[tuple[DigestFunction, bool], tuple[Digest, bytes]] = {}
         self.fallback = ""
         """Why bubblewrap is used although our own launcher is preferred; empty otherwise."""
@@ -128,19 +128,22 @@ class NamespaceExecutor(LocalExecutor):
 
     def _open_trees(self, launcher: OwnLauncher, confinement: Confinement) -> None:
         options = self._options.tree_cache
+        budget = TreeBudget(options.max_bytes, options.max_entries)
         if not options.enabled:
             self.no_overlay = "it is configured so"
             return
         self.no_overlay = try_overlay(launcher, self._scratch, confinement)
         if not self.no_overlay:
-            self._trees = TreeCache(
-                self._store, self._inputs, self._scratch, options, self._threads
-            )
+            self._trees = self._cache("inputs", budget)
+
+    def _cache(self, name: str, budget: TreeBudget, *, waits: bool = False) -> TreeCache:
+        parts = self._store, self._inputs, self._scratch, budget, self._threads
+        return TreeCache(*parts, name=name, waits=waits)
 
     async def close(self) -> None:
         """Frees everything; see LocalExecutor."""
         self._launcher.close()
-        await self._root_trees.close()
+        await self._root_trees.clear()
         if self._trees is not None:
             await self._trees.clear()
         await super().close()
@@ -158,13 +161,13 @@ class NamespaceExecutor(LocalExecutor):
         trees = self._trees
         if trees is None or self._is_root(work):
             return await super()._stage(work, root)
-        tree = await trees.find(work.input_root)
+        layout = await self._inputs.plan(work)
+        tree = None
+        if layout.entries >= self._options.tree_cache.from_entries:
+            tree = await trees.take(work.input_root, partial(self._inputs.plan, work))
         if tree is None:
-            layout = await self._inputs.plan(work)
-            tree = await trees.add(work.input_root, layout) if trees.takes(layout) else None
-            if tree is None:
-                await self._inputs.lay_out(layout, root)
-                return layout, None
+            await self._inputs.lay_out(layout, root)
+            return layout, None
         overlay = Overlay(tree.root, f"{root}.work", partial(trees.give_back, tree))
         try:
             os.mkdir(overlay.work, 0o700)
@@ -176,8 +179,9 @@ class NamespaceExecutor(LocalExecutor):
 
     async def _save_room(self) -> None:
         """Removes trees that are only kept; see LocalExecutor."""
-        if self._trees is not None:
-            await self._trees.clear()
+        for trees in (self._trees, self._root_trees):
+            if trees is not None:
+                await trees.clear()
 
     async def _equip(self, job: Job, layout: Layout) -> Job:
         """Adds what the action declares and may have; see LocalExecutor."""
@@ -220,11 +224,17 @@ class NamespaceExecutor(LocalExecutor):
         if not isinstance(asked, Digest):
             path = host_root(self._host_roots, asked)
             return await self._threads(view_root, path, f"{asked} ({path})", None, places)
-        path = await self._root_trees.take(asked, work)
+        of_root = replace(work, input_root=asked, digest_function=asked.function)
+        tree = await self._root_trees.take(asked, partial(self._inputs.plan, of_root))
+        if tree is None:
+            raise SandboxUnavailable(
+                f"the root filesystem {asked} has more bytes of files than this worker keeps:"
+                f" executor.rootfs_bytes = {self._options.rootfs_bytes}"
+            )
         try:
-            return await self._threads(view_root, path, f"cas:{asked}", asked, places)
+            return await self._threads(view_root, tree.root, f"cas:{asked}", tree, places)
         except BaseException:
-            self._root_trees.give_back(asked)
+            self._root_trees.give_back(tree)
             raise
 
     async def _let_go(self, job: Job) -> None:

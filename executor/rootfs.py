@@ -24,6 +24,7 @@ from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.preparing import ROOTFS
 from executor.spec import Work
+from executor.tree_cache import Tree
 
 _OURS = frozenset({BUILD_ROOT, "/dev", "/proc", "/sys", "/tmp"})  # noqa: S108 (the sandbox's)
 """What of a root filesystem is not shown: made for each action, or (`/sys`) had by none."""
@@ -89,7 +90,7 @@ def host_root(roots: Mapping[str, str], name: str) -> str:
     return path
 
 
-def view_root(source: str, name: str, tree: Digest | None, places: Iterable[str]) -> RootView:
+def view_root(source: str, name: str, tree: Tree | None, places: Iterable[str]) -> RootView:
     """Spreads out a root filesystem for an action that is given something at `places`. Blocks.
 
     Raises InvalidInput where a place cannot be had in it, OSError.

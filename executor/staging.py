@@ -65,6 +65,11 @@ class Layout:
     nodes: list[Digest] = field(default_factory=list)
     """The distinct Directories that say all this."""
 
+    @property
+    def entries(self) -> int:
+        """How many directories, files and symlinks it has."""
+        return len(self.directories) + len(self.files) + len(self.symlinks)
+
 
 class InputTrees:
     """Reads input trees from a store and lays them out. Remembers decoded directories.
@@ -196,8 +201,7 @@ class InputTrees:
     async def _make(
         self, layout: Layout, function: Callable[[Layout, str], None], root: str
     ) -> None:
-        nodes = len(layout.directories) + len(layout.files) + len(layout.symlinks)
-        if nodes <= _INLINE_NODES:
+        if layout.entries <= _INLINE_NODES:
             function(layout, root)
         else:
             await self._in_thread(function, layout, root)

@@ -1,7 +1,7 @@
-"""Input trees that are laid out once and then lent to every action with the same root digest.
+"""Trees that are laid out once and then lent to every action that wants them.
 
-An action sees a tree as the lower layer of an overlay (docs/sandbox.md): what it changes goes into
-its own scratch space, and the tree stays as it is. Nothing here is trusted after a restart: the
+No action can change one: it sees an input tree as the lower layer of an overlay, and a root
+filesystem through read-only mounts (docs/sandbox.md). Nothing here is trusted after a restart: the
 directory is emptied when it is opened, and which trees are whole is known in memory alone.
 """
 
@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import itertools
 import os
+import sys
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -38,6 +39,17 @@ class TreeCacheOptions:
     """Files, directories and symlinks of all trees that are kept."""
 
 
+@dataclass(frozen=True, slots=True)
+class TreeBudget:
+    """How much may be laid out at the same time."""
+
+    max_bytes: int
+    """Of files."""
+    max_entries: int = sys.maxsize
+    """Files, directories and symlinks."""
+    max_trees: int = sys.maxsize
+
+
 @dataclass(slots=True, eq=False)
 class Tree:
     """A whole tree on disk."""
@@ -52,7 +64,7 @@ class Tree:
 
 @dataclass(slots=True)
 class _Turn:
-    """Whose turn it is to make one tree."""
+    """Whose turn it is to look for one tree, and to make it."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
@@ -94,41 +106,84 @@ class Overlay:
 
 
 class TreeCache:
-    """The trees of one executor. Owned by the event loop."""
+    """Trees within one budget. Owned by the event loop.
+
+    A tree goes when the store has lost a part of it, or when room is needed: of those that nobody
+    uses, the one that was used least recently.
+    """
 
     def __init__(
         self,
         store: BlobStore,
         inputs: InputTrees,
         scratch: Scratch,
-        options: TreeCacheOptions,
+        budget: TreeBudget,
         in_thread: Threads,
+        *,
+        name: str,
+        waits: bool = False,
     ) -> None:
+        """`name` is what its directories are called, next to those of others; `waits` tells whether
+        who wants a tree waits while what others use leaves no room for it.
+        """
+        self._name = name
         self._store = store
         self._inputs = inputs
         self._scratch = scratch
-        self._options = options
+        self._budget = budget
         self._in_thread = in_thread
+        self._waits = waits
         self._numbers = itertools.count()
-        self._turns: dict[Digest, _Turn] = {}
-        self._trees: OrderedDict[Digest, Tree] = OrderedDict()
+        self._turns: dict[Hashable, _Turn] = {}
+        self._trees: OrderedDict[Hashable, Tree] = OrderedDict()
         """Those that may be lent, the least recently used first."""
         self._doomed: list[Tree] = []
         """Those that must go once nobody uses them."""
+        self._freed = asyncio.Event()
+        """Set, and replaced, when there may be more room than before."""
+        self.trees = 0
         self.entries = 0
         self.size_bytes = 0
         """Of all trees that are there or being made."""
 
-    async def find(self, digest: Digest) -> Tree | None:
-        """Lends a tree that is there; None when it is not.
+    async def take(self, key: Hashable, plan: Callable[[], Awaitable[Layout]]) -> Tree | None:
+        """Lends the tree of a key, laid out as planned where it is not there yet.
 
-        Renews the leases of what it was made of. When the store has lost any of that, the tree
-        goes as well. Raises what the store raises.
+        Renews the leases of what it was made of; where the store has lost any of that, it is made
+        anew. None when there is no room for it. Raises what the plan, InputTrees.lay_out and the
+        store raise.
         """
-        tree = self._trees.get(digest)
+        async with self._turn(key):
+            return await self._find(key) or await self._add(key, await plan())
+
+    def give_back(self, tree: Tree) -> None:
+        """Ends one use of a tree that was lent."""
+        tree.users -= 1
+        self._tell_of_room()
+
+    async def clear(self) -> None:
+        """Removes all trees that nobody uses. Raises OSError."""
+        for key in [key for key, tree in self._trees.items() if not tree.users]:
+            self._doomed.append(self._trees.pop(key))
+        await self._sweep()
+
+    @asynccontextmanager
+    async def _turn(self, key: Hashable) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(key, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._turns[key]
+
+    async def _find(self, key: Hashable) -> Tree | None:
+        tree = self._trees.get(key)
         if tree is None:
             return None
-        self._trees.move_to_end(digest)
+        self._trees.move_to_end(key)
         tree.users += 1
         try:
             missing = await self._store.find_missing(tree.blobs)
@@ -137,109 +192,71 @@ class TreeCache:
             raise
         if not missing:
             return tree
-        if self._trees.get(digest) is tree:
-            self._doomed.append(self._trees.pop(digest))
+        self._doomed.append(self._trees.pop(key))
         self.give_back(tree)
         return None
 
-    def takes(self, layout: Layout) -> bool:
-        """Tells whether a tree is of a size to be kept."""
-        options = self._options
-        entries, size_bytes = _measure(layout)
-        return (
-            options.from_entries <= entries <= options.max_entries
-            and size_bytes <= options.max_bytes
-        )
-
-    async def add(self, digest: Digest, layout: Layout) -> Tree | None:
-        """Lays out a tree and lends it; None when those in use leave no room for it.
-
-        Raises what InputTrees.lay_out raises.
-        """
-        async with self._turn(digest):
-            tree = self._trees.get(digest)
-            if tree is None:
-                entries, size_bytes = _measure(layout)
-                await self._make_room(entries, size_bytes)
-                if not self._has_room(entries, size_bytes):
-                    return None
-                tree = await self._make(layout, entries, size_bytes)
-                self._trees[digest] = tree
-            tree.users += 1
-            return tree
-
-    def give_back(self, tree: Tree) -> None:
-        """Ends one use of a tree that was lent."""
-        tree.users -= 1
-
-    async def clear(self) -> None:
-        """Removes all trees that nobody uses. Raises OSError."""
-        for digest in [digest for digest, tree in self._trees.items() if not tree.users]:
-            self._doomed.append(self._trees.pop(digest))
-        await self._sweep()
-
-    @asynccontextmanager
-    async def _turn(self, digest: Digest) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(digest, _Turn())
-        turn.waiting += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.waiting -= 1
-            if not turn.waiting:
-                del self._turns[digest]
-
-    async def _make(self, layout: Layout, entries: int, size_bytes: int) -> Tree:
-        root = str(self._scratch.trees / str(next(self._numbers)))
+    async def _add(self, key: Hashable, layout: Layout) -> Tree | None:
+        size_bytes = sum(digest.size_bytes for digest, _, _ in layout.files)
+        if not await self._make_room(layout.entries, size_bytes):
+            return None
+        root = str(self._scratch.trees / f"{self._name}.{next(self._numbers)}")
         blobs = dict.fromkeys((*layout.nodes, *(digest for digest, _, _ in layout.files)))
-        tree = Tree(root, tuple(blobs), entries, size_bytes)
-        self.entries += entries
-        self.size_bytes += size_bytes
+        tree = Tree(root, tuple(blobs), layout.entries, size_bytes, users=1)
+        self._count(tree, 1)
         try:
             os.mkdir(root, 0o755)
             await self._inputs.lay_out(layout, root)
         except BaseException:
             self._doomed.append(tree)
+            self.give_back(tree)
             await self._sweep()
             raise
+        self._trees[key] = tree
         return tree
 
-    def _has_room(self, entries: int, size_bytes: int) -> bool:
-        options = self._options
-        return (
-            self.entries + entries <= options.max_entries
-            and self.size_bytes + size_bytes <= options.max_bytes
-        )
-
-    async def _make_room(self, entries: int, size_bytes: int) -> None:
-        await self._sweep()
-        while not self._has_room(entries, size_bytes):
-            idle = next((digest for digest, tree in self._trees.items() if not tree.users), None)
-            if idle is None:
-                return
-            self._doomed.append(self._trees.pop(idle))
+    async def _make_room(self, entries: int, size_bytes: int) -> bool:
+        """Answers whether there is room now; it stays so until the next await."""
+        budget = self._budget
+        if entries > budget.max_entries or size_bytes > budget.max_bytes:
+            return False
+        while True:
             await self._sweep()
+            if (
+                self.trees < budget.max_trees
+                and self.entries + entries <= budget.max_entries
+                and self.size_bytes + size_bytes <= budget.max_bytes
+            ):
+                return True
+            idle = next((key for key, tree in self._trees.items() if not tree.users), None)
+            if idle is not None:
+                self._doomed.append(self._trees.pop(idle))
+            elif self._waits:
+                await self._freed.wait()
+            else:
+                return False
 
     async def _sweep(self) -> None:
         while (tree := next((one for one in self._doomed if not one.users), None)) is not None:
             self._doomed.remove(tree)
             try:
                 await self._in_thread(_remove, tree.root, self._scratch)
-            except OSError:
+            except BaseException:
                 self._doomed.append(tree)
                 raise
-            finally:
-                if tree not in self._doomed:
-                    self.entries -= tree.entries
-                    self.size_bytes -= tree.size_bytes
+            self._count(tree, -1)
+            self._tell_of_room()
+
+    def _count(self, tree: Tree, sign: int) -> None:
+        self.trees += sign
+        self.entries += sign * tree.entries
+        self.size_bytes += sign * tree.size_bytes
+
+    def _tell_of_room(self) -> None:
+        self._freed.set()
+        self._freed = asyncio.Event()
 
 
 def _remove(root: str, scratch: Scratch) -> None:
     if os.path.lexists(root):
         remove_tree(scratch.trees / os.path.basename(root), scratch.trash)
-
-
-def _measure(layout: Layout) -> tuple[int, int]:
-    entries = len(layout.directories) + len(layout.files) + len(layout.symlinks)
-    return entries, sum(digest.size_bytes for digest, _, _ in layout.files)

@@ -51,7 +51,7 @@ async def named(bench: Bench, tree: Tree) -> dict[str, str]:
 
 
 def kept(bench: Bench) -> int:
-    return len(list((bench.scratch / "work").glob("rootfs.*")))
+    return len(list((bench.scratch / "trees").glob("rootfs.*")))
 
 
 async def test_the_tree_is_the_root_and_nothing_of_the_host_is(bench: Bench) -> None:
@@ -237,12 +237,12 @@ async def test_a_tree_is_made_once_and_the_least_used_goes(options: ExecutorOpti
         assert await asyncio.gather(*both) == ["1", "1", "1"]
         assert kept(bench) == 1
         await bench.says(script, platform=two)
-        inodes = {path.name for path in (bench.scratch / "work").iterdir()}
+        inodes = {path.name for path in (bench.scratch / "trees").iterdir()}
         await bench.says(script, platform=one)
         assert await bench.says(script, platform=three) == "3"
 
         assert kept(bench) == 2
-        left = {path.name for path in (bench.scratch / "work").iterdir()}
+        left = {path.name for path in (bench.scratch / "trees").iterdir()}
         assert left & inodes == {"rootfs.0"}
     assert bench.leftovers() == []
 
@@ -267,31 +267,6 @@ async def test_a_tree_over_the_limit_is_refused(options: ExecutorOptions) -> Non
         with pytest.raises(SandboxUnavailable, match=r"executor\.rootfs_bytes = 1000"):
             await bench.sh("true", platform=rootfs)
         assert bench.leftovers() == []
-
-
-async def test_blobs_of_a_tree_are_held_for_as_long_as_it_is_there(
-    options: ExecutorOptions,
-) -> None:
-    async with open_bench(options) as bench:
-        rootfs = await named(bench, image(etc={"issue": b"mine"}))
-        store = bench.store
-        assert isinstance(store, MemoryStore)
-        digest = Digest(SHA256, *_parts(rootfs["rootfs"]))
-
-        await bench.says("true", platform=rootfs)
-
-        for held in (digest, SHA256.digest(b"mine")):
-            lease = store.lease_of(held)
-            assert lease is not None
-            assert list(lease.holders) == [f"rootfs:{digest}"]
-    lease = store.lease_of(digest)
-    assert lease is not None
-    assert not lease.holders
-
-
-def _parts(text: str) -> tuple[str, int]:
-    hash_, _, size = text.removeprefix("cas:").partition("/")
-    return hash_, int(size)
 
 
 async def test_the_profile_names_the_root(bench: Bench) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +19,9 @@ from executor.errors import InputsMissing, WorkerFailure
 from executor.scratch import Scratch
 from executor.spec import Work
 from executor.staging import InputTrees, Layout, TreeLimits
-from executor.tree_cache import Overlay, Tree, TreeCache, TreeCacheOptions
+from executor.tree_cache import Overlay, Tree, TreeBudget, TreeCache
 
-OPTIONS = TreeCacheOptions(from_entries=2, max_entries=10, max_bytes=1000)
+BUDGET = TreeBudget(max_bytes=1000, max_entries=10)
 
 
 class Forgetful(MemoryStore):
@@ -55,133 +57,174 @@ class Kept:
     inputs: InputTrees
     scratch: Scratch
 
-    async def plan(self, *names: str, content: bytes = b"x") -> tuple[Digest, Layout]:
-        root = await put_tree(self.store, dict.fromkeys(names, content))
-        return root, await self.inputs.plan(Work("w", SHA256, root, ("true",)))
+    async def put(self, *names: str, content: bytes = b"x") -> Digest:
+        return await put_tree(self.store, dict.fromkeys(names, content))
 
-    async def add(self, *names: str, content: bytes = b"x") -> tuple[Digest, Tree]:
-        root, layout = await self.plan(*names, content=content)
-        tree = await self.cache.add(root, layout)
+    async def try_take(self, root: Digest) -> Tree | None:
+        work = Work("w", SHA256, root, ("true",))
+        return await self.cache.take(root, partial(self.inputs.plan, work))
+
+    async def take(self, root: Digest) -> Tree:
+        tree = await self.try_take(root)
         assert tree is not None
-        return root, tree
+        return tree
 
     def on_disk(self) -> set[str]:
         return {str(path) for path in self.scratch.trees.iterdir()}
 
 
-@pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
-    store, threads, scratch = Forgetful(), Threads(2), Scratch(tmp_path / "scratch")
+@asynccontextmanager
+async def keeping(
+    place: Path, budget: TreeBudget = BUDGET, *, waits: bool = False
+) -> AsyncIterator[Kept]:
+    store, threads, scratch = Forgetful(), Threads(2), Scratch(place)
     inputs = InputTrees(store, JsonCodec(), TreeLimits(), threads)
-    yield Kept(TreeCache(store, inputs, scratch, OPTIONS, threads), store, inputs, scratch)
+    cache = TreeCache(store, inputs, scratch, budget, threads, name="x", waits=waits)
+    yield Kept(cache, store, inputs, scratch)
     threads.close()
     scratch.close()
 
 
-async def test_tree_is_laid_out_once(kept: Kept) -> None:
-    root, first = await kept.add("a", "b")
+@pytest.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
+    async with keeping(tmp_path / "scratch") as kept:
+        yield kept
 
-    assert await kept.cache.find(root) is first
-    assert (await kept.add("a", "b"))[1] is first
+
+async def test_tree_is_laid_out_once(kept: Kept) -> None:
+    root = await kept.put("a", "b")
+
+    first = await kept.take(root)
+
+    assert await kept.take(root) is first
     assert sorted(os.listdir(first.root)) == ["a", "b"]
     assert kept.on_disk() == {first.root}
-    assert first.users == 3
+    assert first.users == 2
 
 
 async def test_two_that_want_a_new_tree_get_the_same(kept: Kept) -> None:
-    root, layout = await kept.plan("a", "b")
+    root = await kept.put("a", "b")
 
-    one, other = await asyncio.gather(kept.cache.add(root, layout), kept.cache.add(root, layout))
+    one, other = await asyncio.gather(kept.take(root), kept.take(root))
 
     assert one is other
-    assert one is not None
     assert one.users == 2
     assert kept.cache.entries == 2
 
 
 async def test_least_recently_used_tree_goes_first(kept: Kept) -> None:
-    old, old_tree = await kept.add("a", "b", "c", "d")
-    young, young_tree = await kept.add("e", "f", "g", "h")
-    for tree in (old_tree, young_tree):
-        kept.cache.give_back(tree)
-    again = await kept.cache.find(old)
-    assert again is not None
-    kept.cache.give_back(again)
+    old, young = await kept.put(*"abcd"), await kept.put(*"efgh")
+    tree = await kept.take(old)
+    kept.cache.give_back(tree)
+    for root in (young, old):
+        kept.cache.give_back(await kept.take(root))
 
-    await kept.add("i", "j", "k", "l")
+    await kept.take(await kept.put(*"ijkl"))
 
-    assert await kept.cache.find(young) is None
-    assert await kept.cache.find(old) is old_tree
-    assert young_tree.root not in kept.on_disk()
+    assert await kept.take(old) is tree
+    assert len(kept.on_disk()) == 2
     assert kept.cache.entries == 8
 
 
-async def test_bytes_are_bounded_as_entries_are(kept: Kept) -> None:
-    root, tree = await kept.add("a", "b", content=b"x" * 300)
-    kept.cache.give_back(tree)
+@pytest.mark.parametrize(
+    "budget", [TreeBudget(1000), TreeBudget(9999, max_entries=3), TreeBudget(9999, max_trees=1)]
+)
+async def test_what_is_kept_is_bounded_by_each_measure(tmp_path: Path, budget: TreeBudget) -> None:
+    async with keeping(tmp_path, budget) as kept:
+        first = await kept.take(await kept.put("a", "b", content=b"x" * 300))
+        kept.cache.give_back(first)
 
-    await kept.add("c", "d", content=b"y" * 300)
+        second = await kept.take(await kept.put("a", "b", content=b"y" * 300))
 
-    assert await kept.cache.find(root) is None
-    assert kept.cache.size_bytes == 600
+        assert kept.on_disk() == {second.root}
+        assert (kept.cache.trees, kept.cache.entries, kept.cache.size_bytes) == (1, 2, 600)
 
 
 async def test_tree_in_use_stays_and_leaves_no_room(kept: Kept) -> None:
-    root, tree = await kept.add(*"abcdef")
-    other, layout = await kept.plan(*"ghijkl")
+    root = await kept.put(*"abcdef")
+    tree = await kept.take(root)
 
-    assert await kept.cache.add(other, layout) is None
+    assert await kept.try_take(await kept.put(*"ghijkl")) is None
 
-    assert await kept.cache.find(root) is tree
+    assert await kept.take(root) is tree
     assert len(os.listdir(tree.root)) == 6
 
 
-async def test_small_and_huge_trees_are_not_kept(kept: Kept) -> None:
-    sizes = {1: False, 2: True, 10: True, 11: False}
-    for count, is_taken in sizes.items():
-        _, layout = await kept.plan(*(str(number) for number in range(count)))
-        assert kept.cache.takes(layout) is is_taken
-    _, layout = await kept.plan("a", "b", content=b"x" * 501)
-    assert not kept.cache.takes(layout)
+@pytest.mark.parametrize("waits", [False, True])
+async def test_there_is_never_room_for_what_is_over_the_budget(tmp_path: Path, waits: bool) -> None:
+    async with keeping(tmp_path, waits=waits) as kept:
+        assert await kept.try_take(await kept.put(*"abcdefghijk")) is None
+        assert await kept.try_take(await kept.put("a", content=b"x" * 1001)) is None
 
 
-async def test_tree_goes_when_the_store_has_lost_a_part(kept: Kept) -> None:
-    root, tree = await kept.add("a", "b")
+async def test_who_waits_gets_room_once_it_is_given_back(tmp_path: Path) -> None:
+    async with keeping(tmp_path, waits=True) as kept:
+        first = await kept.take(await kept.put(*"abcdef"))
+        async with asyncio.TaskGroup() as group:
+            second = group.create_task(kept.take(await kept.put(*"ghijkl")))
+            _, pending = await asyncio.wait([second], timeout=0.01)
+            assert pending
+
+            kept.cache.give_back(first)
+
+        assert kept.on_disk() == {second.result().root}
+
+
+async def test_who_waits_gets_room_when_making_another_fails(tmp_path: Path) -> None:
+    async with keeping(tmp_path, waits=True) as kept:
+        stuck = Stuck(kept.inputs)
+        kept.cache._inputs = cast("InputTrees", stuck)
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(kept.take(await kept.put(*"abcdef")))
+            await stuck.begun.wait()
+            kept.cache._inputs = kept.inputs
+            second = group.create_task(kept.take(await kept.put(*"ghijkl")))
+            await asyncio.sleep(0)
+
+            first.cancel()
+
+        assert kept.on_disk() == {second.result().root}
+
+
+async def test_tree_is_made_anew_when_the_store_has_lost_a_part(kept: Kept) -> None:
+    root = await kept.put("a", "b")
+    tree = await kept.take(root)
     kept.store.lost.add(SHA256.digest(b"x"))
 
-    assert await kept.cache.find(root) is None
+    again = await kept.take(root)
 
-    assert kept.on_disk() == {tree.root}  # Its first user still sees it.
+    assert kept.on_disk() == {tree.root, again.root}  # Its first user still sees it.
     kept.cache.give_back(tree)
     await kept.cache.clear()
-    assert kept.on_disk() == set()
+    assert kept.on_disk() == {again.root}
 
 
-async def test_finding_a_tree_looks_up_directories_as_well(kept: Kept) -> None:
-    root, _ = await kept.add("a", "b")
+async def test_tree_whose_directory_the_store_has_lost_is_not_lent(kept: Kept) -> None:
+    root = await kept.put("a", "b")
+    kept.cache.give_back(await kept.take(root))
     kept.store.lost.add(root)
 
-    assert await kept.cache.find(root) is None
+    with pytest.raises(InputsMissing):
+        await kept.take(root)
 
 
 async def test_tree_that_cannot_be_made_leaves_nothing(kept: Kept) -> None:
     root = await put_tree(kept.store, {"a": b"here", "b": b"\xff"}, leave_out=b"\xff")
-    layout = await kept.inputs.plan(Work("w", SHA256, root, ("true",)))
 
-    with pytest.raises(InputsMissing):
-        await kept.cache.add(root, layout)
+    for _ in range(2):
+        with pytest.raises(InputsMissing):
+            await kept.take(root)
 
     assert kept.on_disk() == set()
-    assert (kept.cache.entries, kept.cache.size_bytes) == (0, 0)
-    assert await kept.cache.find(root) is None
+    assert (kept.cache.trees, kept.cache.entries, kept.cache.size_bytes) == (0, 0, 0)
 
 
 async def test_cancelled_making_leaves_nothing_and_the_next_one_makes_it(kept: Kept) -> None:
-    root, layout = await kept.plan(*"abcdefghij")
+    root = await kept.put(*"abcdefghij")
     stuck = Stuck(kept.inputs)
     kept.cache._inputs = cast("InputTrees", stuck)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(kept.cache.add(root, layout))
+        task = group.create_task(kept.take(root))
         await stuck.begun.wait()
         task.cancel()
 
@@ -189,12 +232,11 @@ async def test_cancelled_making_leaves_nothing_and_the_next_one_makes_it(kept: K
     assert kept.on_disk() == set()
     assert kept.cache.entries == 0
     kept.cache._inputs = kept.inputs
-    assert await kept.cache.add(root, layout) is not None
+    assert os.listdir((await kept.take(root)).root)
 
 
 async def test_clearing_keeps_what_is_in_use(kept: Kept) -> None:
-    _, used = await kept.add("a", "b")
-    _, idle = await kept.add("c", "d")
+    used, idle = await kept.take(await kept.put("a", "b")), await kept.take(await kept.put("c"))
     kept.cache.give_back(idle)
 
     await kept.cache.clear()
