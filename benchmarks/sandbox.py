@@ -65,7 +65,7 @@ def alone(executor: NamespaceExecutor, root: Path) -> Action:
 
     async def run(number: int) -> None:
         del number
-        process = launcher.launch(job, confinement, (null, null), ())
+        process = launcher.launch(job, confinement, (null, null))
         await process.release()
         await process.ended
         await process.kill()

@@ -127,7 +127,6 @@ class Bubblewrap:
         job: Job,
         confinement: Confinement,
         outputs: tuple[int, int],
-        made: Sequence[str],
     ) -> Process:
         """Starts a command; see executor.launching.Launcher. It has no network."""
         sealed = ("--remount-ro", "/dev")
@@ -156,7 +155,6 @@ class Bubblewrap:
             job.work,
             outputs=outputs,
             confine=functools.partial(self._threads, limit),
-            made=made,
         )
 
     def facts(self) -> Mapping[str, str]:
@@ -201,14 +199,12 @@ class _Sandbox:
         *,
         outputs: tuple[int, int],
         confine: Callable[[int], Awaitable[None]],
-        made: Sequence[str],
     ) -> None:
-        """Starts it. `confine` puts limits on a process; `made` are paths to remove at the end.
+        """Starts it. `confine` puts limits on a process.
 
         Raises InvalidInput when the command line is too long, WorkerFailure.
         """
         self._confine = confine
-        self._made = made
         self._first: PidWatch | None = None
         self._first_pid = 0
         self._exit_code: int | None = None
@@ -316,9 +312,6 @@ class _Sandbox:
         finally:
             self._unblock()
             self._process.wait()
-            for path in self._made:
-                with contextlib.suppress(OSError):  # The command may have put something there.
-                    os.rmdir(path)
 
     def ending(self, printed: str) -> Ending:
         """Says how the command ended. Raises WorkerFailure when it never ran."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,12 +29,10 @@ class Launcher(Protocol):
         job: Job,
         confinement: Confinement,
         outputs: tuple[int, int],
-        made: Sequence[str],
     ) -> Process:
         """Starts a command, held back until it is released, with stdout and stderr.
 
-        `made` are directories to remove at the end, if they are empty. Raises InvalidInput,
-        SandboxUnavailable, WorkerFailure, OSError.
+        Raises InvalidInput, SandboxUnavailable, WorkerFailure, OSError.
         """
 
     def facts(self) -> Mapping[str, str]:

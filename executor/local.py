@@ -20,7 +20,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,12 +216,12 @@ class LocalExecutor(ABC):
         finally:
             for capture in captures:
                 capture.close()
-        found = await self._outputs.collect(
-            job.overlay.merged if job.overlay else attempt.root,
-            attempt.requests,
-            mounted_at,
-            work.digest_function,
-        )
+        root = job.overlay.merged if job.overlay else job.root
+        for name in job.made:
+            with suppress(OSError):  # The command may have put something there.
+                os.rmdir(f"{root}/{name}")
+        function = work.digest_function
+        found = await self._outputs.collect(root, attempt.requests, mounted_at, function)
         times.mark()
         times.mark()
         return Outcome(

@@ -159,7 +159,7 @@ class NamespaceExecutor(LocalExecutor):
     async def _stage(self, work: Work, root: str) -> tuple[Layout, Overlay | None]:
         """Lends the tree where it can be, else lays it out; see LocalExecutor."""
         trees = self._trees
-        if trees is None or self._is_root(work):
+        if trees is None:
             return await super()._stage(work, root)
         layout = await self._inputs.plan(work)
         tree = None
@@ -210,11 +210,13 @@ class NamespaceExecutor(LocalExecutor):
                 mounts += tuple(await self._threads(_write_files, place, session.files))
                 environment = tuple((dict(session.environment) | dict(environment)).items())
             root = None if asked is None else await self._take_root(asked, work, mounts)
+            made = _missing_mount_points(job) if job.is_root else ()
         except BaseException:
             if session is not None:
                 await session.close()
             raise
-        return replace(job, environment=environment, grants=Grants(mounts, session, root))
+        grants = Grants(mounts, session, root)
+        return replace(job, environment=environment, grants=grants, made=made)
 
     async def _take_root(
         self, asked: Digest | str, work: Work, mounts: Sequence[Mount]
@@ -260,10 +262,9 @@ class NamespaceExecutor(LocalExecutor):
         return await self._network.open(work)
 
     def _launch(self, job: Job, stdout_fd: int, stderr_fd: int) -> Process:
-        made = _missing_mount_points(job.root) if job.is_root else []
         identity = _identity(job.work, self._options) if job.is_root else self._user()
         confinement = self._confinement(identity)
-        return self._launcher.launch(job, confinement, (stdout_fd, stderr_fd), made)
+        return self._launcher.launch(job, confinement, (stdout_fd, stderr_fd))
 
     def _user(self) -> tuple[int, int]:
         return self._options.uid, self._options.gid
@@ -278,7 +279,7 @@ class NamespaceExecutor(LocalExecutor):
             **self._launcher.facts(),
             "network": "none",
             "root": "inputs" if is_root else "toolchain",
-            "inputs": "overlay" if self._trees is not None and not is_root else "copy",
+            "inputs": "copy" if self._trees is None else "overlay",
             "limits": self._describe_limits(),
         }
 
@@ -365,21 +366,19 @@ def _identity(work: Work, options: ExecutorOptions) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _missing_mount_points(root: str) -> list[str]:
+def _missing_mount_points(job: Job) -> tuple[str, ...]:
     """Answers the places in an input root that the launcher will make directories at.
 
     A link there could lead the launcher out of the root. Raises InvalidInput.
     """
+    layers = (job.root,) if job.overlay is None else (job.root, job.overlay.lower)
     missing = []
     for name in MOUNTED_IN_ROOT:
-        path = f"{root}/{name}"
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            missing.append(path)
-            continue
-        if not stat.S_ISDIR(mode):
+        there = [path for layer in layers if os.path.lexists(path := f"{layer}/{name}")]
+        if not there:
+            missing.append(name)
+        elif not all(stat.S_ISDIR(os.lstat(path).st_mode) for path in there):
             raise InvalidInput(
                 f"the input root is to be the filesystem root, but its /{name} is no directory"
             )
-    return missing
+    return tuple(missing)

@@ -32,6 +32,9 @@ class Job:
     grants: Grants = NOTHING
     overlay: Overlay | None = None
     """Of which `root` is the layer with what the command changes."""
+    made: tuple[str, ...] = ()
+    """What its sandbox makes in the input root to mount on; to be removed where it is left empty.
+    """
 
 
 @dataclass(frozen=True, slots=True)

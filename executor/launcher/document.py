@@ -36,6 +36,7 @@ class Op(IntEnum):
     DIRECTORY = 21
     HOLD = 22
     OVERLAY = 23
+    ROOT_OVERLAY = 24
 
 
 class BindFlag(IntFlag):

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL 3 /* of documents and messages; executor/launcher/server.py has the same */
+#define PROTOCOL 4 /* of documents and messages; executor/launcher/server.py has the same */
 
 /* ---- document.c: what Python asks for (executor/launcher/document.py writes it) ---- */
 
@@ -34,6 +34,7 @@ enum op {
     OP_DIRECTORY, /* working directory */
     OP_HOLD, /* wait for a byte on the control socket before the command starts */
     OP_OVERLAY, /* lower, upper, work, target: lower as it is, with what changes kept in upper */
+    OP_ROOT_OVERLAY, /* lower, upper, work; the same, as the root */
 };
 
 enum bind_flag { BIND_WRITABLE = 1, BIND_DEVICES = 2, BIND_NO_LINKS = 4 };

@@ -112,6 +112,7 @@ static int prepare(struct record record) {
             return hold(take_text(&record), flags);
         }
         case OP_OVERLAY:
+        case OP_ROOT_OVERLAY:
             return make_overlay(&record);
         case OP_PROC:
             return make_detached("proc", NULL, NULL,
@@ -270,6 +271,9 @@ static void apply(int root, struct record record, int fd) {
             report_view(root, path);
             break;
         }
+        case OP_ROOT_OVERLAY:
+            report_view(root, "/");
+            break;
         case OP_PROC:
             attach(root, fd, take_text(&record));
             break;
@@ -313,9 +317,12 @@ static void change_root(int fd) {
     close(fd);
 }
 
+static bool is_root(enum op op) {
+    return op == OP_ROOT_TMPFS || op == OP_ROOT_BIND || op == OP_ROOT_OVERLAY;
+}
+
 static bool is_held(enum op op) {
-    return op == OP_ROOT_TMPFS || op == OP_ROOT_BIND || op == OP_BIND || op == OP_OVERLAY ||
-           op == OP_PROC || op == OP_MASK;
+    return is_root(op) || op == OP_BIND || op == OP_OVERLAY || op == OP_PROC || op == OP_MASK;
 }
 
 void mounts_enter(const struct view *view, struct document document) {
@@ -329,7 +336,7 @@ void mounts_enter(const struct view *view, struct document document) {
             die("the sandbox has over %d mounts", MOUNTS_MAX);
         }
         held[count] = prepare(record);
-        if (record.op == OP_ROOT_TMPFS || record.op == OP_ROOT_BIND) root = held[count];
+        if (is_root(record.op)) root = held[count];
         count++;
     }
     if (view->template >= 0 && setns(view->template, CLONE_NEWNS) < 0)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cas.digest import DigestFunction
@@ -110,7 +110,6 @@ class OwnLauncher:
         job: Job,
         confinement: Confinement,
         outputs: tuple[int, int],
-        made: Sequence[str],
     ) -> Process:
         """Starts a command; see executor.launching.Launcher."""
         document = self._plan.action(job, confinement)
@@ -124,7 +123,6 @@ class OwnLauncher:
                 outputs=outputs,
                 group=group,
                 serve=job.grants.session.serve if job.grants.session else None,
-                made=made,
                 overlay=job.overlay,
             )
         finally:

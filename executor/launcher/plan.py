@@ -16,6 +16,7 @@ from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.process import Job
 from executor.toolchain import Toolchain
+from executor.tree_cache import Overlay
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (
@@ -111,8 +112,7 @@ class Plan:
         if job.overlay is None:
             _add_bind(document, Mount(job.root, BUILD_ROOT, is_writable=True))
         else:
-            layers = (job.overlay.lower, job.root, job.overlay.work)
-            document.add(Op.OVERLAY, *layers, BUILD_ROOT)
+            document.add(Op.OVERLAY, *_layers(job.root, job.overlay), BUILD_ROOT)
         document.append(self._private)
         for mount in mounts:
             _add_bind(document, mount)
@@ -122,7 +122,10 @@ class Plan:
         document.extend(Op.WRITABLE, (BUILD_ROOT, "/tmp", "/dev", *writable))  # noqa: S108
 
     def _add_input_root(self, document: Document, job: Job) -> None:
-        document.add(Op.ROOT_BIND, job.root)
+        if job.overlay is None:
+            document.add(Op.ROOT_BIND, job.root)
+        else:
+            document.add(Op.ROOT_OVERLAY, *_layers(job.root, job.overlay))
         document.add(Op.TMPFS, u64(_DEV_BYTES, 64), u32(0o755), "/dev")
         for path in ("/dev/shm", "/dev/pts"):  # noqa: S108 (its own)
             document.add(Op.DIR, u32(0o755), path)
@@ -171,6 +174,10 @@ class Plan:
         document.extend(Op.ARGUMENT, job.work.arguments)
         document.extend(Op.VARIABLE, (f"{name}={value}" for name, value in environment.items()))
         document.add(Op.DIRECTORY, directory)
+
+
+def _layers(root: str, overlay: Overlay) -> tuple[str, str, str]:
+    return overlay.lower, root, overlay.work
 
 
 def _add_root_view(document: Document, root: RootView) -> None:

@@ -45,18 +45,16 @@ class Sandbox:
         outputs: tuple[int, int],
         group: int | None,
         serve: Serve | None,
-        made: Sequence[str],
         overlay: Overlay | None,
     ) -> None:
         """Asks for it. Raises WorkerFailure.
 
-        With `serve` the document must hold the command back until it has served; `made` are
-        directories to remove at the end; `overlay` takes the view of it.
+        With `serve` the document must hold the command back until it has served; `overlay` takes
+        the view of it.
         """
         self._server = server
         self._arguments = arguments
         self._serve = serve
-        self._made = made
         self._overlay = overlay
         self._first: PidWatch | None = None
         self._listeners: list[socket.socket] = []
@@ -152,9 +150,6 @@ class Sandbox:
             self._shut()
             for listener in self._listeners:
                 listener.close()
-            for path in self._made:
-                with contextlib.suppress(OSError):  # The command may have put something there.
-                    os.rmdir(path)
 
     def ending(self, printed: str) -> Ending:
         """Says how the command ended. Raises WorkerFailure when it never ran."""

@@ -16,14 +16,14 @@ from support.executing import (
     launcher_missing,
     overlay_missing,
 )
-from support.sandboxes import open_bench
+from support.sandboxes import BUSYBOX, image, open_bench
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
-from executor.spec import Outcome
+from executor.spec import Outcome, OutputKind, OutputRequest
 from executor.tree_cache import TreeCacheOptions
 
 MISSING = launcher_missing() or overlay_missing()
@@ -167,13 +167,37 @@ async def test_tree_is_laid_out_once_for_all(bench: Bench) -> None:
     assert len(os.listdir(bench.scratch / "trees")) == 1
 
 
+async def test_tree_that_is_the_filesystem_root_is_shared_and_cannot_be_changed(
+    bench: Bench,
+) -> None:
+    script = """
+        busybox cat /d/one; busybox ls /tmp; echo more >> /d/one; busybox rm -r /d/below /bin/sh
+        echo x > /tmp/x; busybox mkdir /proc/x /made
+    """
+    chroot = {"chroot-input-root": "true"}
+    tree = image(d=D, tmp={"seen": b"x"})
+    whole = OutputRequest("", OutputKind.DIRECTORY)
+
+    first = await bench.sh(script, tree=tree, platform=chroot, outputs=[whole])
+    second = await bench.sh(script, tree=tree, platform=chroot)
+
+    assert await bench.text(first) == await bench.text(second) == "1"
+    (laid_out,) = (bench.scratch / "trees").iterdir()
+    assert sorted(os.listdir(laid_out)) == ["bin", "d", "tmp"]
+    found = await get_tree(bench.store, first.directories[0].root)
+    assert found == {
+        "bin": {"busybox": Exe(BUSYBOX.read_bytes())},
+        "d": {"one": b"1more\n", "two": b"2"},
+        "made": {},
+        "tmp": {"seen": b"x"},
+    }
+    assert first.sandbox["inputs"] == "overlay"
+
+
 async def test_result_and_evidence_say_how_inputs_were_shown(bench: Bench) -> None:
     shown = await bench.run("true", tree=TREE)
-    copied = await bench.run(
-        "/tool", tree={"tool": Exe(b"")}, platform={"chroot-input-root": "true"}
-    )
 
-    assert (shown.sandbox["inputs"], copied.sandbox["inputs"]) == ("overlay", "copy")
+    assert shown.sandbox["inputs"] == "overlay"
     assert shown.evidence
     assert shown.evidence.profile
     profile = await bench.store.get(shown.evidence.profile)

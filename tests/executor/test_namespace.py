@@ -28,6 +28,7 @@ from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFa
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions, FilesystemRoot, LauncherKind
 from executor.spec import Devices, OutputKind, OutputRequest
+from executor.tree_cache import TreeCacheOptions
 
 pytestmark = pytest.mark.sandbox
 
@@ -216,9 +217,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Exe:
 
 
 class TestRootModes:
-    @pytest.fixture
-    async def chroot(self, options: ExecutorOptions) -> AsyncIterator[Bench]:
-        async with open_bench(replace(options, filesystem_root=FilesystemRoot.INPUTS)) as bench:
+    @pytest.fixture(params=[0, 1_000], ids=["shared", "copied"])
+    async def chroot(
+        self, options: ExecutorOptions, request: pytest.FixtureRequest
+    ) -> AsyncIterator[Bench]:
+        cache = TreeCacheOptions(from_entries=request.param)
+        inputs = replace(options, filesystem_root=FilesystemRoot.INPUTS, tree_cache=cache)
+        async with open_bench(inputs) as bench:
             yield bench
 
     async def test_input_root_is_the_filesystem_root(self, chroot: Bench, program: Exe) -> None:

@@ -12,13 +12,12 @@ import pytest
 from support.executing import (
     SHA256,
     Bench,
-    Exe,
     JsonCodec,
     Link,
     Tree,
     put_tree,
 )
-from support.sandboxes import open_bench
+from support.sandboxes import BUSYBOX, image, open_bench
 
 from armitage.clock import SystemClock
 from cas.digest import Digest, DigestFunction
@@ -31,13 +30,7 @@ from executor.rootfs import rootfs_of, view_root
 from executor.spec import Work
 from executor.unsandboxed import UnsandboxedExecutor
 
-BUSYBOX = Path("/bin/busybox")
 pytestmark = pytest.mark.sandbox
-
-
-def image(**more: "bytes | Exe | Link | Tree") -> Tree:
-    """A root filesystem that has a shell and nothing else of use."""
-    return {"bin": {"busybox": Exe(BUSYBOX.read_bytes()), "sh": Link("busybox")}, **more}
 
 
 @pytest.fixture

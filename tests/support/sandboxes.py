@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.executing import Bench, JsonCodec, bubblewrap_missing, launcher_missing
+from support.executing import (
+    Bench,
+    Exe,
+    JsonCodec,
+    Link,
+    Tree,
+    bubblewrap_missing,
+    launcher_missing,
+)
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
@@ -16,6 +24,7 @@ from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
 from executor.ports import Network
 
+BUSYBOX = Path("/bin/busybox")
 LAUNCHERS = (LauncherKind.ARMITAGE, LauncherKind.BUBBLEWRAP)
 
 
@@ -25,6 +34,11 @@ def options_for(kind: LauncherKind, scratch: Path) -> ExecutorOptions:
     if missing:
         pytest.skip(missing)
     return ExecutorOptions(scratch=scratch, launcher=kind)
+
+
+def image(**more: bytes | Exe | Link | Tree) -> Tree:
+    """A root filesystem that has a shell and nothing else of use."""
+    return {"bin": {"busybox": Exe(BUSYBOX.read_bytes()), "sh": Link("busybox")}, **more}
 
 
 @asynccontextmanager
