@@ -17,7 +17,14 @@ from cas.digest import Digest, DigestFunction
 from cas.store import BlobImporter, BlobStore
 from executor.concurrency import Threads, for_each
 from executor.errors import InvalidOutput
-from executor.paths import DIRECTORY_FLAGS, join, locate, open_directory, open_readable
+from executor.paths import (
+    DIRECTORY_FLAGS,
+    join,
+    locate,
+    make_readable,
+    open_directory,
+    open_readable,
+)
 from executor.ports import TreeCodec
 from executor.spec import (
     Directory,
@@ -245,6 +252,7 @@ def _find(
     mounted_at: str,
     limits: TreeLimits,
 ) -> _Found:
+    make_readable(root.removesuffix("/."))  # A view's own name, which takes no search of it.
     root_fd = os.open(root, DIRECTORY_FLAGS)
     try:
         search = _Search(root_fd, mounted_at, limits)

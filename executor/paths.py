@@ -80,7 +80,7 @@ def locate(
             continue
         real.append(name)
         try:
-            status = os.stat("/".join(real), dir_fd=root_fd, follow_symlinks=False)
+            status = _look(root_fd, real)
         except FileNotFoundError:
             # Lexical: below something that does not exist there are no links to follow.
             if ".." in pending:
@@ -100,10 +100,20 @@ def locate(
     if not real:
         return Place((), os.stat(root_fd), 0)
     try:
-        status = os.stat("/".join(real), dir_fd=root_fd, follow_symlinks=False)
+        status = _look(root_fd, real)
     except OSError:
         return None
     return Place(tuple(real), status, len(real))
+
+
+def _look(root_fd: int, parts: Sequence[str]) -> os.stat_result:
+    """Looks at one entry, also where a command has closed the directories that lead to it."""
+    path = "/".join(parts)
+    try:
+        return os.stat(path, dir_fd=root_fd, follow_symlinks=False)
+    except PermissionError:
+        os.close(open_directory(root_fd, parts[:-1]))
+        return os.stat(path, dir_fd=root_fd, follow_symlinks=False)
 
 
 def _inside(target: str, mounted_at: str, depth: int) -> list[str] | None:
@@ -137,19 +147,34 @@ def open_readable(directory_fd: int, name: str, flags: int) -> int:
     Commands may leave files and directories with any mode. `flags` must hold O_NOFOLLOW.
     """
     try:
-        return os.open(name, flags, dir_fd=directory_fd)
+        fd = os.open(name, flags, dir_fd=directory_fd)
     except PermissionError:
         probe = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
         try:
-            mode = os.fstat(probe).st_mode
-            if stat.S_ISLNK(mode):
+            if stat.S_ISLNK(os.fstat(probe).st_mode):
                 raise
-            # chmod through /proc because fchmod refuses O_PATH descriptors.
-            needed = stat.S_IRUSR | (stat.S_IXUSR if stat.S_ISDIR(mode) else 0)
-            os.chmod(f"/proc/self/fd/{probe}", stat.S_IMODE(mode) | needed)
+            # By its name in /proc because fchmod refuses O_PATH descriptors.
+            make_readable(f"/proc/self/fd/{probe}")
         finally:
             os.close(probe)
         return os.open(name, flags, dir_fd=directory_fd)
+    try:
+        if flags & os.O_DIRECTORY:
+            make_readable(fd)  # It may be listed, but nothing in it looked at.
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_readable(place: int | str) -> None:
+    """Lets its owner read a file, or list and enter a directory, whatever a command has made of its
+    mode.
+    """
+    mode = os.stat(place).st_mode
+    needed = stat.S_IRUSR | (stat.S_IXUSR if stat.S_ISDIR(mode) else 0)
+    if mode & needed != needed:
+        os.chmod(place, stat.S_IMODE(mode) | needed)
 
 
 def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -18,8 +19,10 @@ from cas.pack_store import Durability, PackOptions
 from cas.store import BlobStore
 from executor.concurrency import Threads
 from executor.outputs import OutputCollector, Outputs
-from executor.spec import OutputRequest
+from executor.spec import OutputKind, OutputRequest
 from executor.staging import TreeLimits
+
+NOBODY = 65534
 
 
 class Counting(MemoryStore):
@@ -68,10 +71,34 @@ async def store_of(kind: str, place: Path) -> AsyncIterator[BlobStore]:
         await storage.close()
 
 
-async def collect(store: BlobStore, root: Path) -> Outputs:
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A directory of a user without privileges, who we are meanwhile."""
+    with tempfile.TemporaryDirectory() as made:  # Unlike tmp_path, below what others may enter.
+        os.chmod(made, 0o755)
+        root = Path(made) / "root"
+        root.mkdir()
+        if os.geteuid() != 0:
+            yield root
+            return
+        os.chown(root, NOBODY, NOBODY)
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield root
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+async def collect(store: BlobStore, root: Path, *paths: str) -> Outputs:
+    """Takes in what is at the paths, without any what is in the root."""
     threads = Threads(4)
     collector = OutputCollector(store, JsonCodec(), TreeLimits(), threads)
-    requests = [((name,), OutputRequest(name)) for name in sorted(os.listdir(root))]
+    requests = [
+        (tuple(path.split("/")) if path else (), OutputRequest(path))
+        for path in paths or sorted(os.listdir(root))
+    ]
     try:
         return await collector.collect(str(root), requests, "/build", SHA256)
     finally:
@@ -123,3 +150,27 @@ async def test_a_few_small_files_are_one_call(tmp_path: Path) -> None:
     outputs = await collect(store, tmp_path)
 
     assert (store.most, len(outputs.files)) == (1, 20)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+@pytest.mark.parametrize("closed", ["", "a", "a/b"])
+@pytest.mark.parametrize("path", ["a/b/f", "a/b", "link", ""])
+async def test_closed_directories_hide_no_output(
+    root: Path, path: str, closed: str, mode: int
+) -> None:
+    """Root reads in whatever a command has closed; others have to open it first."""
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "f").write_text("x")
+    (root / "link").symlink_to("a/b/f")
+    os.chmod(root / closed, mode)
+    store = MemoryStore()
+
+    outputs = await collect(store, root, path)
+
+    found = [file.path for file in outputs.files]
+    found += [directory.path for directory in outputs.directories]
+    found += [symlink.path for symlink in outputs.symlinks]
+    assert found == [path]
+    assert [link.leads_to for link in outputs.symlinks] == [OutputKind.FILE] * (path == "link")
+    if path != "link":
+        assert await store.find_missing([SHA256.digest(b"x")]) == []
