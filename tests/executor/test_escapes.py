@@ -180,6 +180,9 @@ class TestProc:
 
         assert outcome.stdout.size_bytes == 0
 
+    async def test_control_groups_of_the_host_are_not_named(self, bench: Bench) -> None:
+        assert set((await bench.says("cut -d : -f 3- /proc/self/cgroup")).split()) <= {"/"}
+
     async def test_there_is_no_sys(self, either: Bench) -> None:
         assert (await either.sh("ls /sys")).exit_code != 0
 
@@ -241,6 +244,10 @@ class TestFilesystem:
     async def test_mounting_in_new_namespaces_is_closed(self, either: Bench) -> None:
         for script in ("unshare -Urm true", "unshare -m true", "mount --bind /usr /tmp"):
             assert (await either.sh(script)).exit_code != 0, script
+
+    async def test_there_is_no_room_for_a_user_namespace(self, bench: Bench) -> None:
+        """Also where the filter of system calls had a hole."""
+        assert await bench.says("cat /proc/sys/user/max_user_namespaces") == "0\n"
 
     async def test_devices_of_its_own_making_are_of_no_use(self, either: Bench) -> None:
         outcome = await either.sh("mknod null c 1 3 || mknod sda b 8 0")

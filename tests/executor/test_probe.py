@@ -1,10 +1,18 @@
 """The report on the host: tried, plain, with a remedy for everything that is needed and missing."""
 
+import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+from support.executing import bubblewrap_missing, launcher_missing
+
 from executor.errors import SandboxUnavailable
+from executor.launcher.binary import BINARY
 from executor.probe import Finding, Report, explain, probe
+
+OLDEST_LINUX = (5, 12)
 
 
 def fine(command: Sequence[str]) -> str:
@@ -122,3 +130,14 @@ def test_overlays_are_not_tried_without_a_launcher() -> None:
         raise AssertionError
 
     probe(run=fine, launcher=no_launcher, overlay=never)
+
+
+@pytest.mark.sandbox
+def test_our_own_launcher_works_where_bubblewrap_does() -> None:
+    """Tests of the launcher skip where it makes no sandbox, also when that is its own fault."""
+    if not os.access(BINARY, os.X_OK) or bubblewrap_missing():
+        pytest.skip(bubblewrap_missing() or launcher_missing())
+    if tuple(map(int, platform.release().split(".")[:2])) < OLDEST_LINUX:
+        pytest.skip("the launcher takes a newer kernel")
+
+    assert launcher_missing() == ""
