@@ -13,6 +13,8 @@ from armitage.cli.output import emit, table
 if TYPE_CHECKING:
     from google.longrunning import operations_pb2 as longrunning
 
+    from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+
 _PAGE = 500
 
 
@@ -54,10 +56,14 @@ async def _list(args: argparse.Namespace) -> Exit:
             token = page.next_page_token
             if not token:
                 break
-    rows = ((f["stage"], f["action"] or "-", f["status"] or "-", f["name"]) for f in found)
+    rows = ((f["stage"], f["action"] or "-", _status(f), f["name"]) for f in found)
     lines = table(("STAGE", "ACTION", "STATUS", "NAME"), rows) if found else ["no operations"]
     emit(args, {"operations": found}, lines)
     return Exit.OK
+
+
+def _status(described: dict[str, Any]) -> str:
+    return described["status"] or ("nobody waits" if described["unwatched"] else "-")
 
 
 async def _show(args: argparse.Namespace) -> Exit:
@@ -84,6 +90,17 @@ async def _cancel(args: argparse.Namespace) -> Exit:
     return Exit.OK
 
 
+def _is_unwatched(metadata: reapi.ExecuteOperationMetadata) -> bool:
+    """Tells what a daemon of ours says of an operation (armitage.reapi.operations)."""
+    from google.protobuf.struct_pb2 import Struct
+
+    told = Struct()
+    return any(
+        auxiliary.Unpack(told) and told.fields["unwatched"].bool_value
+        for auxiliary in metadata.partial_execution_metadata.auxiliary_metadata
+    )
+
+
 def _describe(operation: longrunning.Operation) -> dict[str, Any]:
     from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
     from armitage.transport.port import Code
@@ -100,6 +117,7 @@ def _describe(operation: longrunning.Operation) -> dict[str, Any]:
         "message": "",
         "exit_code": "",
         "cached": "",
+        "unwatched": _is_unwatched(metadata),
     }
     if operation.done and operation.response.Unpack(response):
         described["status"] = Code(response.status.code).name

@@ -135,6 +135,7 @@ SCHEDULER: Mapping[str, Figure] = {
     "failed": _counter("scheduler_failed", "Operations ended by an error of the scheduler's own."),
     "cancelled": _counter("scheduler_cancelled", "Operations that somebody cancelled."),
     "dropped": _counter("scheduler_dropped", "Operations dropped since nobody waited any more."),
+    "stopped": _counter("scheduler_stopped", "Running actions stopped since nobody waited."),
     "retried": _counter("scheduler_retried", "Runs repeated after a worker was lost."),
 }
 """The fields of `armitage.scheduler.core.SchedulerStats`."""

@@ -16,6 +16,7 @@ from google.longrunning import operations_pb2 as longrunning
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from armitage._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from armitage.errors import InvalidRequest
@@ -160,6 +161,10 @@ def _metadata(state: OperationState) -> reapi.ExecuteOperationMetadata:
     partial = metadata.partial_execution_metadata
     partial.worker = state.worker
     partial.queued_timestamp.FromNanoseconds(int(subject.queued_at * 1e9))
+    if not (state.is_done or state.is_watched):
+        told = Struct()
+        told["unwatched"] = True
+        partial.auxiliary_metadata.add().Pack(told)
     return metadata
 
 
@@ -214,9 +219,11 @@ class OperationsService:
         ]
 
     async def get_operation(self, request: bytes, _call: Call) -> bytes:
-        """Answers the present state. Raises NotFound."""
+        """Answers the present state. Who asks counts as one who waits. Raises NotFound."""
         message = longrunning.GetOperationRequest.FromString(request)
-        return await self._messages.encode(self._scheduler.state(message.name))
+        state = self._scheduler.state(message.name)
+        with self._scheduler.watch(message.name):
+            return await self._messages.encode(state)
 
     async def list_operations(self, request: bytes, _call: Call) -> bytes:
         """Lists operations, oldest first, by page.

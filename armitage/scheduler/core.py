@@ -4,9 +4,10 @@ Theory of operation. An *operation* is one client's wish (REAPI `Execute`), a *t
 fulfils it. Equal wishes share a task while it lives, so that each client can cancel its own without
 harm to the others. A task is queued, leased to a worker, or being concluded (its result recorded);
 an operation shows its task's phase until it has a final answer of its own. Every operation gets
-exactly one: its task's result, or an error, or it is dropped when nobody has watched it for the
-grace while it waited. A *lease* is one try on one worker and takes one slot until the worker has
-reported its end, so that a slot is never handed out while its last command is still being killed.
+exactly one: its task's result, or an error, or it is dropped since nobody has watched it for a
+grace: alone while it waits; while its task runs, with all others of that, and the task is stopped.
+A *lease* is one try on one worker and takes one slot until the worker has reported its end, so that
+a slot is never handed out while its last command is still being killed.
 
 Every event is handled whole or refused with an error of armitage.errors and no change at all.
 """
@@ -19,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
+from math import inf
 
 from armitage.errors import Cancelled, Exhausted, NotFound, PreconditionFailed, Unavailable
 from armitage.scheduler.events import (
@@ -64,6 +66,10 @@ class CoreOptions:
     """Tries of one action on workers that are lost or fail, the first included."""
     disconnect_grace_s: float = 60.0
     """How long a waiting operation that nobody watches is kept for its client to come back."""
+    running_grace_s: float | None = 60.0
+    """How long an action goes on that nobody waits for; one that ends by then is cached. None: for
+    as long as it takes.
+    """
     unmatched_grace_s: float = 60.0
     """How long an accepted action waits for a worker when the last that matched it has gone."""
     keep_finished_s: float = 600.0
@@ -119,6 +125,8 @@ class OperationState:
     """Why there is no answer, at the end."""
     age_s: float
     """Since it was submitted."""
+    is_watched: bool
+    """Whether anybody waits for it."""
 
     @property
     def is_done(self) -> bool:
@@ -150,6 +158,9 @@ class SchedulerStats:
     """Operations that ended with an error of the scheduler's own (lost worker, drained, ...)."""
     cancelled: int
     dropped: int
+    """Operations of which nothing came since nobody watched them any more."""
+    stopped: int
+    """Running tasks stopped for that reason."""
     retried: int
 
 
@@ -185,7 +196,8 @@ class _Operation:
     task: _Task | None
     watchers: int = 0
     abandoned_at: float = 0.0
-    is_grace_armed: bool = False
+    grace_due: float = inf
+    """When the next look at who watches it is due."""
     worker: str = ""
     attempt: int = 0
     answer: object = None
@@ -227,6 +239,7 @@ class _Counts:
     failed: int = 0
     cancelled: int = 0
     dropped: int = 0
+    stopped: int = 0
     retried: int = 0
 
 
@@ -333,6 +346,7 @@ class SchedulerCore:
             failed=counts.failed,
             cancelled=counts.cancelled,
             dropped=counts.dropped,
+            stopped=counts.stopped,
             retried=counts.retried,
         )
 
@@ -435,25 +449,48 @@ class SchedulerCore:
         operation.watchers -= 1
         if operation.watchers == 0 and operation.task is not None:
             operation.abandoned_at = self._now
-            self._arm_grace(operation)
+            self._arm_grace(operation, operation.task)
 
-    def _arm_grace(self, operation: _Operation) -> None:
-        if not operation.is_grace_armed:
-            operation.is_grace_armed = True
-            due = operation.abandoned_at + self._options.disconnect_grace_s
+    def _arm_graces(self, task: _Task) -> None:
+        for operation in task.operations.values():
+            self._arm_grace(operation, task)
+
+    def _arm_grace(self, operation: _Operation, task: _Task) -> None:
+        due = self._kept_until(operation, task)
+        if due < operation.grace_due:
+            operation.grace_due = due
             self._arm(due, lambda: self._grace_passed(operation))
 
+    def _kept_until(self, operation: _Operation, task: _Task) -> float:
+        """Answers when nobody will have watched an operation for too long; never, if it is watched
+        or its task cannot be stopped any more.
+        """
+        grace_s = None
+        if task.phase is _Phase.QUEUED:
+            grace_s = self._options.disconnect_grace_s
+        elif task.phase is _Phase.LEASED:
+            grace_s = self._options.running_grace_s
+        return inf if operation.watchers or grace_s is None else operation.abandoned_at + grace_s
+
     def _grace_passed(self, operation: _Operation) -> None:
-        operation.is_grace_armed = False
+        operation.grace_due = inf
         task = operation.task
-        if task is None or operation.watchers:
+        if task is None:
             return
-        if operation.abandoned_at + self._options.disconnect_grace_s > self._now:
-            self._arm_grace(operation)
+        if self._kept_until(operation, task) > self._now:
+            self._arm_grace(operation, task)
         elif task.phase is _Phase.QUEUED:
-            self._counts.dropped += 1
-            self._detach(operation, task, Ending.DROPPED)
-            self._forget(operation)
+            self._drop(operation, task)
+        elif all(self._kept_until(one, task) <= self._now for one in task.operations.values()):
+            self._counts.stopped += 1
+            for one in list(task.operations.values()):
+                self._drop(one, task)
+            self._stop(task, Ending.ABANDONED)
+
+    def _drop(self, operation: _Operation, task: _Task) -> None:
+        self._counts.dropped += 1
+        self._detach(operation, task, Ending.DROPPED)
+        self._forget(operation)
 
     def _cancel(self, event: CancelRequested) -> None:
         operation = self._find(event.operation)
@@ -463,13 +500,17 @@ class SchedulerCore:
         self._counts.cancelled += 1
         self._detach(operation, task, Ending.CANCELLED)
         self._finish(operation, error=Cancelled("the operation was cancelled on request"))
-        if not task.operations:
-            self._stop(task)
+        if task.operations:
+            self._arm_graces(task)
+        else:
+            self._stop(task, Ending.CANCELLED)
 
     def _delete(self, event: DeleteRequested) -> None:
         operation = self._find(event.operation)
-        if operation.task is not None:
-            self._detach(operation, operation.task, Ending.DROPPED)
+        task = operation.task
+        if task is not None:
+            self._detach(operation, task, Ending.DROPPED)
+            self._arm_graces(task)
         self._forget(operation)
 
     def _detach(self, operation: _Operation, task: _Task, ending: Ending) -> None:
@@ -531,11 +572,11 @@ class SchedulerCore:
 
     # Tasks.
 
-    def _stop(self, task: _Task) -> None:
+    def _stop(self, task: _Task, ending: Ending) -> None:
         """Ends a leased task that nobody wants any more. One being concluded concludes."""
         if task.phase is _Phase.LEASED and task.lease is not None:
             self._revoke(self._leases[task.lease])
-            self._end(task, Ending.CANCELLED)
+            self._end(task, ending)
 
     def _end(self, task: _Task, ending: Ending) -> None:
         task.phase = _Phase.ENDED
@@ -587,7 +628,7 @@ class SchedulerCore:
             task.phase = _Phase.QUEUED
             for operation in task.operations.values():
                 self._enqueue(operation, task, front=True)
-                self._arm_grace(operation)
+                self._arm_grace(operation, task)
                 self._commands.append(Notify(operation.name))
             self._mind_match(task.platform)
 
@@ -696,6 +737,7 @@ class SchedulerCore:
         task.attempt += 1
         task.leased_at = self._now
         self._commands.append(Assign(worker.name, lease.number, task.job, task.attempt))
+        self._arm_graces(task)
         self._notify(task)
         return worker.free
 
@@ -778,4 +820,5 @@ class SchedulerCore:
             answer=operation.answer,
             error=operation.error,
             age_s=max(0.0, self._now - operation.submitted_at),
+            is_watched=operation.watchers > 0,
         )

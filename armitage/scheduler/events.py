@@ -248,4 +248,6 @@ class Ending(Enum):
     """With an error of the scheduler's own: workers lost, none left that matches, shut down."""
     CANCELLED = "cancelled"
     DROPPED = "dropped"
-    """Nobody waited for it any more."""
+    """Before it ran: nobody waited for it any more, or it was not used."""
+    ABANDONED = "stopped, since nobody waited for it any more"
+    """While it ran."""

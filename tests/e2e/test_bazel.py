@@ -9,12 +9,15 @@ package registry, so what is covered is what 4.2.3 can do: it knows no `--remote
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import secrets
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -208,6 +211,42 @@ def test_incremental_build_survives_a_daemon_that_lost_everything(
         source.write_text(original)
 
 
+@pytest.mark.parametrize("way", ["interrupt", "kill"])
+def test_what_a_bazel_that_is_gone_left_running_is_stopped(
+    client: Bazel, tmp_path: Path, way: str
+) -> None:
+    package = client.workspace / "endless"
+    package.mkdir()
+    duration = f"31415.{secrets.randbelow(10**8):08d}"
+    command = f"sleep {duration} & sleep {duration}"
+    (package / "BUILD").write_text(f'genrule(name="endless", outs=["x"], cmd="{command}")\n')
+    try:
+        with ServedDaemon(tmp_path, settings='[scheduler]\nrunning_grace_s = "1s"\n') as daemon:
+            build = client.start(*executor(daemon), "//endless")
+            wait_for(lambda: running(duration) == 2, build)
+
+            if way == "interrupt":
+                build.send_signal(signal.SIGINT)
+            else:
+                client.kill()
+            log, _ = build.communicate(timeout=60)
+
+            assert build.returncode != 0, log
+            wait_for(lambda: running(duration) == 0)
+            assert "was stopped, since nobody waited for it any more" in daemon.log()
+    finally:
+        shutil.rmtree(package)
+
+
+def running(argument: str) -> int:
+    """How many processes `sleep ARGUMENT` there are."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes() == f"sleep\0{argument}\0".encode()
+    return found
+
+
 def test_cache_only_mode_shares_what_was_built_here(client: Bazel, tmp_path: Path) -> None:
     client.clean()
     with ServedDaemon(tmp_path) as daemon:
@@ -333,8 +372,13 @@ async def results_kept(daemon: ServedDaemon) -> int:
 
 def wait_for_objects(client: Bazel, count: int, build: subprocess.Popen[str]) -> None:
     """Waits until so many objects of a running build have arrived."""
+    wait_for(lambda: len(objects(client)) >= count, build)
+
+
+def wait_for(condition: Callable[[], bool], build: subprocess.Popen[str] | None = None) -> None:
+    """Waits for something that comes while a build runs, or any time."""
     deadline = time.monotonic() + 90
-    while len(objects(client)) < count:
-        assert build.poll() is None, build.communicate()[0]
-        assert time.monotonic() < deadline, "no objects arrive"
+    while not condition():
+        assert build is None or build.poll() is None, build.communicate()[0]
+        assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.05)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -151,6 +153,11 @@ class Bazel:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def kill(self) -> None:
+        """kill -9 of its server, which holds the connection; the next command starts another."""
+        (pid_file,) = (self._state / "root").glob("*/server/server.pid.txt")
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
     def clean(self) -> None:
         """Forgets every output and the incremental state."""

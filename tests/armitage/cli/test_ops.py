@@ -1,6 +1,9 @@
 import json
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from support.command_line import Cli
@@ -34,6 +37,35 @@ def test_operations_are_listed_shown_and_cancelled(
     assert codes == [125]
     assert (afterwards["done"], afterwards["status"]) == (True, "CANCELLED")
     assert name in online("ops", "list").out
+
+
+@pytest.mark.slow
+def test_the_list_says_which_run_nobody_waits_for(online: Cli) -> None:
+    command = [sys.executable, "-m", "armitage", "run", "--quiet", "--", "/bin/sleep", "59.86"]
+    client = subprocess.Popen(command)
+    try:
+        wait_for(lambda: "executing" in online("ops", "list").out)
+        assert "nobody waits" not in online("ops", "list").out
+    finally:
+        client.kill()
+        client.wait()
+
+    wait_for(lambda: "nobody waits" in online("ops", "list").out)
+
+    (running,) = [
+        one
+        for one in json.loads(online("ops", "list", "--json").out)["operations"]
+        if one["stage"] == "executing"
+    ]
+    assert running["unwatched"] is True
+    assert online("ops", "cancel", running["name"]).code == 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_an_unknown_operation_is_a_plain_no(online: Cli) -> None:

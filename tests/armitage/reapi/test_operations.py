@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.longrunning import operations_pb2 as longrunning
+from google.protobuf.struct_pb2 import Struct
 from support.execution_world import (
     CALL,
     World,
@@ -126,6 +127,40 @@ async def test_cancelling_a_finished_operation_changes_nothing(world: World) -> 
     await cancel(world, operation.name)
 
     assert await get(world, operation.name) == operation
+
+
+async def test_list_tells_of_a_run_that_nobody_waits_for(world: World) -> None:
+    async with world.open_execute(await world.action("block")) as states:
+        await anext(states)
+        assert not tells_unwatched((await listed(world)).operations[0])
+
+    operation = (await listed(world)).operations[0]
+
+    assert tells_unwatched(operation)
+    assert tells_unwatched(await get(world, operation.name))
+    world.executor.release()
+    assert not tells_unwatched((await world.wait(operation.name))[-1])
+
+
+def tells_unwatched(operation: longrunning.Operation) -> bool:
+    told = Struct()
+    auxiliary = metadata_of(operation).partial_execution_metadata.auxiliary_metadata
+    return any(one.Unpack(told) and told["unwatched"] is True for one in auxiliary)
+
+
+async def test_who_asks_for_an_operation_counts_as_waiting_for_it(world: World) -> None:
+    async with world.open_execute(await world.action("block")) as states:
+        name = (await anext(states)).name
+    for _ in range(3):
+        world.clock.advance(59)
+        world.scheduler._tick()
+        assert not (await get(world, name)).done
+
+    world.clock.advance(61)
+    world.scheduler._tick()
+
+    with pytest.raises(NotFound):
+        await get(world, name)
 
 
 async def test_deleted_operation_is_unknown(world: World) -> None:

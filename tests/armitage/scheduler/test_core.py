@@ -672,8 +672,103 @@ def test_watcher_that_comes_back_within_the_grace_keeps_it() -> None:
         play.state("op")
 
 
-def test_running_operation_without_watchers_goes_on() -> None:
-    play = Play()
+def test_running_action_is_stopped_after_its_grace_when_nobody_waits() -> None:
+    play = Play(disconnect_grace_s=1, running_grace_s=60)
+    play.submit("op")
+    play.submit("next")
+    lease = play.lease_of("op")
+    play.leave("op")
+    play.pass_time(59)
+    assert play.stage("op") is Stage.EXECUTING
+    assert not play.state("op").is_watched
+
+    commands = play.pass_time(2)
+
+    assert of(Revoke, commands) == [Revoke("w", lease)]
+    assert of(Dismiss, commands) == [Dismiss("job of op", Ending.ABANDONED)]
+    with pytest.raises(NotFound):
+        play.state("op")
+    stats = play.core.stats(play.at)
+    assert (stats.stopped, stats.dropped, stats.cancelled) == (1, 1, 0)
+    assert play.stage("next") is Stage.QUEUED
+    play.fail(lease)
+    assert play.stage("next") is Stage.EXECUTING
+
+
+def test_watcher_that_comes_back_keeps_a_running_action_for_another_grace() -> None:
+    play = Play(running_grace_s=60)
+    play.submit("op")
+    play.leave("op")
+    play.pass_time(30)
+    play.tell(WatcherJoined(play.at, "op"))
+    play.pass_time(1000)
+    assert play.state("op").is_watched
+
+    play.leave("op")
+    play.pass_time(59)
+    assert play.stage("op") is Stage.EXECUTING
+    play.pass_time(2)
+
+    with pytest.raises(NotFound):
+        play.state("op")
+
+
+def test_running_action_goes_on_for_whoever_of_several_still_waits() -> None:
+    play = Play(running_grace_s=60)
+    play.submit("gone", "k")
+    play.submit("stays", "k")
+    play.leave("gone")
+
+    assert of(Revoke, play.pass_time(1000)) == []
+    play.run("stays")
+
+    assert play.state("stays").answer == play.state("gone").answer == "answer"
+
+
+@pytest.mark.parametrize("last", [WatcherLeft, CancelRequested, DeleteRequested])
+def test_running_action_is_stopped_when_the_last_of_several_goes(last: type[WatcherLeft]) -> None:
+    play = Play(running_grace_s=60)
+    play.submit("gone", "k")
+    play.submit("stays", "k")
+    play.leave("gone")
+    play.pass_time(1000)
+
+    play.tell(last(play.at, "stays"))
+    commands = play.pass_time(61)
+
+    assert of(Dismiss, commands) == [Dismiss("job of gone", Ending.ABANDONED)]
+    with pytest.raises(NotFound):
+        play.state("gone")
+
+
+def test_time_without_watchers_counts_from_before_the_start() -> None:
+    play = Play(disconnect_grace_s=100, running_grace_s=60)
+    play.submit("first")
+    play.submit("op")
+    play.leave("op")
+    play.pass_time(50)
+    play.run("first")
+    assert play.stage("op") is Stage.EXECUTING
+
+    commands = play.pass_time(11)
+
+    assert of(Dismiss, commands) == [Dismiss("job of op", Ending.ABANDONED)]
+
+
+def test_result_that_is_being_recorded_is_recorded_though_nobody_waits() -> None:
+    play = Play(running_grace_s=60)
+    play.submit("op")
+    play.leave("op")
+    task = play.only(Conclude, play.succeed(play.lease_of("op"))).task
+    play.pass_time(100)
+
+    play.conclude(task)
+
+    assert play.state("op").answer == "answer"
+
+
+def test_running_action_without_watchers_goes_on_where_no_grace_is_set() -> None:
+    play = Play(running_grace_s=None)
     play.submit("op")
     play.leave("op")
     play.pass_time(100_000)

@@ -49,6 +49,7 @@ OPTIONS = CoreOptions(
     max_queued_per_client=5,
     max_attempts=2,
     disconnect_grace_s=10,
+    running_grace_s=7,
     unmatched_grace_s=20,
     keep_finished_s=1e9,
 )
@@ -63,7 +64,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.core = SchedulerCore(OPTIONS, PlatformRules())
-        self.at = 0.0
+        self.at = self.ticked_at = 0.0
         self.serial = 0
         self.slots: dict[str, int] = {}
         self.offers: dict[str, dict[str, list[str]]] = {}
@@ -83,7 +84,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 case Assign(worker, lease, job, attempt):
                     assert worker in self.slots
                     assert attempt <= OPTIONS.max_attempts
-                    running = [j for n, (_, j) in self.leases.items() if n not in self.revoked]
+                    lost = set(self.slots) - set(self.core._workers)  # For their silence, just now.
+                    running = [
+                        j
+                        for n, (name, j) in self.leases.items()
+                        if n not in self.revoked and name not in lost
+                    ]
                     assert job not in running, "one job on two leases"
                     assert not self.jobs[str(job)], "a dismissed job is assigned"
                     self.leases[lease] = (worker, job)
@@ -225,6 +231,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 mine = frozenset(n for n, (name, _) in self.leases.items() if name == worker)
                 self.tell(LeasesRenewed(self.at, worker, mine))
         self.tell(Tick(self.at))
+        self.ticked_at = self.at
         due = self.core.next_deadline()
         assert due is None or due > self.at
         self.expect_what_time_ends()
@@ -278,6 +285,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert stats.busy_slots == len(self.leases)
         for worker, slots in self.slots.items():
             assert sum(name == worker for name, _ in self.leases.values()) <= slots
+
+    @invariant()
+    def nothing_runs_for_long_that_nobody_waits_for(self) -> None:
+        assert OPTIONS.running_grace_s is not None
+        limit = self.ticked_at - OPTIONS.running_grace_s
+        for task in self.core._tasks.values():
+            if task.lease is not None and task.operations and task.leased_at < self.ticked_at:
+                assert any(
+                    one.watchers or one.abandoned_at > limit for one in task.operations.values()
+                )
 
     @invariant()
     def nobody_waits_for_a_slot_that_is_free(self) -> None:

@@ -289,6 +289,21 @@ async def test_abandoned_queued_operation_is_dropped_by_the_timer() -> None:
             scheduler.state(abandoned.name)
 
 
+async def test_run_that_nobody_waits_for_is_killed_by_the_timer() -> None:
+    async with acting(options=CoreOptions(running_grace_s=0)) as stage:
+        with stage.submit("block") as abandoned:
+            await stage.executor.started.acquire()
+            changed = stage.scheduler.changed(abandoned.name)
+        async with asyncio.timeout(5):
+            await changed.wait()
+            with stage.submit("true") as next_one:
+                assert (await last(next_one)).answer == 0
+
+    assert stage.executor.cancelled == ["op1-1"]
+    assert stage.jobs["op1"].endings == [Ending.ABANDONED]
+    assert stage.jobs["op1"].attempts == []
+
+
 async def test_draining_waits_for_what_runs() -> None:
     async with acting() as stage:
         with stage.submit("block") as watch:
