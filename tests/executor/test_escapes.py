@@ -4,11 +4,12 @@ import asyncio
 import errno
 import os
 import platform
+import resource
 import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def launching_in(executor: NamespaceExecutor, cwd: tuple[str, ...]) -> Iterator[
         yield
     finally:
         del executor._launch
+
+
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    """Lets whoever is started have few open files, unless he raises his limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def compiled(source: Path, target: Path, *flags: str) -> bytes:
@@ -287,6 +299,21 @@ class TestFilesystem:
 
         assert set(printed.split()) == {"0", "1", "2", "3"}  # The last is the listing's own.
 
+    async def test_groups_of_the_daemon_are_not_inherited(self, own: ExecutorOptions) -> None:
+        """Nor the mode that it takes from files."""
+        if os.geteuid() != 0:
+            pytest.skip("takes root to join and to leave groups")
+        groups, umask = os.getgroups(), os.umask(0o077)
+        os.setgroups([*groups, 4242])
+        try:
+            async with open_bench(own) as bench:
+                printed = await bench.says("grep Groups /proc/self/status; umask")
+        finally:
+            os.setgroups(groups)
+            os.umask(umask)
+
+        assert printed.split() == ["Groups:", "0022"]
+
     async def test_environment_of_the_daemon_does_not_leak(
         self, either: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -355,11 +382,15 @@ class TestBombs:
                 assert "No space left" in await bench.errors(outcome)
 
     async def test_descriptors_under_way_keep_no_other_action_from_being_ended(
-        self, bench: Bench
+        self, own: ExecutorOptions
     ) -> None:
-        """They count for the user, in every sandbox: too many, and the launcher could send none."""
+        """They count for the user, in every sandbox: too many, and the launcher could send none.
+        Whoever starts us may have a low limit that can be raised.
+        """
         seen = Seen()
-        async with asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            with few_descriptors():
+                bench = await stack.enter_async_context(open_bench(own))
             sending = group.create_task(bench.run("python3", "-c", SENDING, progress=seen))
             await seen.heard.wait()
             with pytest.raises(TimedOut):
