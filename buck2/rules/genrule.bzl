@@ -1,5 +1,7 @@
 """One output from one shell command."""
 
+load("//buck2/platforms:properties.bzl", "ENVIRONMENT")
+
 def _genrule_impl(ctx: AnalysisContext) -> list[Provider]:
     output = ctx.actions.declare_output(ctx.attrs.out)
     ctx.actions.run(
@@ -9,7 +11,7 @@ def _genrule_impl(ctx: AnalysisContext) -> list[Provider]:
             "OUT": cmd_args(output.as_output()),
             "PATH": "/usr/bin:/bin",
             "SRCS": cmd_args(ctx.attrs.srcs, delimiter = " "),
-        },
+        } | ENVIRONMENT,
     )
     return [DefaultInfo(default_output = output)]
 

@@ -1,5 +1,7 @@
 """Engines: models compiled for one kind of GPU, one driver and one version of their builder."""
 
+load("//buck2/platforms:properties.bzl", "ENVIRONMENT")
+
 def _trt_engine_impl(ctx: AnalysisContext) -> list[Provider]:
     engine = ctx.actions.declare_output(ctx.label.name + ".engine", dir = ctx.attrs.builder == "trtllm")
     info = ctx.actions.declare_output(ctx.label.name + ".engine.json")
@@ -32,7 +34,7 @@ def _trt_engine_impl(ctx: AnalysisContext) -> list[Provider]:
     ctx.actions.run(
         command,
         category = "trt_engine",
-        env = {"PATH": "/usr/bin:/bin"} | ctx.attrs.env,
+        env = {"PATH": "/usr/bin:/bin"} | ENVIRONMENT | ctx.attrs.env,
     )
     return [
         DefaultInfo(

@@ -1,11 +1,14 @@
 """One output from one run of a WebAssembly program (docs/wasm.md)."""
 
+load("//buck2/platforms:properties.bzl", "ENVIRONMENT")
+
 def _wasm_run_impl(ctx: AnalysisContext) -> list[Provider]:
     output = ctx.actions.declare_output(ctx.attrs.out)
     program = ctx.attrs.program if ctx.attrs.program_file == None else ctx.attrs.program_file
     ctx.actions.run(
         cmd_args(program, ctx.attrs.args, output.as_output(), ctx.attrs.src),
         category = "wasm_run",
+        env = ENVIRONMENT,
     )
     return [DefaultInfo(default_output = output)]
 

@@ -1,5 +1,7 @@
 """Toolchains by absolute path: the worker's sandbox shows its read-only system at the same place."""
 
+load("//buck2/platforms:properties.bzl", "ENVIRONMENT")
+
 CcToolchainInfo = provider(
     doc = "How to compile, archive and link C.",
     fields = {
@@ -18,7 +20,7 @@ def _cc_toolchain_impl(ctx: AnalysisContext) -> list[Provider]:
             compiler = ctx.attrs.compiler,
             compiler_flags = ctx.attrs.compiler_flags,
             # Buck2 sends no PATH of its own, and gcc looks there for the assembler and the linker.
-            environment = {"PATH": "/usr/bin:/bin"},
+            environment = {"PATH": "/usr/bin:/bin"} | ENVIRONMENT,
         ),
     ]
 
