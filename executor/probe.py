@@ -31,6 +31,8 @@ OLDEST_BUBBLEWRAP = (0, 8)
 _NAMESPACES = ("user", "mount", "pid", "ipc", "uts", "net", "cgroup")
 _TIMEOUT_S = 20
 _FEW_FILES = 4096
+_WATCH_BYTES = 128
+"""What an epoll watch takes of an action's memory, at least (192 on 64-bit Linux 6)."""
 _SETTINGS = (
     (
         "/proc/sys/user/max_user_namespaces",
@@ -127,6 +129,7 @@ def probe(
     findings += [
         _probe_cgroups(),
         _probe_files(),
+        _probe_watches(),
         _probe_overlay(overlay if own[0].is_there else None),
         _probe_kvm(),
         _probe_wasm(),
@@ -280,6 +283,21 @@ def _probe_files() -> Finding:
         min(soft, hard) >= _FEW_FILES,
         f"limit {soft}, at most {hard}",
         f"ulimit -n {_FEW_FILES} or more (LimitNOFILE= in a systemd unit)",
+    )
+
+
+def _probe_watches() -> Finding:
+    """The kernel counts them for all processes of a user. With as many as memory holds, an action
+    meets its limit of memory first.
+    """
+    path = "/proc/sys/fs/epoll/max_user_watches"
+    wanted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _WATCH_BYTES
+    limit = int(_text(path) or 0)
+    return Finding(
+        "epoll watches",
+        limit >= wanted,
+        f"{limit} for the daemon and all actions, or one of them",
+        f"sysctl -w fs.epoll.max_user_watches={wanted}",
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.executing import bubblewrap_missing, launcher_missing
 
+import executor.probe
 from executor.errors import SandboxUnavailable
 from executor.launcher.binary import BINARY
 from executor.probe import Finding, Report, explain, probe
@@ -130,6 +131,20 @@ def test_overlays_are_not_tried_without_a_launcher() -> None:
         raise AssertionError
 
     probe(run=fine, launcher=no_launcher, overlay=never)
+
+
+@pytest.mark.parametrize(("limit", "is_there"), [(1000, False), (1 << 62, True)])
+def test_watches_that_one_action_could_take_are_told(
+    monkeypatch: pytest.MonkeyPatch, limit: int, is_there: bool
+) -> None:
+    """Then the daemon could wait for nothing new (epoll_ctl(2), ENOSPC)."""
+    monkeypatch.setattr(executor.probe, "_text", lambda _: str(limit))
+
+    found = probe("/no/such/bwrap", run=refused, launcher=no_launcher).findings
+
+    (watches,) = [finding for finding in found if finding.name == "epoll watches"]
+    assert (watches.is_there, watches.is_needed) == (is_there, False)
+    assert watches.remedy.startswith("sysctl -w fs.epoll.max_user_watches=")
 
 
 @pytest.mark.sandbox
