@@ -24,7 +24,8 @@ from support.microvm import machine_options, make_toolchain, microvm_missing
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.microvm.executor import MicrovmExecutor
-from executor.microvm.machine import Accel, MicrovmOptions, boot_probe, find_means
+from executor.microvm.machine import Accel, MicrovmOptions
+from executor.microvm.means import boot_probe, find_means
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions
 from executor.ports import Executor

@@ -3,16 +3,19 @@
 How one action goes (see also executor.local, and init.sh for the guest's side):
 
 1. The staged input tree is made into an ext4 image, by a mke2fs that sees nothing else.
-2. QEMU starts, held back until it is in its control group; the guest boots from our initramfs.
-3. The guest mounts the image and the toolchain's, says `ready`, and runs the command. What the
-   command prints comes through ports of its own.
+2. QEMU or Firecracker starts, held back until it is in its control group; the guest boots from
+   our initramfs.
+3. The guest mounts the image and the toolchain's, says `ready` on its console, and runs the
+   command. What that prints comes through ports of its own, or lies on two more disks, whence it
+   is copied each second.
 4. The guest writes the outputs as an archive to a second, empty disk, and ends.
-5. Once QEMU is dead, the archive is unpacked over the staged tree, whence outputs are collected.
+5. Once its program is dead, the archive is unpacked over the staged tree, whence outputs are
+   collected.
 
 What a guest says decides over its own action's result and nothing else. It has no device but a
-clock, two disks, a read-only one and three ports to write to; the GPUs that are leased to its
-action (executor.isospin.passthrough); and, where a network is granted, one that leads to the
-witness alone: QEMU then runs in a network namespace with nothing but the witness's sockets
+clock, a console, its disks and ports to write to; the GPUs that are leased to its action
+(executor.isospin.passthrough); and, where a network is granted, one that leads to the witness
+alone: QEMU then runs in a network namespace with nothing but the witness's sockets
 (executor.netns), and connects to those what the guest connects.
 """
 
@@ -26,10 +29,11 @@ import json
 import logging
 import os
 import resource
+import secrets
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cas.store import BlobStore
@@ -40,19 +44,19 @@ from executor.errors import InvalidInput, InvalidOutput, SandboxUnavailable, Wor
 from executor.evidence import Evidence
 from executor.grants import Grants
 from executor.local import LocalExecutor
+from executor.microvm.console import WORDS_CHARS, Console, Heard
 from executor.microvm.driver import LOCKED_BESIDE_BYTES, lock_complaint
 from executor.microvm.job import GuestJob, pack_job
-from executor.microvm.machine import (
-    WORKSPACE,
-    Accel,
-    Disk,
-    MicrovmOptions,
+from executor.microvm.machine import WORKSPACE, Accel, Disk, Guest, MicrovmOptions
+from executor.microvm.made_of import MadeOf
+from executor.microvm.means import (
     boot_probe,
     enclosure,
     find_means,
     guest_command,
+    write_guest,
 )
-from executor.microvm.made_of import MadeOf
+from executor.microvm.printed import Printed
 from executor.microvm.unpack import Unpacker, outermost
 from executor.options import ExecutorOptions
 from executor.outputs import requests_of
@@ -68,11 +72,13 @@ from executor.staging import Layout
 _log = logging.getLogger(__name__)
 
 _OVERHEAD_BYTES = 512 << 20
-"""Of QEMU itself, beside the guest's memory: translated code, disk images in the page cache."""
+"""Of the program that runs a guest, beside that guest's memory: translated code, disk images in the
+page cache.
+"""
 _GATE = 'read -r _; exec "$@" </dev/null'
 _WORD_BYTES = 128 << 10
 """Linux's limit for an argument or a variable, with the NUL behind it (MAX_ARG_STRLEN)."""
-_CONSOLE_CHARS = 400
+_STREAMS = ("stdout", "stderr")
 _OUTPUTS = "outputs: "
 """What a guest's complaint about its action's outputs begins with (init.sh)."""
 
@@ -105,8 +111,13 @@ class MicrovmExecutor(LocalExecutor):
         super().__init__(store, codec, options, clock)
         self._accel: Accel | None = None
         self._choosing = asyncio.Lock()
+        self._tokens: dict[str, str] = {}
+        """By the input root of an action: what its guest's words begin with."""
         self._files = MadeOf(
-            {"kernel": self._means.kernel.image, "qemu": Path(self._means.qemu)}
+            {
+                "kernel": self._means.kernel.image,
+                self._means.machine.kind.value: Path(self._means.machine.program),
+            }
             | ({"toolchain": machine.toolchain_image} if machine.toolchain_image else {})
         )
 
@@ -117,6 +128,8 @@ class MicrovmExecutor(LocalExecutor):
     def _ungrantable(self, work: Work) -> str:
         """Answers what of an action's declaration no guest can be given; empty when all can."""
         coeffects = work.coeffects
+        if complaint := self._means.machine.refusal(work):
+            return complaint
         if (coeffects.network or coeffects.auth) and self._network is None:
             return (
                 "has no network, since this daemon has no witness: the operator sets storage to"
@@ -157,6 +170,8 @@ class MicrovmExecutor(LocalExecutor):
             complaint = self._try_kvm()
             if not complaint:
                 return Accel.KVM
+            if Accel.TCG not in self._means.machine.accels:
+                raise SandboxUnavailable(f"sandbox:microvm has no guest here: {complaint}")
             if wanted is Accel.KVM:
                 raise SandboxUnavailable(f"microvm.accel is kvm, but: {complaint}")
             _log.warning("microVMs run without KVM, and so slowly: %s", complaint)
@@ -199,23 +214,28 @@ class MicrovmExecutor(LocalExecutor):
                     "sandbox:microvm catches no connections: leave out network-mode=transparent,"
                     " so that clients are told of the witness, or use sandbox:namespace"
                 )
+            self._tokens[job.root] = secrets.token_hex(16)
             await self._threads(self._make_disks, job, _workspace(job))
         except BaseException:
+            self._tokens.pop(job.root, None)
             if job.grants.session is not None:
                 await job.grants.session.close()
             raise
         return job
 
+    async def _let_go(self, job: Job) -> None:
+        self._tokens.pop(job.root, None)
+
     def _make_disks(self, job: Job, workspace: Path) -> None:
         workspace.mkdir(mode=0o700)
-        with (workspace / "initrd").open("wb") as initrd:
-            initrd.write(self._means.initramfs.data)
-            if _passed(job) and self._means.driver is not None:
-                initrd.write(self._means.driver.data)
-            initrd.write(pack_job(self._guest_job(job)))
-        for name in ("input.img", "outputs.img"):
-            with (workspace / name).open("wb") as image:
-                os.truncate(image.fileno(), self._machine.disk_bytes)
+        means, guest = self._means, self._guest(job)
+        driver = [means.driver.data] if guest.passed and means.driver is not None else []
+        told = pack_job(self._guest_job(job, guest))
+        write_guest(means, guest, workspace, [means.initramfs.data, *driver, told])
+        for disk in guest.disks:
+            if not disk.read_only:
+                with _image(workspace, disk.name).open("wb") as image:
+                    os.truncate(image.fileno(), self._machine.disk_bytes)
         # The tree is owned by us; in the enclosure, and so in the image, by the action's user.
         user = (self._options.uid, self._options.gid)
         owner = f"{user[0]}:{user[1]}"
@@ -231,7 +251,7 @@ class MicrovmExecutor(LocalExecutor):
             command, stdin=subprocess.DEVNULL, capture_output=True, env={}, check=False
         )
         if done.returncode:
-            words = done.stderr.decode(errors="replace").strip()[-_CONSOLE_CHARS:]
+            words = done.stderr.decode(errors="replace").strip()[-WORDS_CHARS:]
             if "allocate" in words:
                 raise InvalidInput(
                     "the input tree does not fit the disk of a guest, which has"
@@ -239,7 +259,24 @@ class MicrovmExecutor(LocalExecutor):
                 )
             raise WorkerFailure(f"making the input disk of {job.work.name}: {words}")
 
-    def _guest_job(self, job: Job) -> GuestJob:
+    def _guest(self, job: Job) -> Guest:
+        assert self._accel is not None
+        means = self._means
+        names = ("input", "outputs") if means.machine.has_ports else ("input", "outputs", *_STREAMS)
+        disks = [Disk(name, f"{WORKSPACE}/{name}.img") for name in names]
+        if means.toolchain_image is not None:
+            disks.append(Disk("toolchain", str(means.toolchain_image), read_only=True))
+        return Guest(
+            self._accel,
+            str(means.kernel.image),
+            self._machine.memory_bytes,
+            self._machine.cpus,
+            disks=tuple(disks),
+            has_network=job.grants.session is not None,
+            passed=_passed(job),
+        )
+
+    def _guest_job(self, job: Job, guest: Guest) -> GuestJob:
         options = self._options
         top = "" if job.is_root else BUILD_ROOT
         cwd = "/".join((top, *job.cwd)) or "/"
@@ -248,6 +285,8 @@ class MicrovmExecutor(LocalExecutor):
             arguments=job.work.arguments,
             environment=tuple(environment.items()),
             cwd=cwd,
+            token=self._tokens[job.root],
+            disks=() if self._means.machine.has_ports else tuple(one.name for one in guest.disks),
             outputs=tuple(_outputs(job)),
             is_root=job.is_root,
             mounted_at=BUILD_ROOT,
@@ -259,41 +298,29 @@ class MicrovmExecutor(LocalExecutor):
             open_files=options.open_files,
             ports=() if job.grants.session is None else job.grants.session.ports,
             files=() if job.grants.session is None else tuple(job.grants.session.files.items()),
-            devices=_passed(job),
+            devices=guest.passed,
         )
 
     def _launch(self, job: Job, stdout_fd: int, stderr_fd: int) -> Process:
-        assert self._accel is not None
         workspace = _workspace(job)
-        disks = [
-            Disk("input", f"{WORKSPACE}/input.img"),
-            Disk("outputs", f"{WORKSPACE}/outputs.img"),
-        ]
-        if self._means.toolchain_image is not None:
-            disks.append(Disk("toolchain", str(self._means.toolchain_image), read_only=True))
         outputs = _outputs(job)
         mounted_at = "/" if job.is_root else BUILD_ROOT
         unpacker = Unpacker(job.root, outputs, mounted_at)
-        return _Guest(
+        command = functools.partial(guest_command, self._means, self._guest(job), str(workspace))
+        # One byte over the limit tells that there is more.
+        limit_bytes = self._options.output_limit_bytes + 1
+        return _Running(
             job,
-            functools.partial(
-                guest_command,
-                self._means,
-                self._machine,
-                self._accel,
-                str(workspace),
-                initrd=f"{WORKSPACE}/initrd",
-                disks=disks,
-                has_network=job.grants.session is not None,
-                passed=_passed(job),
-            ),
-            streams=(stdout_fd, stderr_fd),
+            command,
+            Console(self._tokens[job.root]),
+            streams=dict(zip(_STREAMS, (stdout_fd, stderr_fd), strict=True)),
+            copied=None if self._means.machine.has_ports else limit_bytes,
             confine=functools.partial(self._threads, functools.partial(_confine, job)),
             limits=self._rlimits() | self._locked(job),
             fetch=functools.partial(
                 self._threads,
                 unpacker.unpack,
-                workspace / "outputs.img",
+                _image(workspace, "outputs"),
                 workspace / "trash",
             )
             if outputs
@@ -317,30 +344,18 @@ class MicrovmExecutor(LocalExecutor):
 
     def _profile(self, job: Job) -> Mapping[str, object]:
         """Answers all that decides what a guest can do and see."""
-        session, passed = job.grants.session, _passed(job)
-        assert self._accel is not None
+        session, means, guest = job.grants.session, self._means, self._guest(job)
+        document = means.machine.document(guest)
         return {
             "sandbox": "microvm",
-            "command": guest_command(
-                self._means,
-                self._machine,
-                self._accel,
-                "WORKSPACE",
-                initrd=f"{WORKSPACE}/initrd",
-                disks=[
-                    Disk("input", f"{WORKSPACE}/input.img"),
-                    Disk("outputs", f"{WORKSPACE}/outputs.img"),
-                    Disk("toolchain", "TOOLCHAIN", read_only=True),
-                ],
-                has_network=session is not None,
-                passed=passed,
-            ),
+            "command": guest_command(means, guest, "WORKSPACE"),
+            **({"document": document} if document else {}),
             "files": {
                 **self._files.hashes,
-                "initramfs": self._means.initramfs.hash,
-                **({"driver": self._means.driver.hash} if passed and self._means.driver else {}),
+                "initramfs": means.initramfs.hash,
+                **({"driver": means.driver.hash} if guest.passed and means.driver else {}),
             },
-            "devices": [dataclasses.asdict(one) for one in passed],
+            "devices": [dataclasses.asdict(one) for one in guest.passed],
             "root": "inputs" if job.is_root else "toolchain",
             "user": [self._options.uid, self._options.gid],
             "network": "none" if session is None else {"ports": list(session.ports)},
@@ -350,7 +365,7 @@ class MicrovmExecutor(LocalExecutor):
         """Answers the sandbox really applied to actions, as short facts."""
         return {
             "sandbox": "microvm",
-            "launcher": "qemu",
+            "launcher": self._means.machine.kind.value,
             "accel": "not tried yet" if self._accel is None else self._accel.value,
             "network": "none",
             "root": "inputs" if is_root else "toolchain",
@@ -392,77 +407,63 @@ def _workspace(job: Job) -> Path:
     return Path(job.root).parent / "guest"
 
 
+def _image(workspace: Path, disk: str) -> Path:
+    """Where a disk of a guest's own is a file."""
+    return workspace / f"{disk}.img"
+
+
 def _confine(job: Job, pid: int, limits: Mapping[int, int]) -> None:
     if job.group is not None:
         job.group.join(pid)
     apply_limits(pid, limits)
 
 
-@dataclass(slots=True)
-class _Heard:
-    """What a guest has said on its control port."""
-
-    is_ready: bool = False
-    exit_code: int | None = None
-    out_of_memory: bool = False
-    failure: str = ""
-    is_done: bool = False
-
-    def take(self, line: str) -> None:
-        """Takes one line. What makes no sense is a failure of the guest's."""
-        word, _, rest = line.partition(" ")
-        if line == "ready":
-            self.is_ready = True
-        elif line == "oom":
-            self.out_of_memory = True
-        elif line == "done":
-            self.is_done = True
-        elif word == "exit" and rest.isascii() and rest.isdigit() and int(rest) < 256:
-            self.exit_code = int(rest)
-        else:
-            self.failure = self.failure or rest[:_CONSOLE_CHARS] or "it made no sense"
-
-
-class _Guest:
-    """One running QEMU and the bubblewrap around it."""
+class _Running:
+    """A guest whose program runs, and the bubblewrap around that."""
 
     def __init__(
         self,
         job: Job,
         command: Callable[..., list[str]],
+        console: Console,
         *,
-        streams: tuple[int, int],
+        streams: Mapping[str, int],
+        copied: int | None,
         confine: Callable[[int, Mapping[int, int]], Awaitable[None]],
         limits: Mapping[int, int],
         fetch: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        """Starts a shell that waits for release. `fetch` gets the outputs from the dead guest.
+        """Starts a shell that waits for release. `streams` are the guest's ports, unless so many
+        bytes of them are to be `copied` from its disks. `fetch` gets the outputs from the dead
+        guest.
 
         Raises InvalidInput, WorkerFailure.
         """
         self._job, self._confine, self._limits, self._fetch = job, confine, limits, fetch
         self._session = job.grants.session
         self._loop = asyncio.get_running_loop()
-        self._heard = _Heard()
+        self._console = console
+        self._heard = Heard()
         self._news: asyncio.Future[None] = self._loop.create_future()
         """Done when the guest is ready, or will never be."""
         self._silent: asyncio.Future[None] = self._loop.create_future()
-        """Done when QEMU is gone: it alone holds the other end."""
-        self._buffer = b""
-        self._console = b""
-        self._failure: Exception | None = None
+        """Done when its program is gone: that alone holds the other end."""
+        self._failure: BaseException | None = None
         self._is_killed = False
-        self._control, control = os.pipe()
-        console, console_end = os.pipe()
+        self._printed: list[Printed] = []
+        ports = streams if copied is None else {}
+        self._read_end, console_end = os.pipe()
         gate, self._gate = os.pipe()
         self._channel, channel = socket.socketpair()
-        names = ("stdout", "stderr", "control")
-        ports = dict(zip(names, (*streams, control), strict=True))
         try:
+            if copied is not None:
+                workspace = _workspace(job)
+                for name, fd in streams.items():
+                    self._printed.append(Printed(_image(workspace, name), fd, copied))
             self._process = subprocess.Popen(
                 [
                     *_enclosing(self._session, channel),
-                    *("/bin/sh", "-c", _GATE, "armitage", *command(ports=tuple(ports.items()))),
+                    *("/bin/sh", "-c", _GATE, "armitage", *command(tuple(ports.items()))),
                 ],
                 env={},
                 cwd="/",
@@ -473,44 +474,36 @@ class _Guest:
                 start_new_session=True,
             )
         except OSError as error:
-            for fd in (self._control, console, self._gate):
+            for one in self._printed:
+                one.end()
+            for fd in (self._read_end, self._gate):
                 os.close(fd)
             self._channel.close()
             raise start_failure(error, job.work.arguments) from error
         finally:
-            for fd in (control, console_end, gate):
+            for fd in (console_end, gate):
                 os.close(fd)
             channel.close()
-        for fd in (self._control, console):
-            os.set_blocking(fd, False)
-        self._loop.add_reader(self._control, self._read_control)
-        self._loop.add_reader(console, self._read_console, console)
+        os.set_blocking(self._read_end, False)
+        self._loop.add_reader(self._read_end, self._read_console)
         self._watch = PidWatch(os.pidfd_open(self._process.pid), is_child=True)
         self.ended = self._watch.ended
 
-    def _read_control(self) -> None:
-        data = _read(self._control)
-        if data is None:
+    def _read_console(self) -> None:
+        try:
+            data = os.read(self._read_end, 65536)
+        except BlockingIOError:
             return
         if not data:
-            self._loop.remove_reader(self._control)
-            os.close(self._control)
+            self._loop.remove_reader(self._read_end)
+            os.close(self._read_end)
             self._silent.set_result(None)
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        self._buffer = self._buffer[:_CONSOLE_CHARS]
-        for line in lines:
-            self._heard.take(line.decode(errors="replace"))
+        for line in self._console.take(data):
+            self._heard.take(line)
+        for one, length in zip(self._printed, self._heard.printed, strict=False):
+            one.reach(length)
         if (self._heard.is_ready or self._silent.done()) and not self._news.done():
             self._news.set_result(None)
-
-    def _read_console(self, fd: int) -> None:
-        data = _read(fd)
-        if data is None:
-            return
-        if not data:
-            self._loop.remove_reader(fd)
-            os.close(fd)
-        self._console = (self._console + data)[-_CONSOLE_CHARS:]
 
     async def release(self) -> None:
         """Puts the limits on, lets the guest boot, and waits until it starts the command."""
@@ -531,7 +524,7 @@ class _Guest:
             self._gate = -1
 
     async def kill(self) -> None:
-        """Kills QEMU if it still runs, and gets what a guest that ended by itself has left."""
+        """Kills the program if it still runs. Gets what a guest that ended by itself has left."""
         self._is_killed = not self.ended.done()
         try:
             if self._is_killed and self._job.group is not None:
@@ -540,6 +533,7 @@ class _Guest:
             self._watch.kill()
             try:
                 await settle(self.ended, self._silent)
+                await self._copy_rest()
             finally:
                 self._close_gate()
                 self._channel.close()
@@ -549,6 +543,13 @@ class _Guest:
                 await self._fetch()
             except Exception as error:  # noqa: BLE001 (ending, which comes next, raises it)
                 self._failure = error
+
+    async def _copy_rest(self) -> None:
+        for one in self._printed:
+            one.end()
+        await settle(*(one.ended for one in self._printed))
+        failures = (one.ended.exception() for one in self._printed)
+        self._failure = next((one for one in failures if one is not None), None)
 
     def ending(self, printed: str) -> Ending:
         """Says how the command ended. Raises WorkerFailure when no guest has said so."""
@@ -563,8 +564,7 @@ class _Guest:
         return Ending(heard.exit_code, "the guest ran out of memory" if heard.out_of_memory else "")
 
     def _why(self) -> str:
-        console = self._console.decode(errors="replace").strip()
-        return self._heard.failure or console or "it ended without a word"
+        return self._heard.failure or self._console.last or "it ended without a word"
 
 
 def _enclosing(session: NetworkSession | None, channel: socket.socket) -> list[str]:
@@ -572,10 +572,3 @@ def _enclosing(session: NetworkSession | None, channel: socket.socket) -> list[s
     if session is None:
         return []
     return netns.command(channel, netns.Inside(tuple(session.ports)))
-
-
-def _read(fd: int) -> bytes | None:
-    try:
-        return os.read(fd, 65536)
-    except BlockingIOError:
-        return None

@@ -9,23 +9,30 @@
 #   /driver         the driver of devices that are passed through (devices.sh), where there are any
 #   /job/outputs    paths of outputs below the input root, each ended by a NUL
 #   disks           input (ext4, the input root), outputs (empty), toolchain (squashfs; may be absent)
-#   ports           stdout, stderr, control
+#   ports           stdout, stderr; where it has none, two more disks, which are empty
 #
-# On the control port it says, a line each: `ready` before the command starts, `exit CODE` when it has ended, `oom` when memory ran
-# out, `failed WORDS` when something of its own did, and `done` when all is on disk.
+# On the console it says, a line each: `ready` before the command starts, `printed BYTES BYTES` for how much of stdout and stderr is
+# on their disks, `exit CODE` when the command has ended, `oom` when memory ran out, `failed WORDS` when something of its own did, and
+# `done` when all is on disk.
 #
 # Nothing that it says is believed for more than this one action's result: whoever breaks into the guest can say anything here.
 export PATH=/bin
 
-# Where there is no port to say it on, the kernel's console has to do.
-give_up() {
-  echo "armitage: $1"
-  poweroff -f
-}
-
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+
+# A line of the kernel's log is on the console at once and as a whole, whatever else prints there. What a line of ours begins with is
+# known to no action: nor may it read that log.
+exec 9>/dev/kmsg
+TOKEN=armitage
+say() { echo "<0>$TOKEN $*" >&9; }
+echo 1 >/proc/sys/kernel/dmesg_restrict
+
+give_up() {
+  say "$1"
+  reboot -f
+}
 
 read -r cmdline </proc/cmdline
 for module in $(cat /modules/order); do
@@ -40,8 +47,8 @@ for module in $(cat /modules/order); do
 done
 
 case " $cmdline " in *" armitage.probe "*)
-  echo "armitage guest is up"
-  poweroff -f
+  say "guest is up"
+  reboot -f
   ;;
 esac
 
@@ -62,9 +69,13 @@ port() {
   give_up "there is no port $1"
 }
 
-# disk SERIAL: sets $found to its device node, empty when there is none.
+# disk NAME: sets $found to its device node, empty when there is none. Where disks have no serial numbers, it is told their nodes.
 disk() {
   found=
+  for at in $DISKS; do
+    case $at in "$1="*) found=${at#*=} ;; esac
+  done
+  if [ -n "$DISKS" ]; then return; fi
   for at in /sys/block/vd*; do
     serial=
     read -r serial 2>/dev/null <"$at/serial"
@@ -72,13 +83,10 @@ disk() {
   done
 }
 
-port control
-exec 9>"$found"
-
 end() {
   sync
-  echo "$*" >&9
-  poweroff -f
+  say "$*"
+  reboot -f
 }
 
 must() { "$@" 2>/tmp/error || end "failed $1: $(head -c 200 /tmp/error | tr '\n' ' ')"; }
@@ -102,6 +110,8 @@ show() {
 }
 
 . /job/settings
+# The kernel's own words would be in the way of ours.
+dmesg -n 1
 hostname "$HOST_NAME"
 disk input
 input=$found
@@ -166,19 +176,36 @@ must cp /bin/busybox /job/run /new/dev/armitage
 must mount -o remount,ro,nosuid /new/dev
 if [ "$IS_ROOT" != 1 ]; then must mount -o remount,ro,nosuid,nodev /new; fi
 
-port stdout
+if [ -n "$DISKS" ]; then find=disk; else find=port; fi
+$find stdout
 stdout=$found
-port stderr
+exec 7>"$stdout"
+$find stderr
 stderr=$found
-echo ready >&9
-chroot /new /dev/armitage/busybox sh /dev/armitage/run </dev/null >"$stdout" 2>"$stderr" 9>&- &
+exec 8>"$stderr"
+
+# Says how far the command's descriptors, which are ours as well, have been written to.
+last="0 0"
+printed() {
+  read -r _ out </proc/self/fdinfo/7
+  read -r _ err </proc/self/fdinfo/8
+  if [ "$out $err" = "$last" ]; then return; fi
+  must sync "$stdout" "$stderr"
+  say "printed $out $err"
+  last="$out $err"
+}
+
+say ready
+if [ -n "$DISKS" ]; then while usleep 1000000; do printed; done & fi
+chroot /new /dev/armitage/busybox sh /dev/armitage/run </dev/null >&7 2>&8 7>&- 8>&- 9>&- &
 wait $!
 code=$?
 # Everything else that the action has started.
 kill -9 -1
 wait
-if dmesg | grep -q 'Out of memory: Killed'; then echo oom >&9; fi
-echo "exit $code" >&9
+if [ -n "$DISKS" ]; then printed; fi
+if dmesg | grep -q 'Out of memory: Killed'; then say oom; fi
+say "exit $code"
 
 umount -l /new/dev/shm
 umount -l /new/dev

@@ -29,7 +29,7 @@ _APPLETS = (
         "mknod",
         "mount",
         "nc",
-        "poweroff",
+        "reboot",
         "rm",
         "rmdir",
         "sh",

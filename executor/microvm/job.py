@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -21,6 +22,8 @@ class GuestJob:
     environment: tuple[tuple[str, str], ...]
     cwd: str
     """As the command sees it."""
+    token: str
+    """What the lines begin with that it says on its console."""
     outputs: tuple[tuple[str, ...], ...]
     """Places below the input root; no components are the input root itself."""
     is_root: bool
@@ -32,6 +35,8 @@ class GuestJob:
     """Files of its /etc, unless the input root is its root."""
     tmp_bytes: int
     open_files: int
+    disks: tuple[str, ...] = ()
+    """Names of its disks, in their order; none: the disks know their names themselves."""
     ports: tuple[int, ...] = ()
     """On which its loopback leads to the witness; none where it has no network."""
     files: tuple[tuple[str, bytes], ...] = ()
@@ -76,6 +81,8 @@ def _parents(files: Sequence[tuple[str, bytes]]) -> list[str]:
 
 def _settings(job: GuestJob) -> bytes:
     values = {
+        "TOKEN": job.token,
+        "DISKS": " ".join(map("=".join, zip(job.disks, _nodes(), strict=False))),
         "IS_ROOT": str(int(job.is_root)),
         "MOUNTED_AT": job.mounted_at,
         "HOST_NAME": job.hostname,
@@ -83,6 +90,11 @@ def _settings(job: GuestJob) -> bytes:
         "WITNESS_PORTS": " ".join(map(str, job.ports)),
     }
     return _encoded("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
+
+
+def _nodes() -> Iterator[str]:
+    """Answers the nodes of disks, in the order in which the kernel finds them."""
+    return (f"/dev/vd{letter}" for letter in string.ascii_lowercase)
 
 
 def _run(job: GuestJob) -> bytes:

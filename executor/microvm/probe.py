@@ -7,14 +7,15 @@ from pathlib import Path
 
 from executor.errors import SandboxUnavailable
 from executor.microvm.driver import build_driver, lock_complaint
-from executor.microvm.machine import Accel, MicrovmOptions, boot_probe, find_means
+from executor.microvm.machine import Accel, MicrovmOptions
+from executor.microvm.means import boot_probe, find_means
 from executor.probe import Finding
 
 _TCG_S = 120.0
 
 
 def probe_microvm(options: MicrovmOptions, bubblewrap: str | None = None) -> Finding:
-    """Boots a guest with KVM and, when none comes up in time, with TCG. Blocks for that long."""
+    """Boots a guest with KVM and, when none comes up in time, with QEMU's TCG. Blocks so long."""
     if not options.enabled:
         return Finding("microVM", False, "switched off (microvm.enabled = false)")
     try:
@@ -22,17 +23,19 @@ def probe_microvm(options: MicrovmOptions, bubblewrap: str | None = None) -> Fin
     except SandboxUnavailable as error:
         detail, _, remedy = str(error).partition(": ")
         return Finding("microVM", False, detail, remedy)
+    machine = means.machine
     complaints: list[str] = []
     with tempfile.TemporaryDirectory(prefix="armitage-probe-") as workspace:
         for accel, limit_s in ((Accel.KVM, options.probe_s), (Accel.TCG, _TCG_S)):
-            if options.accel not in (Accel.AUTO, accel):
+            if accel not in machine.accels or options.accel not in (Accel.AUTO, accel):
                 continue
             took_s, complaint = boot_probe(means, options, accel, Path(workspace), limit_s)
             if not complaint:
-                detail = "; ".join((f"a guest boots with {accel} in {took_s:.1f} s", *complaints))
-                return Finding("microVM", True, detail)
+                detail = f"a guest of {machine.program} boots with {accel} in {took_s:.1f} s"
+                return Finding("microVM", True, "; ".join((detail, *complaints)))
             complaints.append(f"with {accel}: {complaint}")
-    return Finding("microVM", False, "; ".join(complaints), "see microvm in the configuration")
+    detail = f"{machine.program}: {'; '.join(complaints)}"
+    return Finding("microVM", False, detail, "see microvm in the configuration")
 
 
 def probe_driver(options: MicrovmOptions) -> Finding:

@@ -27,7 +27,7 @@ from support.executing import (
     overlay_missing,
     put_tree,
 )
-from support.microvm import machine_options, make_toolchain, microvm_missing
+from support.microvm import firecracker_missing, machine_options, make_toolchain, microvm_missing
 from support.wasi_programs import CACHE, compiler_missing, shell
 
 from armitage.clock import SystemClock
@@ -37,6 +37,7 @@ from cas.store import BlobStore
 from executor.errors import InputsMissing, InvalidInput, InvalidOutput, TimedOut
 from executor.local import LocalExecutor
 from executor.microvm.executor import MicrovmExecutor
+from executor.microvm.machine import MachineKind
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions, LauncherKind
 from executor.paths import BUILD_ROOT
@@ -90,6 +91,14 @@ KINDS = [
             pytest.mark.slow,
             pytest.mark.sandbox,
             pytest.mark.skipif(bool(microvm_missing()), reason=microvm_missing()),
+        ],
+    ),
+    pytest.param(
+        "firecracker",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.sandbox,
+            pytest.mark.skipif(bool(firecracker_missing()), reason=firecracker_missing()),
         ],
     ),
 ]
@@ -180,7 +189,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     test = metafunc.function.__name__
     left_out = {"wasm"} if test in NOT_OF_WASM else set()
     if test not in WITHOUT_GUEST | WITH_GUEST:
-        left_out.add("microvm")
+        left_out |= {"microvm", "firecracker"}
     kinds = [one for one in KINDS if kind_of(one) not in left_out]
     for name in ("bench", "fast_bench"):
         if name in metafunc.fixturenames:
@@ -216,8 +225,9 @@ def make(kind: str, store: BlobStore, scratch: Path) -> LocalExecutor:
         return UnsandboxedExecutor(store, JsonCodec(), options(scratch), clock)
     if kind == "wasm":
         return WasmExecutor(store, JsonCodec(), options(scratch), clock, nursery())
-    if kind == "microvm":
-        guests = machine_options(toolchain())
+    if kind in {"microvm", "firecracker"}:
+        machine = MachineKind.FIRECRACKER if kind == "firecracker" else MachineKind.QEMU
+        guests = machine_options(toolchain(), machine)
         return MicrovmExecutor(store, JsonCodec(), options(scratch), clock, guests)
     if kind == "overlay":
         shown = replace(

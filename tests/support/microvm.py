@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 from executor.microvm.image import make_image
-from executor.microvm.machine import Accel, MicrovmOptions
+from executor.microvm.machine import Accel, MachineKind, MicrovmOptions
+from executor.microvm.qemu import Qemu
 
 chosen = {"accel": Accel.TCG}
 """What guests run on: without KVM, which not every host of the tests has, unless pytest is told
@@ -17,6 +18,7 @@ chosen = {"accel": Accel.TCG}
 """
 ROOT = Path(__file__).parents[2]
 KERNEL = ROOT / ".cache" / "e2e" / "kernel"
+FIRECRACKER = os.environ.get("ARMITAGE_FIRECRACKER") or shutil.which("firecracker")
 
 
 def microvm_missing() -> str:
@@ -32,6 +34,21 @@ def microvm_missing() -> str:
     if not list(KERNEL.glob("boot/vmlinuz-*")):
         return "there is no kernel for guests: run tests/e2e/prepare"
     return ""
+
+
+def firecracker_missing() -> str:
+    """Why this host cannot boot guests with Firecracker; empty when it can."""
+    if FIRECRACKER is None:
+        return "there is no firecracker, and ARMITAGE_FIRECRACKER names none"
+    if chosen["accel"] is not Accel.KVM:
+        return "Firecracker takes KVM: pytest --accel kvm, where that works (tests/nested/host)"
+    return microvm_missing()
+
+
+class PortlessQemu(Qemu):
+    """QEMU with guests that are told all that those of Firecracker are, for hosts without KVM."""
+
+    has_ports = False
 
 
 def make_toolchain(directory: Path, *programs: str) -> Path:
@@ -59,9 +76,13 @@ def make_toolchain(directory: Path, *programs: str) -> Path:
     return image
 
 
-def machine_options(toolchain_image: Path | None) -> MicrovmOptions:
+def machine_options(
+    toolchain_image: Path | None, machine: MachineKind = MachineKind.QEMU
+) -> MicrovmOptions:
     """Small guests."""
     return MicrovmOptions(
+        machine=machine,
+        firecracker=FIRECRACKER,
         kernel=next(KERNEL.glob("boot/vmlinuz-*")),
         modules=next(KERNEL.glob("lib/modules/*")),
         toolchain_image=toolchain_image,

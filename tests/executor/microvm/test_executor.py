@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 from support.executing import SHA256, Bench, Exe, JsonCodec, Link, Seen, Tree, get_tree, put_tree
-from support.microvm import machine_options, make_toolchain, microvm_missing
+from support.microvm import (
+    PortlessQemu,
+    firecracker_missing,
+    machine_options,
+    make_toolchain,
+    microvm_missing,
+)
 from support.networks import networks
 from support.witnessed import Origin, answering
 
@@ -23,13 +29,15 @@ from cas.memory import MemoryStore
 from executor.coeffects import Coeffects, FilesystemGrant, GpuGrant, NetworkGrant, SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut
 from executor.evidence import Reached
+from executor.microvm import means
 from executor.microvm.executor import MicrovmExecutor
+from executor.microvm.machine import MachineKind
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.ports import Network
 from executor.spec import Work
 
-MISSING = microvm_missing()
+MISSING, NO_FIRECRACKER = microvm_missing(), firecracker_missing()
 BUSYBOX = b"" if MISSING else Path("/bin/busybox").read_bytes()
 pytestmark = [
     pytest.mark.slow,
@@ -43,9 +51,32 @@ def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toolchain(tmp_path_factory.mktemp("toolchain"))
 
 
+@pytest.fixture(
+    params=[
+        "qemu",
+        "portless",
+        pytest.param(
+            "firecracker",
+            marks=pytest.mark.skipif(bool(NO_FIRECRACKER), reason=NO_FIRECRACKER),
+        ),
+    ]
+)
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MachineKind:
+    """Each machine, and a stand-in for what Firecracker's guests do otherwise."""
+    if request.param == "portless":
+        qemu = shutil.which("qemu-system-x86_64")
+        assert qemu is not None
+        monkeypatch.setattr(means, "find_machine", lambda _: PortlessQemu(qemu))
+        return MachineKind.QEMU
+    return MachineKind(request.param)
+
+
 @asynccontextmanager
 async def open_bench(
-    directory: Path, toolchain: Path, network: Network | None = None
+    directory: Path,
+    toolchain: Path,
+    network: Network | None = None,
+    machine: MachineKind = MachineKind.QEMU,
 ) -> AsyncIterator[Bench]:
     store = MemoryStore()
     executor = MicrovmExecutor(
@@ -53,7 +84,7 @@ async def open_bench(
         JsonCodec(),
         ExecutorOptions(scratch=directory / "scratch", max_timeout_s=60),
         SystemClock().wall,
-        machine_options(toolchain),
+        machine_options(toolchain, machine),
         network=network,
     )
     bench = Bench(executor, store, directory / "scratch", BUILD_ROOT)
@@ -65,6 +96,14 @@ async def open_bench(
 @pytest.fixture
 async def bench(toolchain: Path, tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_bench(tmp_path, toolchain) as bench:
+        yield bench
+
+
+@pytest.fixture
+async def every_bench(
+    toolchain: Path, tmp_path: Path, machine: MachineKind
+) -> AsyncIterator[Bench]:
+    async with open_bench(tmp_path, toolchain, machine=machine) as bench:
         yield bench
 
 
@@ -81,6 +120,9 @@ ls /sys 2>/dev/null && exit 13
 sh -c 'ls /proc/$$/fd; true' > /tmp/open
 grep -vxE '[012]' /tmp/open >&2 && exit 14
 test "$(grep -c : /proc/net/dev)" = 1
+dmesg 2>/dev/null && exit 15
+cat /proc/1/environ 2>/dev/null && exit 16
+ls /dev | grep -E 'console|kmsg|tty|vd|vport' >&2 && exit 17
 grep NoNewPrivs /proc/self/status | grep -q 1
 echo spoilt >> ../in/a
 mkdir -p out/d
@@ -94,8 +136,10 @@ exit 7
 """
 
 
-async def test_action_runs_and_leaves_exactly_its_outputs(bench: Bench) -> None:
-    progress = Seen()
+async def test_action_runs_and_leaves_exactly_its_outputs(
+    every_bench: Bench, machine: MachineKind
+) -> None:
+    bench, progress = every_bench, Seen()
     tree: Tree = {"in": {"a": b"hello"}, "sub": {"s": Exe(SCRIPT.encode()), "l": Link("s")}}
 
     outcome = await bench.run(
@@ -123,16 +167,17 @@ async def test_action_runs_and_leaves_exactly_its_outputs(bench: Bench) -> None:
     assert outcome.evidence.sandbox is SandboxKind.MICROVM
     assert outcome.evidence.profile is not None
     profile = json.loads(await bench.store.get(outcome.evidence.profile))
-    assert set(profile["files"]) == {"kernel", "initramfs", "qemu", "toolchain"}
+    assert set(profile["files"]) == {"kernel", "initramfs", machine.value, "toolchain"}
     assert profile["network"] == "none"
     assert outcome.resources.wall_s < outcome.timings.worker_completed
 
 
 async def test_input_root_can_be_the_whole_system_and_a_timeout_kills_the_guest(
-    bench: Bench,
+    every_bench: Bench,
 ) -> None:
+    bench = every_bench
     tree: Tree = {"bin": {"busybox": Exe(BUSYBOX), "sh": Link("busybox")}, "marker": b""}
-    script = "/bin/busybox ls /; echo; while :; do :; done"
+    script = "/bin/busybox head -c 200001 /dev/zero >&2; /bin/busybox ls /; while :; do :; done"
 
     with pytest.raises(TimedOut) as raised:
         await bench.run(
@@ -147,6 +192,7 @@ async def test_input_root_can_be_the_whole_system_and_a_timeout_kills_the_guest(
 
     printed = (await bench.store.get(raised.value.stdout)).decode().split()
     assert printed == ["bin", "dev", "marker", "proc", "tmp"]
+    assert await bench.store.get(raised.value.stderr) == bytes(200_001)
 
 
 async def test_inputs_that_do_not_fit_the_disk_are_invalid(toolchain: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ JOB = GuestJob(
     arguments=("tool", "a b", "$(reboot)", "'\"\n", "*", ""),
     environment=(("PATH", "/x:/bin"), ("ODD.NAME", "v'\n$x")),
     cwd="/build/it's here",
+    token="unguessable",
     outputs=(("o ut",), ()),
     is_root=False,
     mounted_at="/build",
@@ -90,6 +91,14 @@ def test_settings_are_words_of_a_shell() -> None:
     ).stdout
 
     assert out == "it's 1048576 0\n"
+
+
+def test_disks_without_names_are_told_by_their_order() -> None:
+    settings = contents(replace(JOB, disks=("input", "toolchain")))["job/settings"].decode()
+
+    assert "TOKEN=unguessable\n" in settings
+    assert "DISKS='input=/dev/vda toolchain=/dev/vdb'\n" in settings
+    assert "DISKS=''\n" in contents(JOB)["job/settings"].decode()
 
 
 def test_outputs_end_with_nul_and_begin_with_a_dot() -> None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-from executor.errors import SandboxUnavailable
 from executor.microvm.initramfs import Initramfs, Kernel
-from executor.microvm.machine import (
-    Accel,
-    Disk,
-    Means,
-    MicrovmOptions,
-    find_means,
-    guest_command,
-)
+from executor.microvm.machine import Accel, Disk, Guest
+from executor.microvm.means import Means, guest_command
+from executor.microvm.qemu import Qemu
 from executor.spec import PassedDevice
 
 MEANS = Means(
-    qemu="/usr/bin/qemu-system-x86_64",
+    machine=Qemu("/usr/bin/qemu-system-x86_64"),
     bubblewrap="/usr/bin/bwrap",
     mke2fs="/sbin/mke2fs",
     kernel=Kernel(Path("/boot/vmlinuz"), Path("/lib/modules/1")),
@@ -33,21 +26,17 @@ def passed(address: str, group: str) -> PassedDevice:
     return PassedDevice(address, "10de:2330", group, "sm_90", "nvidia", "580.1", ("nvidia*",))
 
 
-def command(accel: Accel = Accel.TCG, **more: object) -> list[str]:
-    return guest_command(
-        MEANS,
-        MicrovmOptions(),
-        accel,
-        "/scratch/guest",
-        initrd="/job/initrd",
-        **more,  # type: ignore[arg-type]
-    )
+def command(
+    accel: Accel = Accel.TCG, ports: Sequence[tuple[str, int]] = (), **more: object
+) -> list[str]:
+    guest = Guest(accel, "/boot/vmlinuz", 2 << 30, 1, **more)  # type: ignore[arg-type]
+    return guest_command(MEANS, guest, "/scratch/guest", ports)
 
 
 def test_guest_has_the_devices_that_it_is_given_and_no_others() -> None:
     words = command(
         disks=[Disk("input", "/job/a,b"), Disk("toolchain", "/srv/toolchain", read_only=True)],
-        ports=[("control", 7)],
+        ports=[("stdout", 7)],
     )
 
     devices = [after for word, after in itertools.pairwise(words) if word == "-device"]
@@ -55,7 +44,7 @@ def test_guest_has_the_devices_that_it_is_given_and_no_others() -> None:
         "virtio-blk-device,drive=input,serial=input",
         "virtio-blk-device,drive=toolchain,serial=toolchain",
         "virtio-serial-device",
-        "virtserialport,chardev=control,name=control",
+        "virtserialport,chardev=stdout,name=stdout",
     ]
     assert "if=none,id=input,format=raw,file=/job/a,,b,cache=unsafe" in words
     assert "if=none,id=toolchain,format=raw,file=/srv/toolchain,readonly=on" in words
@@ -113,21 +102,3 @@ def test_kernel_is_told_the_pace_of_a_clock_that_it_cannot_measure() -> None:
 
     assert told(Accel.TCG)
     assert not told(Accel.KVM)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (MicrovmOptions(toolchain_image=Path("/nowhere")), "armitage microvm image makes one"),
-        (MicrovmOptions(qemu="/nowhere/qemu"), "apt-get install qemu-system-x86"),
-    ],
-)
-def test_what_is_missing_is_named_with_its_remedy(options: MicrovmOptions, words: str) -> None:
-    with pytest.raises(SandboxUnavailable, match=words):
-        find_means(options, None)
-
-
-@pytest.mark.parametrize("wrong", [{"memory_bytes": 1}, {"cpus": 0}, {"disk_bytes": 1}])
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        MicrovmOptions(**wrong)  # type: ignore[arg-type]
