@@ -1,11 +1,19 @@
-"""`armitage gpu` against a daemon without GPUs, and what it prints of those of another."""
+"""`armitage gpu` against daemons with a GPU and without."""
 
+import asyncio
 import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+import pytest
 from support.command_line import Cli
+from support.daemon import memory_config
+from support.gpus import Shelf, gpu
 
 from armitage._proto.armitage.gpu.v1 import gpu_pb2 as pb
 from armitage.cli.gpu import describe, lines_of
+from armitage.daemon import Daemon
 
 ANSWER = pb.ListGpusResponse(
     devices=[
@@ -26,6 +34,43 @@ def test_table_tells_holders_faults_and_who_waits() -> None:
         "GPU-2  NVIDIA T4    15360 MiB   sm_75              broken",
         "waits: action b1/2 for gpu:1:sm>=90",
     ]
+
+
+@pytest.fixture
+def with_gpu(armitage: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """A command line that talks to a daemon with one GPU, in a thread of its own."""
+
+    async def serve(address: Future[str], is_over: threading.Event) -> None:
+        async with Daemon(memory_config(), gpus=Shelf(gpu("a"))) as daemon:
+            address.set_result(daemon.addresses.grpc[0])
+            await asyncio.to_thread(is_over.wait)
+
+    address, is_over = Future[str](), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(asyncio.run, serve(address, is_over))
+        wait((address, served), return_when=FIRST_COMPLETED)
+        try:
+            monkeypatch.setenv("ARMITAGE_SERVER", f"grpc://{address.result(0)}")
+            yield armitage
+        finally:
+            is_over.set()
+            served.result()
+
+
+def test_lease_prints_variables_and_is_seen_until_it_is_released(with_gpu: Cli) -> None:
+    leased = with_gpu("gpu", "lease", "--purpose", "a look")
+    held = [with_gpu(*words).out for words in (("gpu", "list"), ("status",))]
+    released = with_gpu("gpu", "release", "1")
+
+    assert (leased.code, released.code) == (0, 0)
+    assert leased.out.splitlines() == [
+        "# lease 1; give it back with: armitage gpu release 1",
+        "export CUDA_VISIBLE_DEVICES=a",
+        "export NVIDIA_VISIBLE_DEVICES=a",
+    ]
+    assert all(": a look (81559 MiB)" in text for text in held)
+    assert released.out == "released 1\n"
+    assert with_gpu("gpu", "list").out.split()[-1] == "free"
 
 
 def test_host_without_gpu_says_why(online: Cli) -> None:
