@@ -90,7 +90,7 @@ async def _lease(args: argparse.Namespace) -> Exit:
     )
     async with channel_for(args) as channel:
         lease = await channel.call(rpcs.LEASE_GPUS, request, timeout=_TIMEOUT_S)
-    value = _lease_value(lease) | {"environment": dict(lease.environment)}
+    value = _lease_value(lease) | {"environment": dict(sorted(lease.environment.items()))}
     lines = [f"# lease {lease.id}; give it back with: armitage gpu release {lease.id}"]
     lines += [f"export {name}={shlex.quote(text)}" for name, text in value["environment"].items()]
     emit(args, value, lines)

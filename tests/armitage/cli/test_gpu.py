@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 from support.command_line import Cli
@@ -48,7 +49,8 @@ def with_gpu(armitage: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     address, is_over = Future[str](), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(asyncio.run, serve(address, is_over))
-        wait((address, served), return_when=FIRST_COMPLETED)
+        either: list[Future[Any]] = [address, served]
+        wait(either, return_when=FIRST_COMPLETED)
         try:
             monkeypatch.setenv("ARMITAGE_SERVER", f"grpc://{address.result(0)}")
             yield armitage
