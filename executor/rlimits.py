@@ -11,6 +11,10 @@ from executor.options import ExecutorOptions
 
 _OWN_FILES = 1_024
 """What is left to us of the host's limit of open files."""
+_PENDING_SIGNALS = 4_096
+"""Signals under way and timers of one action. The kernel counts them for the user as well, in all
+sandboxes, against the limit that we have: some 4,000 for each GiB of memory.
+"""
 
 
 def raise_open_files() -> None:
@@ -45,7 +49,11 @@ def limits_for_processes(options: ExecutorOptions, cgroups: Cgroups) -> dict[int
     Data memory and processes only where no control group limits them: memory is then counted
     for each process alone, and the kernel exempts root from the other.
     """
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: files_for_actions(options)}
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: files_for_actions(options),
+        resource.RLIMIT_SIGPENDING: _PENDING_SIGNALS,
+    }
     if options.file_bytes is not None:
         limits[resource.RLIMIT_FSIZE] = options.file_bytes
     if options.memory_bytes is not None and "memory" not in cgroups.controllers:

@@ -69,6 +69,16 @@ time.sleep(60)
 """
 
 
+SIGNALLING = """
+import ctypes, os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 2])
+libc, count = ctypes.CDLL(None), 0
+while libc.sigqueue(os.getpid(), signal.SIGRTMIN + 2, None) == 0:
+    count += 1
+print(count)
+"""
+
+
 @contextmanager
 def launching_in(executor: NamespaceExecutor, cwd: tuple[str, ...]) -> Iterator[None]:
     """Lets jobs start in a directory of the sandbox that no request could ask for."""
@@ -398,6 +408,12 @@ class TestBombs:
                     await bench.run("sleep", "30", timeout_s=0.1)
             assert not sending.done()
             sending.cancel()
+
+    async def test_pending_signals_are_bounded(self, either: Bench) -> None:
+        """They count for the user, in every sandbox: without any left nobody can set a timer."""
+        outcome = await either.run("python3", "-c", SIGNALLING)
+
+        assert 0 < int(await either.text(outcome)) <= 4096
 
     async def test_files_in_the_tree_end_the_action_before_the_disk_has_no_more(
         self, own: ExecutorOptions
