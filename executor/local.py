@@ -32,6 +32,7 @@ from executor.cgroup import Cgroups, Group, Limits, Usage, open_cgroups
 from executor.concurrency import Threads
 from executor.errors import InvalidInput, SandboxUnavailable, TimedOut, WorkerFailure
 from executor.evidence import Evidence
+from executor.input_overlay import Overlay
 from executor.options import ExecutorOptions
 from executor.outputs import OutputCollector
 from executor.ports import NetworkUse, Progress, TreeCodec
@@ -49,7 +50,6 @@ from executor.running import Bounds, Run, run
 from executor.scratch import Scratch
 from executor.spec import Outcome, Timings, Work
 from executor.staging import InputTrees, Layout
-from executor.tree_cache import Overlay
 
 _INLINE_REQUESTS = 8
 """So few directories are made where we are: going to a thread and back takes longer."""
@@ -179,11 +179,10 @@ class LocalExecutor(ABC):
         os.mkdir(root, 0o755)
         times.mark()
         layout, overlay = await self._stage(work, root)
-        lower = root
         if overlay is not None:
             attempt.held.callback(overlay.close)
-            lower = overlay.lower
-        asked = (work.working_directory, attempt.requests, root, lower, mounted_at)
+        lowers = overlay.lowers if overlay else ()
+        asked = (work.working_directory, attempt.requests, root, lowers, mounted_at)
         if len(attempt.requests) <= _INLINE_REQUESTS:
             cwd = prepare(*asked)
         else:

@@ -36,6 +36,7 @@ from executor.coeffects import SandboxKind
 from executor.errors import InvalidInput, SandboxUnavailable
 from executor.evidence import Evidence, Opened
 from executor.grants import NOTHING, Grants, Mount, RootView, device_mounts, filesystem_mounts
+from executor.input_overlay import InputOverlays, Overlay
 from executor.launcher.binary import find_launcher
 from executor.launcher.overlay import try_overlay
 from executor.launcher.own import OwnLauncher, trial_job
@@ -50,9 +51,9 @@ from executor.probe import explain, find_bubblewrap, probe
 from executor.process import Job, Process
 from executor.rootfs import host_root, read_roots, rootfs_of, view_root
 from executor.spec import Work
-from executor.staging import FIXED_MTIME_S, Layout
+from executor.staging import Layout
 from executor.toolchain import Toolchain, read_toolchain
-from executor.tree_cache import Overlay, TreeBudget, TreeCache
+from executor.tree_cache import TreeBudget, TreeCache
 
 
 class NamespaceExecutor(LocalExecutor):
@@ -84,7 +85,9 @@ class NamespaceExecutor(LocalExecutor):
         self._plain_profiles: dict[tuple[DigestFunction, bool], tuple[Digest, bytes]] = {}
         self.fallback = ""
         """Why bubblewrap is used although our own launcher is preferred; empty otherwise."""
-        self._trees: TreeCache | None = None
+        budget = TreeBudget(options.tree_cache.max_bytes, options.tree_cache.max_entries)
+        self._input_trees = self._cache("inputs", budget)
+        self._overlays: InputOverlays | None = None
         self.no_overlay = ""
         """Why every input tree is copied; empty where large ones are shown as overlays."""
         try:
@@ -128,13 +131,12 @@ class NamespaceExecutor(LocalExecutor):
 
     def _open_trees(self, launcher: OwnLauncher, confinement: Confinement) -> None:
         options = self._options.tree_cache
-        budget = TreeBudget(options.max_bytes, options.max_entries)
         if not options.enabled:
             self.no_overlay = "it is configured so"
             return
         self.no_overlay = try_overlay(launcher, self._scratch, confinement)
         if not self.no_overlay:
-            self._trees = self._cache("inputs", budget)
+            self._overlays = InputOverlays(self._inputs, self._input_trees, options.from_entries)
 
     def _cache(self, name: str, budget: TreeBudget, *, waits: bool = False) -> TreeCache:
         parts = self._store, self._inputs, self._scratch, budget, self._threads
@@ -143,9 +145,7 @@ class NamespaceExecutor(LocalExecutor):
     async def close(self) -> None:
         """Frees everything; see LocalExecutor."""
         self._launcher.close()
-        await self._root_trees.clear()
-        if self._trees is not None:
-            await self._trees.clear()
+        await self._save_room()
         await super().close()
 
     @property
@@ -158,30 +158,19 @@ class NamespaceExecutor(LocalExecutor):
 
     async def _stage(self, work: Work, root: str) -> tuple[Layout, Overlay | None]:
         """Lends the tree where it can be, else lays it out; see LocalExecutor."""
-        trees = self._trees
-        if trees is None:
+        if self._overlays is None:
             return await super()._stage(work, root)
-        layout = await self._inputs.plan(work)
-        tree = None
-        if layout.entries >= self._options.tree_cache.from_entries:
-            tree = await trees.take(work.input_root, partial(self._inputs.plan, work))
-        if tree is None:
-            await self._inputs.lay_out(layout, root)
-            return layout, None
-        overlay = Overlay(tree.root, f"{root}.work", partial(trees.give_back, tree))
-        try:
-            os.mkdir(overlay.work, 0o700)
-            os.utime(root, (FIXED_MTIME_S, FIXED_MTIME_S))
-        except BaseException:
-            overlay.close()
-            raise
-        return Layout(), overlay
+        tree = await self._inputs.read(work)
+        if tree.entries >= self._options.tree_cache.from_entries:
+            return Layout(), await self._overlays.show(tree, root)
+        layout = await self._inputs.expand(tree)
+        await self._inputs.lay_out(layout, root)
+        return layout, None
 
     async def _save_room(self) -> None:
         """Removes trees that are only kept; see LocalExecutor."""
-        for trees in (self._trees, self._root_trees):
-            if trees is not None:
-                await trees.clear()
+        for trees in (self._input_trees, self._root_trees):
+            await trees.clear()
 
     async def _equip(self, job: Job, layout: Layout) -> Job:
         """Adds what the action declares and may have; see LocalExecutor."""
@@ -279,7 +268,7 @@ class NamespaceExecutor(LocalExecutor):
             **self._launcher.facts(),
             "network": "none",
             "root": "inputs" if is_root else "toolchain",
-            "inputs": "copy" if self._trees is None else "overlay",
+            "inputs": "copy" if self._overlays is None else "overlay",
             "limits": self._describe_limits(),
         }
 
@@ -371,7 +360,7 @@ def _missing_mount_points(job: Job) -> tuple[str, ...]:
 
     A link there could lead the launcher out of the root. Raises InvalidInput.
     """
-    layers = (job.root,) if job.overlay is None else (job.root, job.overlay.lower)
+    layers = (job.root, *(job.overlay.lowers if job.overlay else ()))
     missing = []
     for name in MOUNTED_IN_ROOT:
         there = [path for layer in layers if os.path.lexists(path := f"{layer}/{name}")]

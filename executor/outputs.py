@@ -17,6 +17,7 @@ from cas.digest import Digest, DigestFunction
 from cas.store import BlobImporter, BlobStore
 from executor.concurrency import Threads, for_each
 from executor.errors import InvalidOutput
+from executor.layers import parents_first
 from executor.paths import (
     DIRECTORY_FLAGS,
     join,
@@ -218,7 +219,7 @@ class OutputCollector:
             blobs[digest] = data
             children[digest] = tuple(named[below.path] for _, below in folder.folders)
         root = named[top.path]
-        order = _parents_first(root, children)
+        order = parents_first(root, children)
         tree = self._codec.encode_tree(blobs[root], [blobs[digest] for digest in order[1:]])
         tree_digest = function.digest(tree)
         blobs[tree_digest] = tree
@@ -276,7 +277,7 @@ class _Search:
         self.found = _Found()
 
     def look(self, parts: Sequence[str], request: OutputRequest) -> None:
-        place = locate(self._root_fd, parts, self._mounted_at, follow_last=False)
+        place = locate((self._root_fd,), parts, self._mounted_at, follow_last=False)
         if place is None or place.status is None:
             return
         mode = place.status.st_mode
@@ -304,7 +305,7 @@ class _Search:
         self.found.symlinks.append(OutputSymlink(request.path, target, leads_to))
 
     def _leads_to(self, parts: Sequence[str]) -> OutputKind | None:
-        end = locate(self._root_fd, parts, self._mounted_at, follow_last=True)
+        end = locate((self._root_fd,), parts, self._mounted_at, follow_last=True)
         if end is None or end.status is None:
             return None
         if stat.S_ISDIR(end.status.st_mode):
@@ -422,22 +423,6 @@ def _walk(top: _Folder) -> Iterable[_Folder]:
         folder = pending.pop()
         yield folder
         pending.extend(below for _, below in reversed(folder.folders))
-
-
-def _parents_first(root: Digest, children: dict[Digest, tuple[Digest, ...]]) -> list[Digest]:
-    """Orders distinct directories so that each comes before all that it holds."""
-    finished: dict[Digest, None] = {}
-    pending = [(root, False)]
-    while pending:
-        digest, is_done = pending.pop()
-        if digest in finished:
-            continue
-        if is_done:
-            finished[digest] = None
-            continue
-        pending.append((digest, True))
-        pending.extend((child, False) for child in children[digest] if child not in finished)
-    return list(reversed(finished))
 
 
 def _hash_files(function: DigestFunction, paths: Iterable[str]) -> list[Digest]:

@@ -60,9 +60,12 @@ def join(working_directory: str, path: str) -> tuple[str, ...]:
 
 
 def locate(
-    root_fd: int, parts: Sequence[str], mounted_at: str, *, follow_last: bool
+    roots: Sequence[int], parts: Sequence[str], mounted_at: str, *, follow_last: bool
 ) -> Place | None:
     """Follows a path inside the root as a process in the sandbox would.
+
+    The root is an open directory, or several that are seen as one and of which no two have the same
+    path, but for directories.
 
     `mounted_at` is where that process sees the root (`/`, or `/build`): absolute links below it
     lead inside. Answers None when the path leads outside, round in circles, or through a file.
@@ -80,7 +83,7 @@ def locate(
             continue
         real.append(name)
         try:
-            status = _look(root_fd, real)
+            status, root_fd = _look(roots, real)
         except FileNotFoundError:
             # Lexical: below something that does not exist there are no links to follow.
             if ".." in pending:
@@ -98,15 +101,24 @@ def locate(
         elif pending and not stat.S_ISDIR(status.st_mode):
             return None
     if not real:
-        return Place((), os.stat(root_fd), 0)
+        return Place((), os.stat(roots[0]), 0)
     try:
-        status = _look(root_fd, real)
+        status, _ = _look(roots, real)
     except OSError:
         return None
     return Place(tuple(real), status, len(real))
 
 
-def _look(root_fd: int, parts: Sequence[str]) -> os.stat_result:
+def _look(roots: Sequence[int], parts: Sequence[str]) -> tuple[os.stat_result, int]:
+    """Looks at one entry, which is not followed; answers in which root it is. Raises OSError."""
+    *others, last = roots
+    for root in others:
+        with contextlib.suppress(FileNotFoundError):
+            return _look_in(root, parts), root
+    return _look_in(last, parts), last
+
+
+def _look_in(root_fd: int, parts: Sequence[str]) -> os.stat_result:
     """Looks at one entry, also where a command has closed the directories that lead to it."""
     path = "/".join(parts)
     try:
@@ -183,7 +195,7 @@ def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: i
     Does nothing where a file is in the way: that is the command's affair. Raises InvalidInput when
     links lead the path outside the root.
     """
-    place = _missing(root_fd, parts, mounted_at)
+    place = _missing((root_fd,), parts, mounted_at)
     if place is None:
         return
     fd = open_directory(root_fd, place.parts[: place.existing])
@@ -200,13 +212,13 @@ def make_parents(root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: i
 
 
 def make_parents_beside(
-    root_fd: int, parts: Sequence[str], mounted_at: str, mtime_s: int, upper: str
+    roots: Sequence[int], parts: Sequence[str], mounted_at: str, mtime_s: int, upper: str
 ) -> None:
-    """Does what make_parents does, in a directory that will be merged over the root.
+    """Does what make_parents does, in a directory that will be merged over the root (see locate).
 
     What it makes there has the same name, mode and time as the directory of the root below it.
     """
-    place = _missing(root_fd, parts, mounted_at)
+    place = _missing(roots, parts, mounted_at)
     if place is None:
         return
     path = upper
@@ -220,13 +232,13 @@ def make_parents_beside(
         os.utime(path, (mtime_s, mtime_s))
 
 
-def _missing(root_fd: int, parts: Sequence[str], mounted_at: str) -> Place | None:
+def _missing(roots: Sequence[int], parts: Sequence[str], mounted_at: str) -> Place | None:
     """Answers where directories are to be made; None where all are there, or a file is in the way.
 
     Raises InvalidInput when links lead the path outside the root.
     """
-    place = locate(root_fd, parts, mounted_at, follow_last=True)
-    if place is None and not _blocked_by_file(root_fd, parts):
+    place = locate(roots, parts, mounted_at, follow_last=True)
+    if place is None and not _blocked_by_file(roots, parts):
         raise InvalidInput(
             f"output directory {'/'.join(parts)[:200]!r} leads out of the input root"
             " through a symbolic link"
@@ -234,10 +246,10 @@ def _missing(root_fd: int, parts: Sequence[str], mounted_at: str) -> Place | Non
     return place if place is not None and place.status is None else None
 
 
-def _blocked_by_file(root_fd: int, parts: Sequence[str]) -> bool:
+def _blocked_by_file(roots: Sequence[int], parts: Sequence[str]) -> bool:
     for end in range(1, len(parts) + 1):
         try:
-            mode = os.stat("/".join(parts[:end]), dir_fd=root_fd, follow_symlinks=False).st_mode
+            mode = _look(roots, parts[:end])[0].st_mode
         except OSError:
             return False
         if stat.S_ISLNK(mode):

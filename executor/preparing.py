@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from executor.errors import InvalidInput
 from executor.options import ExecutorOptions, FilesystemRoot
@@ -58,19 +59,22 @@ def check(work: Work, options: ExecutorOptions) -> Requests:
 
 
 def prepare(
-    directory: str, requests: Requests, root: str, lower: str, mounted_at: str
+    directory: str, requests: Requests, root: str, lowers: Sequence[str], mounted_at: str
 ) -> tuple[str, ...]:
     """Finds the working directory of the input tree, and makes the parents of outputs in `root`.
 
-    `lower` is where the input tree is: the root, or what is below it.
+    `lowers` is where the input tree is, if not in the root but below it.
 
     Answers the working directory, which no link leads through when the input root is the filesystem
     root: what the launcher mounts there is no place of the tree's. Raises InvalidInput, OSError.
     """
-    root_fd = os.open(lower, DIRECTORY_FLAGS)
-    try:
+    with ExitStack() as opened:
+        roots: list[int] = []
+        for path in lowers or (root,):
+            roots.append(os.open(path, DIRECTORY_FLAGS))
+            opened.callback(os.close, roots[-1])
         cwd = join("", directory)
-        place = locate(root_fd, cwd, mounted_at, follow_last=True)
+        place = locate(roots, cwd, mounted_at, follow_last=True)
         if place is None or place.status is None or not stat.S_ISDIR(place.status.st_mode):
             raise InvalidInput(
                 f"working directory {directory[:200]!r} is not a directory of the input tree"
@@ -83,10 +87,8 @@ def prepare(
                     " input tree's when that is the filesystem root"
                 )
         for parts, _ in requests:
-            if lower == root:
-                make_parents(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S)
+            if lowers:
+                make_parents_beside(roots, parts[:-1], mounted_at, FIXED_MTIME_S, root)
             else:
-                make_parents_beside(root_fd, parts[:-1], mounted_at, FIXED_MTIME_S, root)
-    finally:
-        os.close(root_fd)
+                make_parents(roots[0], parts[:-1], mounted_at, FIXED_MTIME_S)
     return cwd

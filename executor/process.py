@@ -12,8 +12,8 @@ from typing import Protocol
 from executor.cgroup import Group, Usage
 from executor.errors import InvalidInput, WorkerFailure
 from executor.grants import NOTHING, Grants
+from executor.input_overlay import Overlay
 from executor.spec import Work
-from executor.tree_cache import Overlay
 
 
 @dataclass(frozen=True, slots=True)

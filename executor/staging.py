@@ -18,6 +18,7 @@ from cas.errors import BlobNotFound
 from cas.store import BlobExporter, BlobStore, FileExport
 from executor.concurrency import Threads, for_each
 from executor.errors import InputsMissing, InvalidInput
+from executor.layers import Layer
 from executor.ports import TreeCodec
 from executor.spec import Directory, Work
 
@@ -53,9 +54,20 @@ class TreeLimits:
     """Size of one encoded Directory."""
 
 
+@dataclass(frozen=True, slots=True)
+class InputTree:
+    """A whole input tree as it was read."""
+
+    root: Digest
+    directories: Mapping[Digest, Directory]
+    """Each distinct one."""
+    entries: int
+    """Files, directories and symlinks, as often as they appear."""
+
+
 @dataclass(slots=True)
 class Layout:
-    """A whole input tree as flat lists of paths relative to its root, parents first."""
+    """An input tree, or layers of it, as flat lists of paths below its root, parents first."""
 
     directories: list[str] = field(default_factory=list)
     files: list[tuple[Digest, str, bool]] = field(default_factory=list)
@@ -88,6 +100,10 @@ class InputTrees:
         self._nodes = 0
 
     async def plan(self, work: Work) -> Layout:
+        """Reads the whole tree and spells it out. Raises what `read` and `expand` do."""
+        return await self.expand(await self.read(work))
+
+    async def read(self, work: Work) -> InputTree:
         """Reads the whole tree, level by level, each distinct directory once.
 
         Raises InputsMissing with every missing blob, files included, when a Directory is missing;
@@ -110,16 +126,26 @@ class InputTrees:
                     f"the input tree has over {self._limits.max_entries} files and directories"
                 )
             depth += 1
-        missing = {digest: None for digest, directory in tree.items() if directory is None}
-        if missing:
-            files = dict.fromkeys(
-                file.digest for directory in tree.values() if directory for file in directory.files
-            )
-            missing.update(dict.fromkeys(await self._store.find_missing(files)))
-            raise InputsMissing(list(missing))
-        if entries <= _INLINE_ENTRIES:
-            return _expand(work.input_root, tree)
-        return await self._in_thread(_expand, work.input_root, tree)
+        known = {digest: directory for digest, directory in tree.items() if directory is not None}
+        if len(known) < len(tree):
+            lacking = [digest for digest in tree if digest not in known]
+            raise InputsMissing([*lacking, *await self.find_missing_files(known)])
+        return InputTree(work.input_root, known, entries)
+
+    async def find_missing_files(self, directories: Mapping[Digest, Directory]) -> list[Digest]:
+        """Answers which files of some directories are not stored."""
+        files = dict.fromkeys(
+            file.digest for directory in directories.values() for file in directory.files
+        )
+        return await self._store.find_missing(files)
+
+    async def expand(self, tree: InputTree, layers: Sequence[Layer] | None = None) -> Layout:
+        """Spells out some layers of a tree, or all of it. Raises InvalidInput."""
+        if layers is None:
+            layers = [Layer("", tree.root, frozenset(), tree.entries)]
+        if sum(layer.entries for layer in layers) <= _INLINE_ENTRIES:
+            return _expand(layers, tree.directories)
+        return await self._in_thread(_expand, layers, tree.directories)
 
     async def _load(
         self, digests: Sequence[Digest], work: Work, tree: dict[Digest, Directory | None]
@@ -242,23 +268,31 @@ def _next_level(
     return entries, below
 
 
-def _expand(root: Digest, tree: Mapping[Digest, Directory | None]) -> Layout:
-    """Writes out a whole tree of known directories. Raises InvalidInput."""
-    layout = Layout(nodes=list(tree))
-    pending = [("", root)]
-    for prefix, digest in pending:
-        directory = tree[digest]
-        assert directory is not None
-        for node in directory.directories:
-            layout.directories.append(prefix + node.name)
-            pending.append((f"{prefix}{node.name}/", node.digest))
-        layout.files.extend(
-            (file.digest, prefix + file.name, file.is_executable) for file in directory.files
-        )
-        for link in directory.symlinks:
-            if not link.target or "\0" in link.target:
-                raise InvalidInput(f"symbolic link {prefix + link.name!r} has no valid target")
-            layout.symlinks.append((prefix + link.name, link.target))
+def _expand(layers: Sequence[Layer], directories: Mapping[Digest, Directory]) -> Layout:
+    """Writes out layers of a tree of known directories. Raises InvalidInput."""
+    nodes: dict[Digest, None] = {}
+    made: dict[str, None] = {}
+    layout = Layout()
+    for layer in layers:
+        ends = (end for end, letter in enumerate(layer.path) if letter == "/")
+        made.update(dict.fromkeys(layer.path[:end] for end in ends))
+        pending = [(layer.path, layer.digest)]
+        for prefix, digest in pending:
+            directory = directories[digest]
+            nodes[digest] = None
+            for node in directory.directories:
+                if node.digest not in layer.apart:
+                    made[prefix + node.name] = None
+                    pending.append((f"{prefix}{node.name}/", node.digest))
+            layout.files.extend(
+                (file.digest, prefix + file.name, file.is_executable) for file in directory.files
+            )
+            for link in directory.symlinks:
+                if not link.target or "\0" in link.target:
+                    raise InvalidInput(f"symbolic link {prefix + link.name!r} has no valid target")
+                layout.symlinks.append((prefix + link.name, link.target))
+    layout.directories = list(made)
+    layout.nodes = list(nodes)
     return layout
 
 

@@ -1,6 +1,6 @@
 """Trees that are laid out once and then lent to every action that wants them.
 
-No action can change one: it sees an input tree as the lower layer of an overlay, and a root
+No action can change one: it sees a part of its inputs as a lower layer of an overlay, and a root
 filesystem through read-only mounts (docs/sandbox.md). Nothing here is trusted after a restart: the
 directory is emptied when it is opened, and which trees are whole is known in memory alone.
 """
@@ -8,7 +8,6 @@ directory is emptied when it is opened, and which trees are whole is known in me
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import sys
@@ -20,23 +19,24 @@ from dataclasses import dataclass, field
 from cas.digest import Digest
 from cas.store import BlobStore
 from executor.concurrency import Threads
-from executor.errors import WorkerFailure
 from executor.scratch import Scratch, remove_tree
 from executor.staging import InputTrees, Layout
 
 
 @dataclass(frozen=True, slots=True)
 class TreeCacheOptions:
-    """Which input trees are kept laid out, and how many."""
+    """Which directories of input trees are kept laid out, and how many."""
 
     enabled: bool = True
     """False copies every tree for every action."""
     from_entries: int = 32
-    """Files, directories and symlinks of a tree; smaller ones are copied, which takes no longer."""
+    """Files, directories and symlinks of a tree, or of a directory in it; smaller ones are made for
+    each action, which takes no longer.
+    """
     max_bytes: int = 8 << 30
-    """Of all trees that are kept."""
+    """Of all that is kept."""
     max_entries: int = 500_000
-    """Files, directories and symlinks of all trees that are kept."""
+    """Files, directories and symlinks of all that is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,41 +68,6 @@ class _Turn:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
-
-
-class Overlay:
-    """A lent tree as one action sees it, with a directory for the overlay's own use."""
-
-    def __init__(self, lower: str, work: str, give_back: Callable[[], None]) -> None:
-        """`give_back` is called once, when nothing uses the tree at `lower` any more."""
-        self.lower = lower
-        self.work = work
-        self._give_back: Callable[[], None] | None = give_back
-        self._view: int | None = None
-
-    def take(self, view: int) -> None:
-        """Takes over an open directory: the tree with all that the action changed."""
-        if self._view is not None:
-            os.close(self._view)
-        self._view = view
-
-    @property
-    def merged(self) -> str:
-        """A path of that directory, while this is open. Raises WorkerFailure without one."""
-        if self._view is None:
-            raise WorkerFailure("the launcher gave no view of the action's files")
-        return f"/proc/self/fd/{self._view}/."
-
-    def close(self) -> None:
-        """Lets go of the view and gives the tree back. Idempotent."""
-        if self._view is not None:
-            os.close(self._view)
-            self._view = None
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(f"{self.work}/work", 0o700)  # The kernel's own, for nobody: to look into.
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back()
 
 
 class TreeCache:

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL 4 /* of documents and messages; executor/launcher/server.py has the same */
+#define PROTOCOL 5 /* of documents and messages; executor/launcher/server.py has the same */
 
 /* ---- document.c: what Python asks for (executor/launcher/document.py writes it) ---- */
 
@@ -33,8 +33,9 @@ enum op {
     OP_VARIABLE, /* NAME=value */
     OP_DIRECTORY, /* working directory */
     OP_HOLD, /* wait for a byte on the control socket before the command starts */
-    OP_OVERLAY, /* lower, upper, work, target: lower as it is, with what changes kept in upper */
-    OP_ROOT_OVERLAY, /* lower, upper, work; the same, as the root */
+    OP_OVERLAY, /* u32 count, lowers, upper, work, target: the lowers as they are, as one, with
+                   what changes kept in upper */
+    OP_ROOT_OVERLAY, /* u32 count, lowers, upper, work; the same, as the root */
 };
 
 enum bind_flag { BIND_WRITABLE = 1, BIND_DEVICES = 2, BIND_NO_LINKS = 4 };

@@ -22,6 +22,8 @@
 #include "launcher.h"
 
 #define MOUNTS_MAX 4096
+#define LAYERS_MAX 64
+#define FS_STRING_MAX 256
 
 static int held[MOUNTS_MAX];
 
@@ -60,18 +62,27 @@ static int make_detached(const char *type, const char *option, const char *value
     return fd;
 }
 
-/* Answers what is to be held until the overlay is made: before Linux 6.5 it is only then that the
- * kernel looks where the name leads.
+/* Tells an overlay of layers, by the numbers of descriptors: their paths may hold colons, or be
+ * longer than fsconfig takes, which is what `names` has room for. The caller keeps the `places` open
+ * until the overlay is made: before Linux 6.5 it is only then that the kernel looks where names lead.
  */
-static int set_layer(int context, const char *option, const char *path) {
-    char name[32];
-    int place = open_path(AT_FDCWD, path, RESOLVE_NO_LINKS);
-    if (place < 0) die("opening %s", path);
-    /* The path itself may be longer than fsconfig takes, or hold a colon. */
-    snprintf(name, sizeof name, "/proc/self/fd/%d", place);
-    if (syscall(NR_fsconfig, context, FS_SET_STRING, option, name, 0) < 0)
+static void set_layers(int context, const char *option, struct record *record, int *places,
+                       uint32_t count) {
+    char names[FS_STRING_MAX] = "";
+    size_t used = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const char *path = take_text(record);
+        places[i] = open_path(AT_FDCWD, path, RESOLVE_NO_LINKS);
+        if (places[i] < 0) die("opening %s", path);
+        int more = snprintf(names + used, sizeof names - used, "%s%d", i ? ":" : "", places[i]);
+        used += (size_t)more;
+        if (used >= sizeof names) {
+            errno = E2BIG;
+            die("naming %u layers of an overlay", (unsigned)count);
+        }
+    }
+    if (syscall(NR_fsconfig, context, FS_SET_STRING, option, names, 0) < 0)
         die("setting %s of an overlay", option);
-    return place;
 }
 
 /* `userxattr`: marks that a user namespace may make. `volatile`: its end must not wait for all of
@@ -82,14 +93,21 @@ static int make_overlay(struct record *record) {
     static const char *const FLAGS[] = {"userxattr", "volatile"};
     int context = (int)syscall(NR_fsopen, "overlay", FS_CLOEXEC);
     if (context < 0) die("opening a filesystem of type overlay");
-    static const char *const LAYERS[] = {"lowerdir", "upperdir", "workdir"};
-    int places[3];
-    for (size_t i = 0; i < 3; i++) places[i] = set_layer(context, LAYERS[i], take_text(record));
+    if (chdir("/proc/self/fd") < 0) die("entering the directory of descriptors");
+    int places[LAYERS_MAX];
+    uint32_t lowers = take_u32(record);
+    if (lowers > LAYERS_MAX - 2) {
+        errno = E2BIG;
+        die("opening %u layers of an overlay", (unsigned)lowers);
+    }
+    set_layers(context, "lowerdir", record, places, lowers);
+    set_layers(context, "upperdir", record, places + lowers, 1);
+    set_layers(context, "workdir", record, places + lowers + 1, 1);
     for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++)
         if (syscall(NR_fsconfig, context, FS_SET_FLAG, FLAGS[i], NULL, 0) < 0)
             die("setting %s of an overlay", FLAGS[i]);
     if (syscall(NR_fsconfig, context, FS_CREATE, NULL, NULL, 0) < 0) die("making an overlay");
-    for (size_t i = 0; i < 3; i++) close(places[i]);
+    for (uint32_t i = 0; i < lowers + 2; i++) close(places[i]);
     int fd = (int)syscall(NR_fsmount, context, FS_CLOEXEC, MOUNT_NOSUID | MOUNT_NODEV);
     if (fd < 0) die("mounting an overlay");
     close(context);
@@ -265,7 +283,7 @@ static void apply(int root, struct record record, int fd) {
             attach(root, fd, take_text(&record));
             break;
         case OP_OVERLAY: {
-            for (int layer = 0; layer < 3; layer++) take_text(&record);
+            for (uint32_t layers = take_u32(&record) + 2; layers > 0; layers--) take_text(&record);
             const char *path = take_text(&record);
             attach(root, fd, path);
             report_view(root, path);

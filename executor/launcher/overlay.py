@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
+from executor.input_overlay import Overlay
 from executor.launcher.own import OwnLauncher, trial_job, trial_launcher
 from executor.launching import Confinement
 from executor.scratch import Scratch
-from executor.tree_cache import Overlay
 
 _SCRIPT = "echo more >> kept && rm gone && rm -r d && mkdir d && : > d/new"
 
@@ -43,21 +43,21 @@ def try_overlay_anywhere() -> str:
 
 
 def _try(launcher: OwnLauncher, place: Path, confinement: Confinement) -> str:
-    lower, upper, work = (place / name for name in ("lower", "root", "root.work"))
-    for path in (lower, upper, work, lower / "d"):
+    lower, other, upper, work = (place / name for name in ("lower", "other", "root", "root.work"))
+    for path in (lower, other, upper, work, lower / "d", other / "d"):
         path.mkdir()
-    for path in (lower / "kept", lower / "gone", lower / "d" / "old"):
+    for path in (lower / "kept", other / "gone", lower / "d" / "old", other / "d" / "too"):
         path.write_text("as it was\n")
     job = trial_job(str(upper))
-    overlay = Overlay(str(lower), str(work), lambda: None)
+    overlay = Overlay((str(lower), str(other)), str(work), lambda: None)
     work_item = replace(job.work, arguments=("/bin/sh", "-c", _SCRIPT))
     with contextlib.closing(overlay):
         launcher.try_out(replace(job, work=work_item, overlay=overlay), confinement)
-        seen, kept = _read(overlay.merged), _read(str(lower))
+        seen, kept = _read(overlay.merged), {**_read(str(lower)), **_read(str(other))}
     old = "as it was\n"
     if seen != {"kept": old + "more\n", "d/new": ""}:
         return f"a trial overlay showed {sorted(seen)}"
-    if kept != {"kept": old, "gone": old, "d/old": old}:
+    if kept != dict.fromkeys(("kept", "gone", "d/old", "d/too"), old):
         return "a trial overlay changed what is below it"
     return ""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 
 from executor.grants import Mount, RootView
-from executor.launcher.document import BindFlag, Document, ListenFlag, Op, u32, u64
+from executor.input_overlay import Overlay
+from executor.launcher.document import BindFlag, Document, Field, ListenFlag, Op, u32, u64
 from executor.launching import Confinement
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
 from executor.process import Job
 from executor.toolchain import Toolchain
-from executor.tree_cache import Overlay
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (
@@ -176,8 +176,8 @@ class Plan:
         document.add(Op.DIRECTORY, directory)
 
 
-def _layers(root: str, overlay: Overlay) -> tuple[str, str, str]:
-    return overlay.lower, root, overlay.work
+def _layers(root: str, overlay: Overlay) -> tuple[Field, ...]:
+    return u32(len(overlay.lowers)), *overlay.lowers, root, overlay.work
 
 
 def _add_root_view(document: Document, root: RootView) -> None:

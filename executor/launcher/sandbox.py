@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from executor.cgroup import Usage
 from executor.concurrency import settle
 from executor.errors import InvalidInput, WorkerFailure
+from executor.input_overlay import Overlay
 from executor.launcher.server import LauncherServer, receive
 from executor.pidfd import PidWatch
 from executor.process import Ending, command_line_too_long, exec_failure
-from executor.tree_cache import Overlay
 
 _KNOWN_TIMEOUT_S = 5.0
 _FAILED_EXEC = struct.Struct("=4xI")

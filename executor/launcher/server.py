@@ -16,7 +16,7 @@ from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Of documents and messages; PROTOCOL in launcher.h."""
 
 _START_TIMEOUT_S = 10.0

@@ -75,7 +75,7 @@ class Unpacker:
                 for name in os.listdir(root_fd):
                     _remove(Path(self._root), name, trash)
                 return
-            place = locate(root_fd, output[:-1], self._mounted_at, follow_last=True)
+            place = locate((root_fd,), output[:-1], self._mounted_at, follow_last=True)
             if place is None or place.status is None or not stat.S_ISDIR(place.status.st_mode):
                 return  # A file is in the way; whatever the guest has there cannot be an output.
             self._bases[output] = open_directory(root_fd, place.parts)

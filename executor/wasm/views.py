@@ -26,7 +26,7 @@ def path_in_tree(job: Job) -> str:
         raise FileNotFoundError(name) from error
     root_fd = os.open(job.root, DIRECTORY_FLAGS)
     try:
-        place = locate(root_fd, parts, BUILD_ROOT, follow_last=True)
+        place = locate((root_fd,), parts, BUILD_ROOT, follow_last=True)
     finally:
         os.close(root_fd)
     if place is None or place.status is None or not stat.S_ISREG(place.status.st_mode):
@@ -42,7 +42,7 @@ def preopens(job: Job) -> tuple[Preopen, ...]:
     root_fd = os.open(job.root, DIRECTORY_FLAGS)
 
     def show(guest: str, parts: Sequence[str], *, writable: bool) -> None:
-        place = locate(root_fd, parts, BUILD_ROOT, follow_last=True)
+        place = locate((root_fd,), parts, BUILD_ROOT, follow_last=True)
         if place is not None and place.status is not None and stat.S_ISDIR(place.status.st_mode):
             found[guest] = Preopen("/".join((job.root, *place.parts)), guest, writable)
 

@@ -1,12 +1,12 @@
 """What an action may do to a tree that it shares with others, and what comes of it."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from support.executing import (
+    SHA256,
     Bench,
     Exe,
     JsonCodec,
@@ -15,11 +15,13 @@ from support.executing import (
     get_tree,
     launcher_missing,
     overlay_missing,
+    put_tree,
 )
 from support.sandboxes import BUSYBOX, image, open_bench
 
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
+from executor.errors import InputsMissing
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
@@ -35,7 +37,9 @@ TREE: Tree = {
     "d": D,
     "link": Link("d/one"),
 }
-LISTING = "find . -printf '%P %y %m %T@ %l\\n' | sort; cat a d/one d/two d/below/deep"
+LINK = Link("../../src/own")
+FULL_LISTING = "find . -printf '%P %y %m %T@ %l\\n' | sort"
+LISTING = f"{FULL_LISTING}; cat a d/one d/two d/below/deep"
 
 
 @pytest.fixture
@@ -164,7 +168,129 @@ async def test_tree_is_laid_out_once_for_all(bench: Bench) -> None:
     second = await bench.says("stat -c %i a", tree=TREE)
 
     assert first == second
-    assert len(os.listdir(bench.scratch / "trees")) == 1
+
+
+SHARED: Tree = {
+    "bin": {"run": Exe(b"same"), "data": b"same", "up": Link("../../src/own"), "gone": b"x"},
+    "lib": {str(number): b"%d" % number for number in range(5)},
+}
+
+
+def with_own(own: bytes) -> Tree:
+    """A tree of which nothing but the last part is another's."""
+    return {"tools": SHARED, "src": {"own": own}}
+
+
+@pytest.fixture
+async def layered(options: ExecutorOptions) -> AsyncIterator[Bench]:
+    """Shares directories with four entries."""
+    options = replace(options, tree_cache=TreeCacheOptions(from_entries=4))
+    async with open_bench(options) as bench:
+        yield bench
+        assert bench.leftovers() == []
+
+
+def kept(bench: Bench) -> list[list[str]]:
+    """All paths in each tree that is kept, without its top."""
+    trees = sorted((bench.scratch / "trees").iterdir())
+    return [sorted(str(path.relative_to(tree)) for path in tree.rglob("*")) for tree in trees]
+
+
+async def test_directory_is_laid_out_once_for_trees_that_differ_elsewhere(layered: Bench) -> None:
+    script = "stat -c %i tools/bin/run tools/lib/3; cat src/own tools/bin/up"
+
+    first = await layered.says(script, tree=with_own(b"1\n"))
+    second = await layered.says(script, tree=with_own(b"2\n"))
+
+    assert first.split()[:2] == second.split()[:2]
+    assert (first.split()[2:], second.split()[2:]) == (["1", "1"], ["2", "2"])
+    bin_, lib = sorted(SHARED["bin"]), sorted(SHARED["lib"])  # type: ignore[arg-type]
+    assert kept(layered) == [
+        ["tools", "tools/bin", *(f"tools/bin/{name}" for name in bin_)],
+        ["tools", "tools/lib", *(f"tools/lib/{name}" for name in lib)],
+    ]
+
+
+async def test_shared_directory_is_as_it_would_be_in_a_copy(
+    layered: Bench, options: ExecutorOptions
+) -> None:
+    copying = replace(
+        options, scratch=layered.scratch.with_name("other"), tree_cache=TreeCacheOptions(False)
+    )
+    async with open_bench(copying) as copied:
+        expected = await copied.says(FULL_LISTING, tree=with_own(b"1"))
+
+    assert await layered.says(FULL_LISTING, tree=with_own(b"1")) == expected
+    assert "tools/bin/run f 755" in expected
+    assert "tools/bin/data f 644" in expected
+
+
+async def test_nothing_done_to_a_shared_directory_reaches_others(layered: Bench) -> None:
+    script = """
+        rm -r tools/lib; mkdir tools/lib; echo new > tools/lib/3; chmod 777 tools tools/bin
+        rm tools/bin/gone; echo more >> tools/bin/data; echo out > tools/bin/made
+        mv tools/bin/run src/run; mv src/own tools/bin/own; mv tools renamed
+    """
+    before = await layered.says(FULL_LISTING, tree=with_own(b"1"))
+
+    outcome = await layered.sh(script, tree=with_own(b"1"), outputs=["renamed", "src"])
+    other = await layered.sh(script, tree=with_own(b"2"), outputs=["renamed", "src"])
+
+    assert await layered.says(FULL_LISTING, tree=with_own(b"1")) == before
+    for own, end in ((b"1", outcome), (b"2", other)):
+        assert end.exit_code == 0, await layered.errors(end)
+        found = [await get_tree(layered.store, one.root) for one in end.directories]
+        assert found == [
+            {
+                "bin": {"data": b"samemore\n", "made": b"out\n", "own": own, "up": LINK},
+                "lib": {"3": b"new\n"},
+            },
+            {"run": Exe(b"same")},
+        ]
+
+
+async def test_actions_with_other_trees_run_at_the_same_time(layered: Bench) -> None:
+    script = "cat src/own tools/lib/4; rm -r tools; sleep 0.05; ls"
+    trees = [with_own(b"%d " % number) for number in range(6)]
+
+    printed = await asyncio.gather(*(layered.says(script, tree=tree) for tree in trees))
+
+    assert printed == [f"{number} 4src\n" for number in range(6)]
+    assert len(kept(layered)) == 2
+
+
+async def test_outputs_and_working_directory_may_be_in_any_layer(layered: Bench) -> None:
+    tree = {**with_own(b"1"), "way": Link("tools/lib")}
+    outputs = ["new/a", "../tools/bin/new/b", "../src/new/c"]
+    script = "pwd; for path in way/new/a tools/bin/new/b src/new/c; do echo > /build/$path; done"
+
+    outcome = await layered.sh(script, tree=tree, working_directory="way", outputs=outputs)
+
+    assert await layered.text(outcome) == "/build/way\n", await layered.errors(outcome)
+    assert [file.path for file in outcome.files] == outputs
+
+
+async def test_what_there_is_no_room_for_behaves_alike(options: ExecutorOptions) -> None:
+    cache = TreeCacheOptions(from_entries=4, max_entries=6)
+    code = "import os\ntry: os.rename('tools', 'e')\nexcept OSError as e: print(e.strerror)"
+    async with open_bench(replace(options, tree_cache=cache)) as bench:
+        outcome = await bench.run("python3", "-c", code, tree=with_own(b"1"))
+
+        assert await bench.text(outcome) == "Invalid cross-device link\n"
+        assert len(kept(bench)) == 1
+
+
+async def test_missing_files_of_all_layers_are_named_at_once(layered: Bench) -> None:
+    whole = MemoryStore()
+    root = await put_tree(whole, with_own(b"own"))
+    lost = {SHA256.digest(content) for content in (b"own", b"same", b"3")}
+    for digest in whole._blobs.keys() - lost:
+        await layered.store.put([digest], await whole.get(digest))
+
+    with pytest.raises(InputsMissing) as raised:
+        await layered.run("true", input_root=root)
+
+    assert set(raised.value.digests) == lost
 
 
 async def test_tree_that_is_the_filesystem_root_is_shared_and_cannot_be_changed(
@@ -182,8 +308,7 @@ async def test_tree_that_is_the_filesystem_root_is_shared_and_cannot_be_changed(
     second = await bench.sh(script, tree=tree, platform=chroot)
 
     assert await bench.text(first) == await bench.text(second) == "1"
-    (laid_out,) = (bench.scratch / "trees").iterdir()
-    assert sorted(os.listdir(laid_out)) == ["bin", "d", "tmp"]
+    assert {path.split("/")[0] for paths in kept(bench) for path in paths} == {"bin", "d", "tmp"}
     found = await get_tree(bench.store, first.directories[0].root)
     assert found == {
         "bin": {"busybox": Exe(BUSYBOX.read_bytes())},

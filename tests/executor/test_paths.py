@@ -73,7 +73,7 @@ def test_path_that_leaves_the_root_is_invalid(directory: str, path: str) -> None
     ],
 )
 def test_links_inside_are_followed(fd: int, path: str, found: tuple[str, ...]) -> None:
-    place = locate(fd, [part for part in path.split("/") if part], "/build", follow_last=True)
+    place = locate((fd,), [part for part in path.split("/") if part], "/build", follow_last=True)
 
     assert place is not None
     assert place.parts == found
@@ -84,11 +84,11 @@ def test_links_inside_are_followed(fd: int, path: str, found: tuple[str, ...]) -
     "path", ["host", "host/passwd", "out", "elsewhere", "loop", "a/f/below", "loop/x"]
 )
 def test_what_leads_outside_or_nowhere_is_not_found(fd: int, path: str) -> None:
-    assert locate(fd, path.split("/"), "/build", follow_last=True) is None
+    assert locate((fd,), path.split("/"), "/build", follow_last=True) is None
 
 
 def test_dangling_link_leads_to_a_place_that_does_not_exist(fd: int) -> None:
-    place = locate(fd, ["dangling"], "/build", follow_last=True)
+    place = locate((fd,), ["dangling"], "/build", follow_last=True)
 
     assert place is not None
     assert place.status is None
@@ -99,8 +99,8 @@ def test_as_filesystem_root_absolute_links_stay_inside(fd: int, root: Path) -> N
     (root / "etc").mkdir()
     (root / "up").symlink_to("../../../a")
 
-    inside = locate(fd, ["host"], "/", follow_last=True)
-    up = locate(fd, ["up"], "/", follow_last=True)
+    inside = locate((fd,), ["host"], "/", follow_last=True)
+    up = locate((fd,), ["up"], "/", follow_last=True)
 
     assert inside is not None
     assert inside.parts == ("etc",)

@@ -16,10 +16,11 @@ from cas.digest import Digest
 from cas.memory import MemoryStore
 from executor.concurrency import Threads
 from executor.errors import InputsMissing, WorkerFailure
+from executor.input_overlay import Overlay
 from executor.scratch import Scratch
 from executor.spec import Work
 from executor.staging import InputTrees, Layout, TreeLimits
-from executor.tree_cache import Overlay, Tree, TreeBudget, TreeCache
+from executor.tree_cache import Tree, TreeBudget, TreeCache
 
 BUDGET = TreeBudget(max_bytes=1000, max_entries=10)
 
@@ -259,12 +260,12 @@ async def test_what_a_predecessor_left_is_removed_unread(tmp_path: Path) -> None
 
 def test_overlay_without_a_view_is_a_failure() -> None:
     with pytest.raises(WorkerFailure, match="no view"):
-        _ = Overlay("/lower", "/work", lambda: None).merged
+        _ = Overlay(["/lower"], "/work", lambda: None).merged
 
 
 def test_overlay_is_given_back_once() -> None:
     given: list[int] = []
-    overlay = Overlay("/lower", "/work", lambda: given.append(1))
+    overlay = Overlay(["/lower"], "/work", lambda: given.append(1))
 
     overlay.close()
     overlay.close()
@@ -274,7 +275,7 @@ def test_overlay_is_given_back_once() -> None:
 
 def test_what_the_kernel_made_for_an_overlay_can_be_removed_afterwards(tmp_path: Path) -> None:
     (tmp_path / "work" / "work").mkdir(parents=True, mode=0)
-    overlay = Overlay("/lower", str(tmp_path / "work"), lambda: None)
+    overlay = Overlay(["/lower"], str(tmp_path / "work"), lambda: None)
     overlay.take(os.open(tmp_path, os.O_PATH))
 
     overlay.close()
