@@ -37,6 +37,7 @@ class Op(IntEnum):
     HOLD = 22
     OVERLAY = 23
     ROOT_OVERLAY = 24
+    OWN_NETWORK = 25
 
 
 class BindFlag(IntFlag):

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "kernel.h"
 #include "launcher.h"
@@ -31,6 +32,18 @@
 #define NEW_TIME 0x80 /* CLONE_NEWTIME; of unshare only, it is part of the exit signal of clone */
 #define PERSONALITIES 0x00040008u /* ADDR_NO_RANDOMIZE, PER_LINUX32 */
 #define CONSOLE_SELECTION 0x541c /* TIOCLINUX */
+
+/* Where a namespace is lent (pool.c), the calls held until the sandbox's first process has noticed:
+ * those that make a socket, or that make a terminal speak PPP, whose channels have numbers in the
+ * network namespace. Nothing else changes it for who has no capability over it and no device.
+ */
+#define HELD SECCOMP_RET_USER_NOTIF
+/* Newer than some headers: Linux 5.19, and signals do not interrupt a call that was noticed; Linux
+ * 6.6, and noticing does not wait for another processor.
+ */
+#define WAIT_KILLABLE (1u << 5)
+#define SET_NOTICE_FLAGS _IOW('!', 4, uint64_t)
+#define WAKE_HERE 1ul
 
 #define LENGTH_MAX 512
 
@@ -63,6 +76,8 @@ static void check_unshare(void) { answer_bits(0, NEW_NAMESPACES | NEW_TIME); }
 
 static void check_ioctl(void) {
     load_argument(1);
+    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSETD, 0, 1);
+    answer(HELD);
     add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, CONSOLE_SELECTION, 0, 1);
     answer(SECCOMP_RET_ERRNO | EPERM);
@@ -102,7 +117,7 @@ static void check_socket(void) {
     add(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_ICMPV6, 2, 0);
     answer(SECCOMP_RET_ERRNO | EPROTONOSUPPORT);
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
-    answer(SECCOMP_RET_ALLOW);
+    answer(HELD);
 }
 
 /* Makes a socket of any family before it learns that most have no pairs. */
@@ -110,7 +125,7 @@ static void check_socketpair(void) {
     load_argument(0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 1, 0);
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
-    answer(SECCOMP_RET_ALLOW);
+    answer(HELD);
 }
 
 /* What is answered to calls with numbers from `first` up to the next rule's. */
@@ -189,8 +204,51 @@ void filter_build(void) {
     decide(rules, rule_count);
 }
 
-void filter_install(void) {
+#define HOLDING (SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE)
+
+static int install(unsigned flags) {
     struct sock_fprog filter = {length, program};
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) < 0)
-        die("installing the system call filter");
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter);
+}
+
+static bool has_our_sizes(void) {
+    struct seccomp_notif_sizes sizes;
+    return syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) == 0 &&
+           sizes.seccomp_notif == sizeof(struct seccomp_notif) &&
+           sizes.seccomp_notif_resp == sizeof(struct seccomp_notif_resp);
+}
+
+/* Tried by a process that ends with it: there can be none where we are under one already. */
+bool filter_can_hold(void) {
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) _exit(has_our_sizes() && install(HOLDING) >= 0 ? 0 : 1);
+    return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+int filter_install(bool holds) {
+    for (unsigned short i = 0; !holds && i < length; i++)
+        if (program[i].code == (BPF_RET | BPF_K) && program[i].k == HELD)
+            program[i].k = SECCOMP_RET_ALLOW;
+    int listener = install(holds ? HOLDING : 0);
+    if (listener < 0) die("installing the system call filter");
+    if (!holds) return -1;
+    ioctl(listener, SET_NOTICE_FLAGS, WAKE_HERE); /* Is but quicker. */
+    return listener;
+}
+
+bool filter_notices(int listener, uint64_t *call) {
+    struct seccomp_notif notice = {0};
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &notice) == 0) {
+        *call = notice.id;
+        return true;
+    }
+    if (errno != ENOENT) die("hearing of a system call"); /* Else its process was killed. */
+    return false;
+}
+
+void filter_let_go(int listener, uint64_t call) {
+    struct seccomp_notif_resp answer = {.id = call, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 && errno != ENOENT)
+        die("letting a system call go");
 }

@@ -5,8 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-#define PROTOCOL 5 /* of documents and messages; executor/launcher/server.py has the same */
+#define PROTOCOL 6 /* of documents and messages; executor/launcher/server.py has the same */
 
 /* ---- document.c: what Python asks for (executor/launcher/document.py writes it) ---- */
 
@@ -36,6 +37,7 @@ enum op {
     OP_OVERLAY, /* u32 count, lowers, upper, work, target: the lowers as they are, as one, with
                    what changes kept in upper */
     OP_ROOT_OVERLAY, /* u32 count, lowers, upper, work; the same, as the root */
+    OP_OWN_NETWORK, /* the network namespace is made anew, and nobody gets it afterwards */
 };
 
 enum bind_flag { BIND_WRITABLE = 1, BIND_DEVICES = 2, BIND_NO_LINKS = 4 };
@@ -90,6 +92,10 @@ void mounts_enter(const struct view *view, struct document document);
 
 /* ---- network.c ---- */
 
+/* Answers whether it could, and why not in errno. */
+bool network_raise_loopback(void);
+/* Whether a document asks for a network namespace that no other sandbox gets. */
+bool network_is_own(struct document document);
 /* Opens what the document says in a new network namespace; answers how many descriptors. */
 int network_open(struct document document, int *fds, int limit);
 
@@ -110,7 +116,33 @@ void confine_capabilities(void);
 /* ---- filter.c ---- */
 
 void filter_build(void);
-void filter_install(void);
+/* Whether a filter can hold calls here. */
+bool filter_can_hold(void);
+/* Installs the filter. One that holds lets no call go by which something could come to be in the
+ * network namespace before we do; answers the descriptor that tells of such calls, else -1.
+ */
+int filter_install(bool holds);
+/* Answers whether a call is held, and which. */
+bool filter_notices(int listener, uint64_t *call);
+void filter_let_go(int listener, uint64_t call);
+
+/* ---- pool.c ---- */
+
+/* A network namespace that a sandbox may get. */
+struct lent {
+    int place;
+    int network;           /* -1: there is none for it. */
+    volatile bool *as_new; /* For its first process to say that the namespace is as it was. */
+};
+
+/* Answers whether namespaces are used again here. Before it, and where not, there is none to lend. */
+bool pool_open(void);
+/* Sees to it that there is one to lend, if it can be. */
+void pool_fill(void);
+struct lent pool_lend(void);
+void pool_lent_to(struct lent lent, pid_t user);
+/* Reaps all children that have ended. */
+void pool_take_back(void);
 
 /* ---- sandbox.c ---- */
 
@@ -118,7 +150,11 @@ struct action {
     int document;
     int output;
     int error;
+    struct lent lent;
 };
+
+/* Has the end of a child interrupt a ppoll(2) that lets it, and nothing else. */
+void watch_children(void);
 
 /* Is the first process of a sandbox: makes it, runs the command, reports. */
 _Noreturn void sandbox_run(const struct view *view, const struct action *action);

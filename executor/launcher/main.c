@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -59,6 +60,13 @@ static bool receive(struct request *request) {
     return true;
 }
 
+static void wait_for_request(void) {
+    struct pollfd server = {.fd = SERVER, .events = POLLIN};
+    sigset_t none;
+    sigemptyset(&none);
+    while (ppoll(&server, 1, NULL, &none) < 0 && errno == EINTR) pool_take_back();
+}
+
 static void release(const struct request *request) {
     for (int i = 0; i < request->count; i++) close(request->fds[i]);
 }
@@ -85,16 +93,18 @@ static bool report_process(long pid, int pidfd) {
 static void serve(const struct view *view, const struct request *request) {
     int pidfd = -1;
     control_fd = request->fds[3];
+    struct lent lent = pool_lend();
     long pid = new_process(request->count > 4 ? request->fds[4] : -1, &pidfd);
     if (pid == 0) {
         close(SERVER);
-        struct action action = {request->fds[0], request->fds[1], request->fds[2]};
+        struct action action = {request->fds[0], request->fds[1], request->fds[2], lent};
         sandbox_run(view, &action);
     }
     if (pid < 0) {
         complain("making a process");
         return;
     }
+    pool_lent_to(lent, (pid_t)pid);
     if (!report_process(pid, pidfd)) {
         /* Nobody could end it. */
         complain("handing over a process");
@@ -153,10 +163,8 @@ static void set_up(void) {
     sigset_t none;
     sigemptyset(&none);
     for (int number = 1; number < NSIG; number++) sigaction(number, &action, NULL);
-    /* Sandboxes are watched by Python through pidfds; nobody has to reap them. */
-    action.sa_handler = SIG_IGN;
-    sigaction(SIGCHLD, &action, NULL);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    watch_children();
     umask(0);
     raise_open_files();
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -175,11 +183,15 @@ int main(void) {
     struct view view = prepare(document_read(request.fds[0]));
     release(&request);
     filter_build();
-    char version[] = {'K', PROTOCOL, (char)landlock_version()};
+    char version[] = {'K', PROTOCOL, (char)landlock_version(), pool_open()};
     report(version, sizeof version, NULL, 0);
-    while (receive(&request)) {
+    pool_fill();
+    for (;;) {
+        wait_for_request();
+        if (!receive(&request)) return 0;
+        pool_take_back();
         if (request.count >= 4) serve(&view, &request);
         release(&request);
+        pool_fill();
     }
-    return 0;
 }

@@ -14,11 +14,12 @@
 
 #define BACKLOG 1024
 
-static void raise_loopback(void) {
+bool network_raise_loopback(void) {
     struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0) die("raising the loopback interface");
-    close(fd);
+    bool is_up = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &request) == 0;
+    if (fd >= 0) close(fd);
+    return is_up;
 }
 
 static void add(struct nlmsghdr *header, unsigned short type, uint32_t value) {
@@ -86,10 +87,18 @@ static int listen_on(uint32_t flags, uint32_t port) {
     return fd;
 }
 
+bool network_is_own(struct document document) {
+    struct record record;
+    while (document_next(&document, &record))
+        if (record.op == OP_OWN_NETWORK || record.op == OP_LISTEN || record.op == OP_REDIRECT)
+            return true;
+    return false;
+}
+
 int network_open(struct document document, int *fds, int limit) {
     struct record record;
     int count = 0;
-    raise_loopback();
+    if (!network_raise_loopback()) die("raising the loopback interface");
     while (document_next(&document, &record)) {
         if (record.op == OP_REDIRECT) route_everything();
         if (record.op != OP_LISTEN) continue;

@@ -7,12 +7,13 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from cas.digest import DigestFunction
 from executor.errors import SandboxUnavailable
 from executor.launcher.binary import find_launcher
-from executor.launcher.plan import DEVICES, Plan
+from executor.launcher.plan import DEVICES, Plan, needs_own_network
 from executor.launcher.profile import program_digest, system_calls
 from executor.launcher.sandbox import Sandbox
 from executor.launcher.server import LauncherServer, receive
@@ -25,6 +26,7 @@ from executor.toolchain import Toolchain, read_toolchain
 
 NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
 _TRIAL_TIMEOUT_S = 20.0
+_MAKERS_MAX = 1024
 
 
 def trial_job(root: str) -> Job:
@@ -72,6 +74,10 @@ class OwnLauncher:
         self._options = options
         self._plan = Plan(toolchain, options)
         self._server = LauncherServer(program, self._plan.template())
+        self._socket_makers: set[int] = set()
+        """Hashes of the names of programs that have made a socket: other actions of theirs get a
+        network namespace of their own, where that costs them nothing more (pool.c).
+        """
 
     @property
     def landlock(self) -> int:
@@ -112,7 +118,9 @@ class OwnLauncher:
         outputs: tuple[int, int],
     ) -> Process:
         """Starts a command; see executor.launching.Launcher."""
-        document = self._plan.action(job, confinement)
+        maker = hash(job.work.arguments[0])
+        makes_sockets = maker in self._socket_makers
+        document = self._plan.action(job, confinement, makes_sockets=makes_sockets)
         directory = job.group.directory if job.group else None
         group = None if directory is None else os.open(directory, os.O_PATH | os.O_CLOEXEC)
         try:
@@ -124,10 +132,16 @@ class OwnLauncher:
                 group=group,
                 serve=job.grants.session.serve if job.grants.session else None,
                 overlay=job.overlay,
+                on_socket=partial(self._expect_sockets, maker),
             )
         finally:
             if group is not None:
                 os.close(group)
+
+    def _expect_sockets(self, maker: int) -> None:
+        if len(self._socket_makers) >= _MAKERS_MAX:
+            self._socket_makers.clear()
+        self._socket_makers.add(maker)
 
     def facts(self) -> Mapping[str, str]:
         """Answers what it applies to every action; see executor.launching.Launcher."""
@@ -147,8 +161,15 @@ class OwnLauncher:
             "seccomp": dict(system_calls()),
             "landlock": self._server.landlock,
             "capabilities": [],
+            "network-namespace": self._network_namespace(job),
             "view": self._view(job),
         }
+
+    def _network_namespace(self, job: Job) -> str:
+        """Answers what is true whether or not one was used again."""
+        if needs_own_network(job) or not self._server.reuses_networks:
+            return "new"
+        return "one in which no command had made a socket"
 
     def _view(self, job: Job) -> Mapping[str, object]:
         private = {

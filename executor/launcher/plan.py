@@ -49,6 +49,13 @@ _PLACES = (BUILD_ROOT, "/proc", "/tmp", "/dev", "/dev/shm", "/dev/pts")  # noqa:
 _DNS_PORT = 53
 
 
+def needs_own_network(job: Job) -> bool:
+    """Whether no other action may get the network namespace: the witness has sockets in it, or what
+    the action is given of the host can be a way to its state, as some devices are.
+    """
+    return job.grants.session is not None or bool(job.grants.mounts)
+
+
 class Plan:
     """Writes the documents of one executor."""
 
@@ -70,9 +77,11 @@ class Plan:
         document.add(Op.SEAL, "/")
         return document.encode()
 
-    def action(self, job: Job, confinement: Confinement) -> bytes:
+    def action(self, job: Job, confinement: Confinement, *, makes_sockets: bool = False) -> bytes:
         """Answers the document of one action."""
         document = Document()
+        if makes_sockets or needs_own_network(job):
+            document.add(Op.OWN_NETWORK)
         if job.group is not None:
             document.extend(Op.GROUP, job.group.tasks)
         document.add(Op.HOSTNAME, self._options.hostname)

@@ -3,6 +3,7 @@
  *   P u32 pid          + pidfd: the sandbox's first process
  *   M                  + the root of an overlay, once that is mounted
  *   R                  + listening sockets: all is made, the command starts (or is held)
+ *   S                  the command is about to make its first socket, where that is noticed
  *   N u32 errno        the command could not be executed
  *   X u32 status, u64 user us, u64 system us, u64 peak KiB   the command ended
  *   E text             the sandbox could not be made

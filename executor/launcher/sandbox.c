@@ -173,30 +173,49 @@ static void report_end(int status) {
     report(&ending, sizeof ending, NULL, 0);
 }
 
-static _Noreturn void wait_for(pid_t command) {
-    struct pollfd control = {.fd = control_fd};
+/* `listener` tells of calls that the filter holds; -1 where it holds none. */
+static _Noreturn void wait_for(pid_t command, int listener, volatile bool *as_new) {
+    struct pollfd watched[] = {{.fd = control_fd}, {.fd = listener, .events = POLLIN}};
+    bool is_touched = listener < 0;
     sigset_t none;
     sigemptyset(&none);
     for (;;) {
         int status;
         pid_t ended = waitpid(-1, &status, WNOHANG);
         if (ended == command) {
+            /* No call is let go any more. */
+            if (!is_touched) *as_new = true;
             report_end(status);
             _exit(0);
         }
-        if (ended > 0) continue;
-        /* Nothing to read is expected: only that Python is gone, or a child. */
-        if (ppoll(&control, 1, NULL, &none) > 0) _exit(1);
+        if (ended > 0 || ppoll(watched, 2, NULL, &none) <= 0) continue;
+        /* Nothing to read is expected: only that Python is gone. */
+        if (watched[0].revents) _exit(1);
+        uint64_t call;
+        if (filter_notices(listener, &call)) {
+            if (!is_touched) report("S", 1, NULL, 0);
+            is_touched = true;
+            filter_let_go(listener, call);
+        }
     }
 }
 
-static void watch_children(void) {
+void watch_children(void) {
     struct sigaction action = {.sa_handler = ignore};
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     if (sigprocmask(SIG_BLOCK, &child, NULL) < 0 || sigaction(SIGCHLD, &action, NULL) < 0)
         die("watching for the end of processes");
+}
+
+/* No file of the command's is kept alive by us. `other` may be -1. */
+static void close_but(int one, int other) {
+    unsigned low = (unsigned)(other < 0 || one < other ? one : other);
+    unsigned high = (unsigned)(one < other ? other : one);
+    if (low > LOWEST_FREE) syscall(NR_close_range, LOWEST_FREE, low - 1, 0);
+    if (high > low + 1) syscall(NR_close_range, low + 1, high - 1, 0);
+    syscall(NR_close_range, high + 1, ~0U, 0);
 }
 
 static void report_failed_exec(int why) {
@@ -213,11 +232,15 @@ void sandbox_run(const struct view *view, const struct action *action) {
     struct command command = read_command(document);
     int listeners[LISTENERS_MAX];
 
+    bool is_lent = action->lent.network >= 0 && !network_is_own(document);
+    if (action->lent.network >= 0 && !is_lent) *action->lent.as_new = true; /* Nobody enters it. */
     enter_groups(document);
-    if (unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
+    if (unshare(CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | (is_lent ? 0 : CLONE_NEWNET)) < 0)
         die("making network, ipc, uts and cgroup namespaces");
+    if (is_lent && setns(action->lent.network, CLONE_NEWNET) < 0)
+        die("entering a network namespace");
     set_hostname(document);
-    int count = network_open(document, listeners, LISTENERS_MAX);
+    int count = is_lent ? 0 : network_open(document, listeners, LISTENERS_MAX);
     int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
     int settings = open("/proc/sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (self < 0 || settings < 0) die("opening /proc");
@@ -228,10 +251,9 @@ void sandbox_run(const struct view *view, const struct action *action) {
     enter_directory(command.directory);
     int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (input < 0) die("opening /dev/null");
-    watch_children();
     confine_landlock(document);
     confine_capabilities();
-    filter_install();
+    int listener = filter_install(is_lent);
     die_with_parent();
     report_ready(listeners, count);
     if (command.is_held) wait_for_release();
@@ -242,9 +264,6 @@ void sandbox_run(const struct view *view, const struct action *action) {
     pid_t pid = start(&command, input, action, &failed);
     if (pid < 0) die("starting a process");
     if (failed != 0) report_failed_exec(failed);
-    /* The control socket alone stays open: no file of the command's is kept alive by us. */
-    if (dup2(control_fd, LOWEST_FREE) < 0) die("keeping the control socket");
-    control_fd = LOWEST_FREE;
-    syscall(NR_close_range, LOWEST_FREE + 1, ~0U, 0);
-    wait_for(pid);
+    close_but(control_fd, listener);
+    wait_for(pid, listener, action->lent.as_new);
 }

@@ -46,16 +46,19 @@ class Sandbox:
         group: int | None,
         serve: Serve | None,
         overlay: Overlay | None,
+        on_socket: Callable[[], None],
     ) -> None:
         """Asks for it. Raises WorkerFailure.
 
         With `serve` the document must hold the command back until it has served; `overlay` takes
-        the view of it.
+        the view of it; `on_socket` is called when the command makes its first socket, where the
+        launcher notices that.
         """
         self._server = server
         self._arguments = arguments
         self._serve = serve
         self._overlay = overlay
+        self._on_socket = on_socket
         self._first: PidWatch | None = None
         self._listeners: list[socket.socket] = []
         self._ending: Ending | Exception | None = None
@@ -106,6 +109,9 @@ class Sandbox:
             case b"R":
                 self._listeners = [socket.socket(fileno=fd) for fd in fds]
                 _settle(self._ready)
+                return
+            case b"S":
+                self._on_socket()
                 return
             case b"N":
                 self._ending = _failed_exec(_FAILED_EXEC.unpack(data)[0], self._arguments)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Of documents and messages; PROTOCOL in launcher.h."""
 
 _START_TIMEOUT_S = 10.0
@@ -39,6 +39,8 @@ class LauncherServer:
         self._template = template
         self.landlock = 0
         """The version of Landlock that it applies; 0 for none."""
+        self.reuses_networks = False
+        """Whether sandboxes get network namespaces in which others have made no socket (pool.c)."""
         self._socket, self._process = self._start()
 
     def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -72,12 +74,12 @@ class LauncherServer:
         connection.settimeout(_SEND_TIMEOUT_S)
         if answer[:1] == b"E":
             raise SandboxUnavailable(answer[1:].decode(errors="replace"))
-        if len(answer) != 3 or answer[0:2] != bytes((ord("K"), PROTOCOL)):
+        if len(answer) != 4 or answer[0:2] != bytes((ord("K"), PROTOCOL)):
             raise SandboxUnavailable(
                 f"{self._program} is of another version than this package; build it again"
                 " (python hatch_build.py)"
             )
-        self.landlock = answer[2]
+        self.landlock, self.reuses_networks = answer[2], bool(answer[3])
 
     def ask(self, document: bytes, outputs: Sequence[int], group: int | None) -> socket.socket:
         """Asks for a sandbox; answers the control socket, on which its fate is told (report.c).
