@@ -28,6 +28,7 @@ CORES = [
     "cas/objects.py",
     "cas/recollection.py",
     "cas/retry.py",
+    "executor/layers.py",
     "executor/spec.py",
     "executor/isospin/device.py",
     "executor/isospin/pool.py",

@@ -48,6 +48,8 @@ def _try(launcher: OwnLauncher, place: Path, confinement: Confinement) -> str:
         path.mkdir()
     for path in (lower / "kept", other / "gone", lower / "d" / "old", other / "d" / "too"):
         path.write_text("as it was\n")
+    if complaint := _attributes_missing(upper):
+        return complaint
     job = trial_job(str(upper))
     overlay = Overlay((str(lower), str(other)), str(work), lambda: None)
     work_item = replace(job.work, arguments=("/bin/sh", "-c", _SCRIPT))
@@ -59,6 +61,20 @@ def _try(launcher: OwnLauncher, place: Path, confinement: Confinement) -> str:
         return f"a trial overlay showed {sorted(seen)}"
     if kept != dict.fromkeys(("kept", "gone", "d/old", "d/too"), old):
         return "a trial overlay changed what is below it"
+    return ""
+
+
+def _attributes_missing(place: Path) -> str:
+    """Answers what is wrong with a filesystem where nothing can be marked as gone, which an overlay
+    is told only when something goes.
+    """
+    try:
+        os.setxattr(place, "user.trial", b"")
+    except OSError as error:
+        return (
+            f"{place} is on a filesystem without user extended attributes ({error.strerror});"
+            " choose another for executor.scratch (tmpfs has them from Linux 6.6 on)"
+        )
     return ""
 
 

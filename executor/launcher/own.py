@@ -27,6 +27,8 @@ from executor.toolchain import Toolchain, read_toolchain
 NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
 _TRIAL_TIMEOUT_S = 20.0
 _MAKERS_MAX = 1024
+_MOST_SAID = 1000
+"""Bytes of what a trial printed that are told."""
 
 
 def trial_job(root: str) -> Job:
@@ -85,13 +87,15 @@ class OwnLauncher:
         return self._server.landlock
 
     def try_out(self, job: Job, confinement: Confinement) -> None:
-        """Runs a job that succeeds anywhere. Blocks. Raises SandboxUnavailable."""
-        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            control = self._server.ask(self._plan.action(job, confinement), (null, null), None)
-        finally:
-            os.close(null)
-        with control:
+        """Runs a job that succeeds anywhere. Blocks. Raises SandboxUnavailable, also with what the
+        job has printed.
+        """
+        document = self._plan.action(job, confinement)
+        printed = os.memfd_create("trial")
+        with (
+            open(printed, "r+b") as output,
+            self._server.ask(document, (printed,) * 2, None) as control,
+        ):
             control.settimeout(_TRIAL_TIMEOUT_S)
             try:
                 while message := self._hear(control, job):
@@ -101,7 +105,9 @@ class OwnLauncher:
                         return
             except OSError as error:
                 raise SandboxUnavailable(f"a trial sandbox: {error}") from error
-        raise SandboxUnavailable("a trial sandbox ended without success")
+            output.seek(0)
+            said = output.read(_MOST_SAID).decode(errors="replace").strip()
+        raise SandboxUnavailable(f"a trial sandbox ended without success: {said or 'no word'}")
 
     def _hear(self, control: socket.socket, job: Job) -> bytes:
         message, fds = receive(control)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.executing import (
@@ -22,6 +23,7 @@ from support.sandboxes import BUSYBOX, image, open_bench
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.errors import InputsMissing
+from executor.launcher.overlay import _attributes_missing
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions
 from executor.paths import BUILD_ROOT
@@ -327,6 +329,13 @@ async def test_result_and_evidence_say_how_inputs_were_shown(bench: Bench) -> No
     assert shown.evidence.profile
     profile = await bench.store.get(shown.evidence.profile)
     assert b'"inputs":"overlay"' in profile
+
+
+def test_filesystem_that_cannot_mark_what_is_gone_is_named() -> None:
+    complaint = _attributes_missing(Path("/proc"))  # It has none for anybody.
+
+    assert "/proc is on a filesystem without user extended attributes" in complaint
+    assert "executor.scratch" in complaint
 
 
 async def test_small_trees_are_copied(options: ExecutorOptions) -> None:

@@ -341,6 +341,20 @@ class TestUnprivileged:
         assert launcher._server.reuses_networks is server.reuses_networks
 
 
+def test_trial_that_fails_is_told_of_with_what_it_printed(tmp_path: Path) -> None:
+    job = trial_job(str(tmp_path))
+    work = replace(job.work, arguments=("/bin/sh", "-c", "echo no such luck >&2; exit 3"))
+    options = ExecutorOptions(scratch=tmp_path)
+
+    with (
+        contextlib.closing(
+            OwnLauncher(BINARY, read_toolchain(options, tmp_path), options)
+        ) as launcher,
+        pytest.raises(SandboxUnavailable, match="without success: no such luck"),
+    ):
+        launcher.try_out(replace(job, work=work), CONFINEMENT)
+
+
 @pytest.mark.slow
 def test_sources_compile_without_a_warning() -> None:
     compiler = shutil.which("cc")
