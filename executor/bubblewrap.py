@@ -27,6 +27,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from executor.call_filter import DENIED, program
 from executor.concurrency import Threads, settle
 from executor.errors import SandboxUnavailable, WorkerFailure
 from executor.grants import Mount
@@ -86,17 +87,22 @@ class Bubblewrap:
             *self._private(),
             *("--remount-ro", "/"),
         ]
+        fd = _memory_file("bwrap-filter", program())
+        arguments += ["--seccomp", str(fd), "--", "/bin/sh", "-c", "exit 0"]
         try:
             done = subprocess.run(
-                [self._program, *arguments, "--", "/bin/sh", "-c", "exit 0"],
+                [self._program, *arguments],
                 env={},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
+                pass_fds=(fd,),
                 timeout=_TRIAL_TIMEOUT_S,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
+        finally:
+            os.close(fd)
         if done.returncode == 0:
             return ""
         return done.stderr.decode(errors="replace").strip() or f"bwrap gave {done.returncode}"
@@ -164,7 +170,7 @@ class Bubblewrap:
             "launcher": self.name,
             "namespaces": " ".join(["mnt", *_NAMESPACES, *cgroup]),
             "nested-namespaces": "no" if "--disable-userns" in self._hardening else "yes",
-            "seccomp": "no",
+            "seccomp": "keyrings and io_uring",
             "landlock": "no",
         }
 
@@ -172,7 +178,11 @@ class Bubblewrap:
         """Answers all that it applies to one action; see executor.launching.Launcher."""
         root = job.grants.root
         shown = self._toolchain if root is None else [f"rootfs={root.name}"]
-        return {"view": [*shown, *self._private()], "hardening": list(self._hardening)}
+        return {
+            "view": [*shown, *self._private()],
+            "hardening": list(self._hardening),
+            "seccomp": DENIED,
+        }
 
     def _shown(self, job: Job) -> Sequence[str]:
         root = job.grants.root
@@ -215,14 +225,15 @@ class _Sandbox:
         self._status_ended: asyncio.Future[None] = self._loop.create_future()
         self._status, status = os.pipe()
         block, self._block = os.pipe()
-        options = os.memfd_create("bwrap-arguments")
+        options = _memory_file("bwrap-arguments", _encode(arguments))
+        denied = _memory_file("bwrap-filter", program())
         try:
-            _fill(options, arguments)
             self._process = subprocess.Popen(
                 [
                     bubblewrap,
                     *("--args", str(options)),
                     *("--json-status-fd", str(status), "--block-fd", str(block)),
+                    *("--seccomp", str(denied)),
                     "--",
                     *work.arguments,
                 ],
@@ -231,7 +242,7 @@ class _Sandbox:
                 stdin=subprocess.DEVNULL,
                 stdout=outputs[0],
                 stderr=outputs[1],
-                pass_fds=(options, status, block),
+                pass_fds=(options, status, block, denied),
                 start_new_session=True,  # A terminal's Ctrl-C is for the daemon, which drains.
             )
         except OSError as error:
@@ -239,7 +250,7 @@ class _Sandbox:
             os.close(self._block)
             raise start_failure(error, work.arguments) from error
         finally:
-            for fd in (options, status, block):
+            for fd in (options, status, block, denied):
                 os.close(fd)
         os.set_blocking(self._status, False)
         self._loop.add_reader(self._status, self._read_status)
@@ -379,7 +390,13 @@ def _confine(job: Job, limits: Mapping[int, int], pid: int) -> None:
         apply_limits(pid, limits)
 
 
-def _fill(fd: int, arguments: Sequence[str]) -> None:
+def _encode(arguments: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+
+
+def _memory_file(name: str, data: bytes) -> int:
+    fd = os.memfd_create(name)
     with os.fdopen(os.dup(fd), "wb") as file:
-        file.write(b"".join(os.fsencode(argument) + b"\0" for argument in arguments))
+        file.write(data)
     os.lseek(fd, 0, os.SEEK_SET)
+    return fd

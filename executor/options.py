@@ -22,7 +22,7 @@ class LauncherKind(Enum):
     """Armitage's own where it works, else bubblewrap."""
     ARMITAGE = "armitage"
     BUBBLEWRAP = "bubblewrap"
-    """Has no filter of system calls, and gives actions no network."""
+    """Denies few system calls, and gives actions no network."""
 
 
 class FilesystemRoot(Enum):

@@ -69,6 +69,15 @@ time.sleep(60)
 """
 
 
+KEYCTL = {"x86_64": 250, "aarch64": 219}
+CALLING = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for number in sys.argv[1:]:
+    ctypes.set_errno(0)
+    libc.syscall(int(number), 0, -3, 0)
+    print(ctypes.get_errno())
+"""
 SIGNALLING = """
 import ctypes, os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 2])
@@ -335,6 +344,13 @@ class TestFilesystem:
 
         names = {line.partition("=")[0] for line in printed.replace("\0", "\n").split()}
         assert names <= {"A", "PATH", "PWD", "OLDPWD", "_", "SHLVL"}
+
+    async def test_keyrings_of_the_daemon_and_io_uring_are_not_there(self, either: Bench) -> None:
+        """Whoever is started inherits a session keyring, whatever namespaces it gets."""
+        numbers = (str(KEYCTL[platform.machine()]), "425")
+        outcome = await either.run("python3", "-c", CALLING, *numbers)
+
+        assert (await either.text(outcome)).split() == [str(errno.ENOSYS)] * 2
 
     async def test_the_clock_cannot_be_set(self, either: Bench) -> None:
         outcome = await either.sh("date -s 2001-01-01")

@@ -289,7 +289,7 @@ class TestAbsence:
 
         assert made.fallback == "it is lost"
         assert made.sandbox()["launcher"] == "bubblewrap"
-        assert made.sandbox()["seccomp"] == "no"
+        assert made.sandbox()["seccomp"] == "keyrings and io_uring"
 
     def test_nothing_takes_its_place_where_it_is_demanded(
         self, options: ExecutorOptions, monkeypatch: pytest.MonkeyPatch
