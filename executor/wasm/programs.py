@@ -45,8 +45,12 @@ class Programs:
         name = work.arguments[0]
         where = self._toolchains.get(name)
         if where is None:
-            path = path_in_tree(job)
-            digest = next((file for file, place, _ in layout.files if place == path), None)
+            # As most are written; the disk has to be asked about links and dots alone.
+            path = "/".join((*job.cwd, name))
+            digest = _file_at(path, layout)
+            if digest is None:
+                path = path_in_tree(job)
+                digest = _file_at(path, layout)
             if digest is None:
                 raise FileNotFoundError(name)
             return Source(digest, f"{job.root}/{path}")
@@ -92,3 +96,7 @@ class Programs:
             os.close(fd)
             raise
         return fd
+
+
+def _file_at(path: str, layout: Layout) -> Digest | None:
+    return next((digest for digest, place, _ in layout.files if place == path), None)
