@@ -66,7 +66,7 @@ port() {
     usleep 10000
     tries=$((tries - 1))
   done
-  give_up "there is no port $1"
+  end failed "there is no port $1"
 }
 
 # disk NAME: sets $found to its device node, empty when there is none. Where disks have no serial numbers, it is told their nodes.

@@ -27,7 +27,7 @@ class Accel(StrEnum):
     """What runs the guest's instructions."""
 
     AUTO = "auto"
-    """KVM where a guest really comes up with it, else TCG."""
+    """KVM where a guest really comes up with it, else QEMU's TCG."""
     KVM = "kvm"
     TCG = "tcg"
 
@@ -66,7 +66,9 @@ class MicrovmOptions:
     cpus: int = 1
     """Of a guest."""
     disk_bytes: int = 16 << 30
-    """For an action's files, and again for its outputs; used as far as they are written."""
+    """For an action's files, and again for its outputs, and for each stream where that is on a disk;
+    used as far as they are written.
+    """
     probe_s: float = 10.0
     """How long a guest may take to come up with KVM before TCG is taken."""
     gpu_modules: tuple[Path, ...] = ()
