@@ -81,6 +81,8 @@ def open_executors(
         _log.warning("actions are not executed: %s", error)
         return None, Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
     stack.push_async_callback(default.executor.close)
+    if shortage := default.executor.shortage():
+        _log.warning("actions that take longer than a moment will be killed: %s", shortage)
     lacking = {SandboxKind.NAMESPACE: default.lacking} if default.lacking else {}
     # First, as the cheapest, for actions that accept several kinds.
     routes = [*_open_wasm(stack, means, options, lacking), *default.routes]

@@ -255,7 +255,12 @@ def _convert(kind: Any, value: object, path: str, name: str) -> Any:
         if value == OFF and _optional_number(kind):
             return None
         (inner,) = (a for a in arguments if a is not type(None))
-        return _convert(inner, value, path, name)
+        try:
+            return _convert(inner, value, path, name)
+        except ConfigError as error:
+            if isinstance(value, str) and _optional_number(kind):
+                raise ConfigError(f'{error}, or "{OFF}"') from None
+            raise
     if origin in (tuple, frozenset):
         if not isinstance(value, list):
             raise ConfigError(f"{path}: expected a list, got {_kind_of(value)}")

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from cas.digest import Digest
 from cas.errors import StoreFull
+from cas.files import write_all
 from cas.keys import key_of, size_of
 
 _log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Quotas:
             if self._since is not None:
                 self._since.append(lines)
             try:
-                os.write(self._fd, lines)
+                write_all(self._fd, [lines])
             except OSError as error:
                 _log.warning("cannot note what is charged to instance %r: %s", account, error)
 
@@ -132,7 +133,7 @@ class Quotas:
         self._since = []
         try:
             fd = await asyncio.to_thread(self._write_anew, snapshot)
-            os.write(fd, b"".join(self._since))
+            write_all(fd, self._since)
             self._draft.replace(self._path)
         except OSError as error:
             _log.warning("cannot write %s anew: %s", self._path, error)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO
 
 from cas.digest import Digest, DigestFunction
+from cas.files import write_all
 from cas.store import BlobStore
 
 _READ_BYTES = 64 * 1024
@@ -86,12 +87,12 @@ class Capture:
     def _keep(self, data: bytes) -> None:
         if self._file is None and len(self._head) + len(data) > _IN_MEMORY_BYTES:
             self._file = open(self._spool, "x+b", buffering=0)  # noqa: SIM115 (closed by close)
-            self._file.write(self._head)
+            write_all(self._file.fileno(), [self._head])
             self._head = bytearray()
         if self._file is None:
             self._head += data
         else:
-            self._file.write(data)
+            write_all(self._file.fileno(), [data])
         self._hasher.update(data)
         self._size += len(data)
 

@@ -263,7 +263,8 @@ class LocalExecutor(ABC):
             attempt.times.mark()
             attempt.progress.executing()
 
-        bounds = Bounds(self.start_timeout_s, timeout_of(job.work, self._options), self._shortage)
+        timeout_s = timeout_of(job.work, self._options)
+        bounds = Bounds(self.start_timeout_s, timeout_s, self._lasting_shortage)
         try:
             ran = await run(
                 job.work.name, functools.partial(self._launch, job), captures, bounds, begun
@@ -281,13 +282,16 @@ class LocalExecutor(ABC):
             Capture(function, f"{attempt.scratch}/stderr", limit, progress.stderr),
         )
 
-    async def _shortage(self) -> str:
-        """Answers what the scratch filesystem is short of, whatever is freed; or nothing."""
-        wanted = self._options.reserve_bytes, self._options.reserve_files
-        if self._scratch.shortage(*wanted):
-            await self._save_room()
-            return self._scratch.shortage(*wanted)
-        return ""
+    def shortage(self) -> str:
+        """Answers what the scratch filesystem is short of; empty while there is enough."""
+        return self._scratch.shortage(self._options.reserve_bytes, self._options.reserve_files)
+
+    async def _lasting_shortage(self) -> str:
+        """The same, after all has been freed that can be."""
+        if not self.shortage():
+            return ""
+        await self._save_room()
+        return self.shortage()
 
     async def _save_room(self) -> None:  # noqa: B027 (few keep anything)
         """Frees what can be done without: the scratch filesystem is nearly full."""

@@ -114,6 +114,10 @@ class ExecutorOptions:
     def __post_init__(self) -> None:
         if self.rootfs_trees < 1:
             raise ValueError("rootfs_trees must be at least 1")
+        for path in (*self.toolchain, *self.filesystem_allow):
+            if not os.path.isabs(path):
+                where = "toolchain" if path in self.toolchain else "filesystem_allow"
+                raise ValueError(f"{where}: {path!r} is not an absolute path")
         for name, path in self.rootfs.items():
             if not name or ":" in name:
                 raise ValueError(f"rootfs: {name!r} cannot name a directory: leave out colons")

@@ -184,12 +184,15 @@ class Scratch:
         """Answers which of them its filesystem is short of; empty while there is enough."""
         status = os.statvfs(self.directory)
         if status.f_bavail * status.f_frsize < reserve_bytes:
-            return f"under {reserve_bytes >> 20} MiB are free in scratch directory {self.directory}"
+            return (
+                f"under {reserve_bytes >> 20} MiB are free in scratch directory {self.directory};"
+                " free some, or lower executor.reserve_bytes"
+            )
         # Some filesystems have no limit of files.
         if status.f_files and status.f_favail < reserve_files:
             return (
-                f"under {reserve_files} more files can be made in scratch"
-                f" directory {self.directory}"
+                f"under {reserve_files} more files can be made in scratch directory"
+                f" {self.directory}; remove some, or lower executor.reserve_files"
             )
         return ""
 

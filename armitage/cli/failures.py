@@ -45,9 +45,10 @@ def explain(error: Exception, server: str | None) -> tuple[Exit, str]:
 
 def _explain_call(error: CallFailed, server: str | None) -> tuple[Exit, str]:
     if error.code == Code.UNAVAILABLE:
+        with_tls = " with TLS" if server is not None and server.startswith("grpcs:") else ""
         return Exit.UNREACHABLE, (
-            f"no answer from {server}: {_first_line(error.message)}; is the daemon running there?"
-            " (scripts/up or armitage serve starts one)"
+            f"no answer from {server}: {_first_line(error.message)}; is the daemon running"
+            f" there{with_tls}? (scripts/up or armitage serve starts one)"
         )
     if error.code == Code.DEADLINE_EXCEEDED:
         return Exit.UNREACHABLE, f"{server} did not answer in time ({error.path})"

@@ -50,7 +50,7 @@ def add_command(
         name, help=summary, description=description or f"{summary[0].upper()}{summary[1:]}."
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, failure_exit=0)
+    parser.set_defaults(run=run, parser=parser, failure_exit=0)
     return parser
 
 

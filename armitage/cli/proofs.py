@@ -63,7 +63,7 @@ def _normalise(args: argparse.Namespace) -> Exit:
     try:
         return _property(args, Checker().canonical(_declaration(args.declaration)))
     except NotInferred as error:
-        return _refused(error)
+        return _refused(_fault(args.declaration) or error)
 
 
 def _module(args: argparse.Namespace) -> Exit:
@@ -83,6 +83,19 @@ def _property(args: argparse.Namespace, document: bytes) -> Exit:
 def _refused(error: Exception) -> Exit:
     print(f"armitage: {error}", file=sys.stderr)
     return Exit.NO
+
+
+def _fault(text: str) -> Exception | None:
+    """What is wrong with a property, in more words than the checker has; None for a file."""
+    from executor.coeffects_text import parse_coeffects
+    from executor.errors import InvalidInput
+
+    try:
+        if not Path(text).is_file():
+            parse_coeffects(text)
+    except InvalidInput as error:
+        return error
+    return None
 
 
 def _declaration(text: str) -> bytes:

@@ -180,9 +180,18 @@ class _Session:
         if response.status.code:
             raise failure_of(response.status)
         await self._bring_back(result)
-        if response.message:
+        if response.message and not self._has_printed(response):
             note(response.message)
         return await self._finish(response)
+
+    def _has_printed(self, response: reapi.ExecuteResponse) -> bool:
+        """Tells whether the message is all that came as stderr: of what could not be executed."""
+        whole = self._remote.function.digest(f"armitage: {response.message}\n".encode())
+        wire = response.result.stderr_digest
+        return not self._args.json and (wire.hash, wire.size_bytes) == (
+            whole.hash,
+            whole.size_bytes,
+        )
 
     async def _cancel(self) -> None:
         """After Ctrl-C: nobody waits for the command any more, so the server need not run it."""

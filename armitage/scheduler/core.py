@@ -398,9 +398,11 @@ class SchedulerCore:
         if not is_shared and not self._workers:
             raise Unavailable("no worker has joined yet", options.retry_after_s)
         if not is_shared and not self._has_match(event.platform):
+            offers = [worker.properties for worker in self._workers.values()]
             raise PreconditionFailed(
-                f"no worker matches the platform {describe(event.platform)};"
-                " see the server's worker properties and its list of ignored ones"
+                f"no worker matches the platform {describe(event.platform)}:"
+                f" {self._rules.unmet(event.platform, offers)}; see the server's worker.properties"
+                " and platform.ignore"
             )
         waiting = len(self._operations) - len(self._finished) - len(self._leases)
         if waiting >= options.max_queued:

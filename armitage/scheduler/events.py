@@ -244,7 +244,7 @@ class Ending(Enum):
     """How a job ended."""
 
     CONCLUDED = "concluded"
-    FAILED = "failed"
+    FAILED = "given up"
     """With an error of the scheduler's own: workers lost, none left that matches, shut down."""
     CANCELLED = "cancelled"
     DROPPED = "dropped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -69,8 +70,27 @@ class PlatformRules:
                 return False
         return True
 
+    def unmet(self, platform: Platform, offers: Collection[Properties]) -> str:
+        """Says what of a platform no worker has, of workers of which none matches it."""
+        found = []
+        for name, value in sorted(platform):
+            values = {one for offer in offers for one in offer.get(name, ())}
+            if values and value not in values:
+                found.append(f"{name} is {', '.join(sorted(values))} here")
+            elif not values and self.strict:
+                known = {*EXECUTOR_OBEYS, *self.ignore, *(one for offer in offers for one in offer)}
+                close = difflib.get_close_matches(name[:100], known, n=1)
+                meant = f" (did you mean {close[0]}?)" if close else ""
+                found.append(f"no worker has a property {name}{meant}")
+        return _cut("; ".join(found)) or "no worker has all of it"
+
 
 def describe(platform: Platform) -> str:
     """Shows a platform in one line, cut where it is long."""
-    text = ", ".join(f"{name}={value}" for name, value in sorted(platform)) or "(no properties)"
+    return _cut(
+        ", ".join(f"{name}={value}" for name, value in sorted(platform)) or "(no properties)"
+    )
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -171,6 +171,19 @@ async def test_a_scratch_directory_in_use_is_no_reason_to_run_unsandboxed(tmp_pa
             await Daemon(accepting).start()
 
 
+async def test_a_scratch_directory_that_is_nearly_full_is_told_of_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = memory_config()
+    config = replace(config, executor=replace(config.executor, reserve_bytes=1 << 60))
+
+    async with running_daemon(config):
+        pass
+
+    assert "will be killed: under" in caplog.text
+    assert "lower executor.reserve_bytes" in caplog.text
+
+
 async def test_stopping_twice_does_no_harm() -> None:
     daemon = Daemon(memory_config())
     await daemon.start()

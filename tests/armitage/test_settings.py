@@ -163,6 +163,10 @@ def test_every_kind_of_setting_is_read() -> None:
         ("time_s = '5 apples'", "time_s: '5 apples' is not a duration;"),
         ("time_s = inf", "time_s: inf is not a finite number"),
         ("time_s = 'off'", "time_s: 'off' is not a duration;"),
+        (
+            "limit_s = 'never'",
+            'limit_s: \'never\' is not a duration; write seconds or e.g. "90s", "12h", or "off"',
+        ),
         ("ratio = '1s'", "ratio: expected a number, got the text '1s'"),
         ("file = 1", "file: expected a file name, got the number 1"),
     ],

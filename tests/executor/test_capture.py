@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import resource
 from pathlib import Path
+
+import pytest
 
 from cas.digest import DigestFunction
 from cas.memory import MemoryStore
@@ -43,6 +46,26 @@ async def test_a_command_that_prints_more_than_a_pipe_holds_goes_on(tmp_path: Pa
         stream.close()  # Which ends a write that nobody reads.
 
     assert b"".join(heard) == data
+
+
+async def test_output_that_scratch_space_has_no_room_for_is_not_taken_for_whole(
+    tmp_path: Path,
+) -> None:
+    """A full disk takes part of a write before it refuses."""
+    stream = capture(tmp_path, [])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(os.write, stream.write_fd, b"x" * 320_000)
+        stream.close_write_end()
+        stream.drain()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    with pytest.raises(OSError, match="File too large"):
+        await stream.store(MemoryStore())
+    stream.close()
 
 
 async def test_what_others_print_after_the_command_is_read_until_they_end(tmp_path: Path) -> None:

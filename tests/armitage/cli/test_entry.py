@@ -21,8 +21,11 @@ def test_version_is_the_installed_one(armitage: Cli) -> None:
         ([], "armitage: the following arguments are required: COMMAND; see armitage --help\n"),
         (["cas"], "armitage cas: the following arguments are required: COMMAND; see armitage cas "),
         (["cas", "stat"], "armitage cas stat: the following arguments are required: DIGEST; see "),
-        (["status", "--jsno"], "armitage: unrecognized arguments: --jsno; see armitage --help\n"),
-        (["status", "--serv", "x"], "armitage: unrecognized arguments: --serv x; see armitage "),
+        (
+            ["cas", "stat", "--jsno", "x"],
+            "armitage cas stat: unrecognized arguments: --jsno; see armitage cas stat --help\n",
+        ),
+        (["status", "--serv", "x"], "armitage status: unrecognized arguments: --serv x; see "),
         (["status", "--digest-function", "md5"], "armitage status: argument --digest-function: "),
     ],
 )

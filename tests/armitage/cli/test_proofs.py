@@ -55,6 +55,13 @@ def test_normalise_spells_defaults_out(armitage: Cli) -> None:
     assert armitage("proofs", "normalise", "gpu+gpu:2").code == 1
 
 
+def test_normalise_names_the_term_that_is_wrong(armitage: Cli) -> None:
+    done = armitage("proofs", "normalise", "gpu+netwrok")
+
+    assert done.code == 1
+    assert "'netwrok' begins with no known word; did you mean network" in done.err
+
+
 def test_a_declaration_may_be_a_file(armitage: Cli, evidence: Path, tmp_path: Path) -> None:
     (tmp_path / "declared").write_text("armitage-declaration/1\nnetwork\n")
 

@@ -50,6 +50,13 @@ def test_the_exit_code_is_the_commands(online: Cli) -> None:
     assert online("run", "--", "/bin/sh", "-c", "kill -9 $$").code == 128 + 9
 
 
+def test_what_cannot_be_executed_is_said_once(online: Cli) -> None:
+    done = online("run", "--", "no-such-program")
+
+    assert done.code == 127
+    assert done.err == "armitage: cannot run no-such-program: No such file or directory\n"
+
+
 def test_outputs_of_a_command_that_failed_come_back_too(online: Cli, tmp_path: Path) -> None:
     done = online("run", "--output", "log", "--", "/bin/sh", "-c", "echo why > log; exit 3")
 

@@ -36,6 +36,28 @@ def test_names_the_worker_does_not_know_are_ignored_when_not_strict() -> None:
     assert not rules.matches(rules.platform([("OSFamily", "windows")]), OFFER)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([("coefects", "x")], "no worker has a property coefects (did you mean coeffects?)"),
+        ([("OSfamily", "linux")], "no worker has a property OSfamily (did you mean OSFamily?)"),
+        ([("flavour", "x")], "no worker has a property flavour"),
+        ([("OSFamily", "plan9"), ("ISA", "x86-64")], "OSFamily is linux, windows here"),
+        ([("OSFamily", "windows"), ("Pool", "big")], "no worker has all of it"),
+    ],
+)
+def test_what_no_worker_offers_is_named(pairs: list[tuple[str, str]], said: str) -> None:
+    rules = PlatformRules()
+
+    assert rules.unmet(rules.platform(pairs), [OFFER, {"OSFamily": ["windows"]}]) == said
+
+
+def test_what_no_worker_offers_is_cut_where_it_is_long() -> None:
+    platform = frozenset({("a" * 100_000, "1")})
+
+    assert len(PlatformRules().unmet(platform, [OFFER])) < 1000
+
+
 def test_order_and_ignored_names_make_no_difference() -> None:
     rules = PlatformRules(ignore=frozenset({"a"}))
 
