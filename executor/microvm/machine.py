@@ -66,7 +66,7 @@ class MicrovmOptions:
     cpus: int = 1
     """Of a guest."""
     disk_bytes: int = 16 << 30
-    """For an action's files, and again for its outputs, and for each stream where that is on a disk;
+    """For an action's files, again for its outputs, and for each stream where that is on a disk;
     used as far as they are written.
     """
     probe_s: float = 10.0
