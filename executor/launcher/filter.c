@@ -74,6 +74,14 @@ static void check_clone(void) { answer_bits(0, NEW_NAMESPACES); }
 
 static void check_unshare(void) { answer_bits(0, NEW_NAMESPACES | NEW_TIME); }
 
+/* Limits of the sandbox's first process: it would be killed at one, as by somebody outside. */
+static void check_prlimit(void) {
+    load_argument(0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
 static void check_ioctl(void) {
     load_argument(1);
     add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSETD, 0, 1);
@@ -142,6 +150,7 @@ static struct rule calls[] = {
     {SYS_clone, 0, check_clone},   {SYS_unshare, 0, check_unshare},
     {SYS_ioctl, 0, check_ioctl},   {SYS_personality, 0, check_personality},
     {SYS_socket, 0, check_socket}, {SYS_socketpair, 0, check_socketpair},
+    {SYS_prlimit64, 0, check_prlimit},
 };
 
 enum { CALLS = sizeof calls / sizeof *calls };

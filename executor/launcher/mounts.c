@@ -303,7 +303,7 @@ static void apply(int root, struct record record, int fd) {
             break;
         case OP_DEVPTS:
             mount_here(root, take_text(&record), "devpts", MS_NOEXEC,
-                       "newinstance,ptmxmode=0666,mode=0620");
+                       "newinstance,ptmxmode=0666,mode=0620,max=64");
             break;
         case OP_DIR:
             make_directory(root, &record);

@@ -18,6 +18,7 @@ _CHECKED = {
     "clone": "EPERM with a flag that makes a namespace",
     "ioctl": "EPERM for TIOCSTI and TIOCLINUX",
     "personality": "EPERM but for PER_LINUX32 and ADDR_NO_RANDOMIZE",
+    "prlimit64": "EPERM for the sandbox's first process",
     "socket": "EAFNOSUPPORT but for AF_UNIX, AF_INET, AF_INET6 and NETLINK_ROUTE;"
     " EPROTONOSUPPORT but for TCP, UDP and ICMP of the internet's",
     "socketpair": "EAFNOSUPPORT but for AF_UNIX",

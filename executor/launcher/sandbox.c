@@ -94,6 +94,8 @@ static void become(int self, int settings, struct ids ids) {
     if (unshare(CLONE_NEWUSER) < 0) die("making a user namespace");
     confine_ids(self, ids);
     write_file(settings, "user/max_user_namespaces", "0");
+    /* A user has 128 by default, and all sandboxes are one user. */
+    write_file(settings, "user/max_inotify_instances", "16");
 }
 
 /* An input root may hold directories named like our own descriptors below /proc, some of which lead

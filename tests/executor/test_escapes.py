@@ -151,11 +151,13 @@ def test_every_call_of_the_list_is_denied_as_it_says(
 
     assert wrong == {}
     if platform.machine() == "x86_64":
-        limited = {"clone", "ioctl", "personality", "socket", "socketpair", "unshare"}
+        limited = {"clone", "ioctl", "personality", "prlimit64", "socket", "socketpair", "unshare"}
         assert set(system_calls()) - limited <= set(found)
 
 
-@pytest.mark.parametrize("name", ["io_uring_setup", "keyctl", "syslog", "bpf", "userfaultfd"])
+@pytest.mark.parametrize(
+    "name", ["io_setup", "io_uring_setup", "keyctl", "syslog", "bpf", "userfaultfd"]
+)
 def test_parts_of_the_kernel_that_builds_do_not_need_are_closed(
     found: Mapping[str, tuple[int, int]], name: str
 ) -> None:
@@ -398,7 +400,31 @@ class TestProcesses:
         assert (await either.says("ls /dev/shm")) == ""
 
 
+OPENING = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+ways = {"terminals": lambda: os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY) >= 0,
+        "inotify": lambda: libc.inotify_init() >= 0}
+count = 0
+try:
+    while ways[sys.argv[1]]():
+        count += 1
+except OSError:
+    pass
+print(count)
+"""
+
+
 class TestBombs:
+    @pytest.mark.parametrize(("what", "most"), [("terminals", 64), ("inotify", 16)])
+    async def test_what_the_host_has_few_of_is_not_taken_by_one(
+        self, bench: Bench, what: str, most: int
+    ) -> None:
+        """The kernel counts them for all sandboxes together."""
+        outcome = await bench.run("python3", "-c", OPENING, what)
+
+        assert await bench.text(outcome) == f"{most}\n"
+
     async def test_files_in_memory_are_counted(self, own: ExecutorOptions) -> None:
         async with open_bench(replace(own, tmp_files=200)) as bench:
             for place in ("/tmp", "/dev/shm"):

@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/personality.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -90,6 +91,10 @@ static void try_first_process(void) {
     told("ptrace-seize", ptrace(PTRACE_SEIZE, 1, 0, 0), EPERM);
     told("process_vm_readv", process_vm_readv(1, &here, 1, &there, 1, 0), EPERM);
     told("process_vm_writev", process_vm_writev(1, &here, 1, &there, 1, 0), EPERM);
+    struct rlimit none = {0, 0};
+    told("prlimit", prlimit(1, RLIMIT_CPU, &none, NULL), EPERM);
+    told("prlimit-high", syscall(SYS_prlimit64, 0xffffffff00000001ul, RLIMIT_CPU, &none, NULL), EPERM);
+    told("prlimit-self", prlimit(0, RLIMIT_CORE, &none, NULL), 0);
     int pidfd = (int)syscall(434 /* pidfd_open */, 1, 0);
     told("pidfd_getfd", syscall(438 /* pidfd_getfd */, pidfd, 0, 0), EPERM);
 }
