@@ -15,7 +15,11 @@ from executor.spec import EndedBy, ResourceUse
 
 
 def ended_by(ending: Ending, usage: Usage) -> EndedBy:
-    """Answers what ended the command."""
+    """Answers what ended the command. What it coped with, such as the death of a child of its that
+    took too much memory, has not.
+    """
+    if ending.exit_code == 0:
+        return EndedBy.EXIT
     if usage.out_of_memory:
         return EndedBy.MEMORY
     if ending.is_over_limit or ending.signal == signal.SIGXFSZ or usage.out_of_processes:

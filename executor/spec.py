@@ -222,7 +222,7 @@ class EndedBy(Enum):
     EXIT = "exit"
     SIGNAL = "signal"
     MEMORY = "memory"
-    """A process of the action was killed at its limit of memory."""
+    """A process of the action was killed at its limit of memory, and the command failed."""
     LIMIT = "limit"
     """It hit another limit: size of a file, number of processes."""
 

@@ -45,6 +45,24 @@ WHOLE = {"stdout": False, "stderr": False}
             EndedBy.LIMIT,
             "the limit of 4096 processes was reached",
         ),
+        (
+            Ending(2),
+            Usage(out_of_memory=True),
+            EndedBy.MEMORY,
+            "a process was killed: out of memory (the limit is 1 MiB)",
+        ),
+        (
+            Ending(0),
+            Usage(out_of_memory=True),
+            EndedBy.EXIT,
+            "a process was killed: out of memory (the limit is 1 MiB)",
+        ),
+        (
+            Ending(0),
+            Usage(out_of_processes=True),
+            EndedBy.EXIT,
+            "the limit of 4096 processes was reached",
+        ),
     ],
 )
 def test_what_ended_a_command_is_told(
