@@ -296,16 +296,16 @@ class NamespaceExecutor(LocalExecutor):
         return digest
 
     def _profile(self, job: Job) -> Mapping[str, object]:
-        limits = self._limits()
+        limits, grouped = self._limits(), self._cgroups.controllers
         identity = _identity(job.work, self._options) if job.is_root else self._user()
         return {
             "facts": {**self.sandbox(is_root=job.is_root), **_root_fact(job), **_inputs(job)},
             "launcher": dict(self._launcher.profile(job)),
             "granted": [[mount.target, mount.kind] for mount in job.grants.mounts],
             "limits": {
-                "memory_bytes": limits.memory_bytes,
-                "processes": limits.processes,
-                "cpus": None if limits.cpus is None else str(limits.cpus),
+                "memory_bytes": limits.memory_bytes if "memory" in grouped else None,
+                "processes": limits.processes if "pids" in grouped else None,
+                "cpus": str(limits.cpus) if limits.cpus is not None and "cpu" in grouped else None,
                 "rlimits": {str(key): value for key, value in self._rlimits().items()},
             },
             "user": list(identity),

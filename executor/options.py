@@ -88,7 +88,9 @@ class ExecutorOptions:
     output_limit_bytes: int = 64 << 20
     """Of stdout, and again of stderr, that is kept; the rest is dropped, and a line says so."""
     memory_bytes: int | None = 8 << 30
-    """Of one action, by control group; without one, of data memory of each of its processes."""
+    """Of one action, by control group; without one, of private data of each of its processes alone,
+    which does not bound what they use together, share or have in /tmp.
+    """
     processes: int | None = 4096
     """Of one action, threads included."""
     cpus: float | None = None

@@ -257,8 +257,8 @@ def _probe_sandbox(
 
 def _probe_cgroups() -> Finding:
     remedy = (
-        "run as root, or as a systemd service with Delegate=yes; without, limits are by process"
-        " (setrlimit)"
+        "run as root, or as a systemd service with Delegate=yes; without, memory is limited for"
+        " each process alone (setrlimit: not what they share, nor /tmp), and CPU time not"
     )
     try:
         cgroups = open_cgroups(f"armitage-probe-{os.getpid()}")

@@ -15,6 +15,8 @@ _PENDING_SIGNALS = 4_096
 """Signals under way and timers of one action. The kernel counts them for the user as well, in all
 sandboxes, against the limit that we have: some 4,000 for each GiB of memory.
 """
+_OF_EACH_PROCESS = {"memory": "private memory of each process alone"}
+"""What setrlimit(2) bounds in the place of what was asked for (RLIMIT_DATA)."""
 
 
 def raise_open_files() -> None:
@@ -38,7 +40,7 @@ def files_for_actions(options: ExecutorOptions) -> int:
 
 def _limits_by_process() -> tuple[str, ...]:
     """Which limits setrlimit(2) can put in a control group's place; the number of root's processes
-    is not limited by it.
+    is not limited by it. Memory is: private data, of each process for itself.
     """
     return ("memory",) if os.geteuid() == 0 else ("memory", "pids")
 
@@ -64,7 +66,9 @@ def limits_for_processes(options: ExecutorOptions, cgroups: Cgroups) -> dict[int
 
 
 def describe_limits(options: ExecutorOptions, cgroups: Cgroups) -> str:
-    """Says which limits the host enforces, how, and which not."""
+    """Says which limits the host enforces, how, and which not. A limit of each process is no limit
+    of the action, and is not told as one.
+    """
     wanted = {"memory": options.memory_bytes, "pids": options.processes, "cpu": options.cpus}
     asked = [name for name, value in wanted.items() if value is not None]
     grouped = [name for name in asked if name in cgroups.controllers]
@@ -74,7 +78,8 @@ def describe_limits(options: ExecutorOptions, cgroups: Cgroups) -> str:
     if grouped:
         parts.append(f"cgroup v{cgroups.version}: {' '.join(grouped)}")
     if by_process:
-        parts.append(f"rlimit: {' '.join(by_process)}")
+        told = (_OF_EACH_PROCESS.get(name, name) for name in by_process)
+        parts.append(f"rlimit: {', '.join(told)}")
     if lost:
         parts.append(f"not enforced: {' '.join(lost)}")
     return "; ".join(parts) or "none"

@@ -1,7 +1,9 @@
 """What sandboxes keep from an action, and keep an action from, whatever makes them."""
 
 import asyncio
+import json
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -314,7 +316,12 @@ class TestLimits:
             outcome = await bench.run("python3", "-c", code)
 
             assert "MemoryError" in await bench.errors(outcome)
-            assert "rlimit: memory" in outcome.sandbox["limits"]
+            assert "rlimit: private memory of each process alone" in outcome.sandbox["limits"]
+            assert outcome.evidence is not None
+            assert outcome.evidence.profile is not None
+            profile = json.loads(await bench.store.get(outcome.evidence.profile))
+            assert profile["limits"]["memory_bytes"] is None
+            assert profile["limits"]["rlimits"][str(resource.RLIMIT_DATA)] == 96 << 20
 
     async def test_processes_are_bounded(self, options: ExecutorOptions) -> None:
         async with open_bench(replace(options, processes=32)) as bench:
