@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from executor.errors import InputsMissing, WorkerFailure
-from executor.layers import Layer, divide
+from executor.layers import Layer
 from executor.staging import FIXED_MTIME_S, InputTree, InputTrees
 from executor.tree_cache import Tree, TreeCache
 
@@ -83,7 +83,7 @@ class InputOverlays:
     ) -> None:
         """Adds the layers of a tree: those that are lent, and at `place` what is left."""
         own = []
-        for layer in divide(tree.root, tree.directories, self._from_entries):
+        for layer in await self._inputs.divide(tree, self._from_entries):
             shared = await self._take(tree, layer)
             if shared is None:
                 own.append(layer)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from cas.digest import Digest
 from executor.spec import Directory
 
-MOST_LAYERS = 32
-"""Of one tree, for the sake of mounting it, and of kernels before Linux 6.7, which take all names
-of layers in 255 bytes.
+MOST_LAYERS = 16
+"""Of one tree, beside that of its root: each makes a mount take longer, and kernels before Linux
+6.7 take the names of all in 255 bytes.
 """
 
 

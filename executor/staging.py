@@ -18,7 +18,7 @@ from cas.errors import BlobNotFound
 from cas.store import BlobExporter, BlobStore, FileExport
 from executor.concurrency import Threads, for_each
 from executor.errors import InputsMissing, InvalidInput
-from executor.layers import Layer
+from executor.layers import Layer, divide
 from executor.ports import TreeCodec
 from executor.spec import Directory, Work
 
@@ -138,6 +138,12 @@ class InputTrees:
             file.digest for directory in directories.values() for file in directory.files
         )
         return await self._store.find_missing(files)
+
+    async def divide(self, tree: InputTree, least: int) -> list[Layer]:
+        """Divides a tree into layers of `least` entries or more (executor.layers.divide)."""
+        if len(tree.directories) <= _INLINE_ENTRIES:
+            return divide(tree.root, tree.directories, least)
+        return await self._in_thread(divide, tree.root, tree.directories, least)
 
     async def expand(self, tree: InputTree, layers: Sequence[Layer] | None = None) -> Layout:
         """Spells out some layers of a tree, or all of it. Raises InvalidInput."""
