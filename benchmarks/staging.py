@@ -4,7 +4,8 @@ sources beside it, each shown as an overlay and copied.
     python benchmarks/staging.py [--files 1000] [--sources 10] [--actions 60] [--rounds 3]
 
 Each round runs the same command without inputs and over each tree, one at a time and in turns; what
-is laid out once is so before. The output is a file that the command makes.
+is laid out once is so before. Copies come after all else: a disk goes on writing them for a while.
+The output is a file that the command makes.
 """
 
 from __future__ import annotations
@@ -75,19 +76,20 @@ async def compare(arguments: argparse.Namespace, place: Path) -> None:
     shapes = {
         "none": (overlaid, DigestFunction.SHA256.empty),
         "the same, overlay": (overlaid, root),
-        "the same, copied": (copied, root),
         "own sources beside it, overlay": (overlaid, None),
+        "the same, copied": (copied, root),
         "own sources beside it, copied": (copied, None),
     }
     taken: dict[str, list[float]] = {name: [] for name in shapes}
-    for number in range(arguments.rounds + 1):
-        for name, (executor, same) in shapes.items():
-            roots = [same or await with_sources() for _ in range(arguments.actions)]
-            measured = await milliseconds(executor, roots)
-            if number > 0:  # The first lays out the tree, and warms up.
-                taken[name] += measured
-    for executor in (overlaid, copied):
-        await executor.close()
+    for used in (overlaid, copied):
+        for number in range(arguments.rounds + 1):
+            for name, (executor, same) in shapes.items():
+                if executor is used:
+                    roots = [same or await with_sources() for _ in range(arguments.actions)]
+                    measured = await milliseconds(executor, roots)
+                    if number > 0:  # The first lays out the tree, and warms up.
+                        taken[name] += measured
+        await used.close()
     medians = {name: statistics.median(values) for name, values in taken.items()}
     nothing = medians["none"]
     rows = [[name, f"{value:.2f}", f"{value - nothing:+.2f}"] for name, value in medians.items()]
