@@ -304,7 +304,7 @@ class Scheduler:
     def failed(self, lease: int, error: Exception, *, is_retryable: bool) -> None:
         """A worker's report."""
         if is_retryable:
-            _log.warning("lease %d failed and is tried again: %s", lease, error)
+            _log.warning("lease %d failed, which another try may mend: %s", lease, error)
         self._take(events.LeaseFailed(self._now(), lease, error, is_retryable))
 
     # The shell proper.
