@@ -305,7 +305,11 @@ def _probe_overlay(overlay: Callable[[], str] | None) -> Finding:
     complaint = "the launcher makes them" if overlay is None else overlay()
     if complaint:
         return Finding("overlayfs", False, f"every input tree is copied: {complaint}")
-    return Finding("overlayfs", True, "large input trees are laid out once; scratch is tried again")
+    return Finding(
+        "overlayfs",
+        True,
+        "input trees are shown as overlays of what many share; scratch is tried again",
+    )
 
 
 def _probe_kvm() -> Finding:
