@@ -135,8 +135,6 @@ static int prepare(struct record record) {
         case OP_PROC:
             return make_detached("proc", NULL, NULL,
                                  MOUNT_NOSUID | MOUNT_NODEV | MOUNT_NOEXEC | MOUNT_RDONLY);
-        case OP_MASK:
-            return hold("/dev/null", BIND_DEVICES);
         default:
             return -1;
     }
@@ -206,22 +204,12 @@ static void mount_here(int root, const char *path, const char *type, unsigned lo
     close(target);
 }
 
-static void mask(int root, int null, const char *path) {
-    struct stat status;
-    int target = open_below(root, path + 1);
-    if (target < 0) {
-        if (errno != ENOENT) die("hiding %s", path);
-        close(null);
-        return;
-    }
-    if (fstat(target, &status) < 0) die("hiding %s", path);
-    close(target);
-    if (S_ISDIR(status.st_mode)) {
-        close(null);
-        mount_here(root, path, "tmpfs", MS_NODEV | MS_RDONLY, "size=4k,nr_inodes=2,mode=755");
-    } else {
-        attach(root, null, path);
-    }
+/* Has a file of /proc read as empty, by a mount of the sandbox's own device, which nobody can change
+ * either. Once /dev and /proc are there, neither path has a link in it.
+ */
+static void mask(const char *path) {
+    if (mount("/dev/null", path, NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+        die("hiding %s", path);
 }
 
 static int open_parent(int root, const char *path, const char **name) {
@@ -296,7 +284,7 @@ static void apply(int root, struct record record, int fd) {
             attach(root, fd, take_text(&record));
             break;
         case OP_MASK:
-            mask(root, fd, take_text(&record));
+            mask(take_text(&record));
             break;
         case OP_TMPFS:
             make_tmpfs(root, &record);
@@ -340,7 +328,7 @@ static bool is_root(enum op op) {
 }
 
 static bool is_held(enum op op) {
-    return is_root(op) || op == OP_BIND || op == OP_OVERLAY || op == OP_PROC || op == OP_MASK;
+    return is_root(op) || op == OP_BIND || op == OP_OVERLAY || op == OP_PROC;
 }
 
 void mounts_enter(const struct view *view, struct document document) {
