@@ -67,6 +67,7 @@ async def bench(options: ExecutorOptions) -> AsyncIterator[Bench]:
             pytest.skip(
                 "this kernel cannot hold system calls (Linux 5.19), or we are under a filter"
             )
+        assert unreaped(server_of(bench)) == []  # Nobody waits for the end of trials.
         yield bench
 
 
