@@ -348,7 +348,8 @@ def _explained(where: str) -> Iterator[None]:
         *(tarfile.TarError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError),
         *(EOFError, ValueError, RecursionError),
     ) as error:
-        raise UsageError(f"{where}: cannot be read: {error}") from error
+        # Of what is no tar archive, tarfile says in several lines what else it is not.
+        raise UsageError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
 
 
 class _Readable(Protocol):

@@ -156,8 +156,10 @@ def test_a_layer_that_is_encrypted_is_refused(tmp_path: Path) -> None:
         names(layout.write(tmp_path / "layout"), tmp_path / "spool")
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"not a tar at all")
 
-    with pytest.raises(UsageError, match=r"file: cannot be read"):
+    with pytest.raises(UsageError, match=r"file: cannot be read") as caught:
         names(tmp_path / "file", tmp_path / "spool")
+
+    assert "\n" not in str(caught.value)
