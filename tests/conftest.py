@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail a test that would skip for want of something that scripts/test installs",
     )
     parser.addoption(
+        "--sandboxed",
+        action="store_true",
+        help="do not begin unless both launchers make sandboxes, without which tests would skip",
+    )
+    parser.addoption(
         "--transport",
         metavar="NAME",
         help="run every daemon on this one, and the suites that all of them must pass on it alone",
@@ -61,6 +66,11 @@ def pytest_configure(config: pytest.Config) -> None:
             compiled.inspect().check()
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from error
+    if config.getoption("--sandboxed"):
+        from support.executing import bubblewrap_missing, launcher_missing
+
+        if missing := launcher_missing() or bubblewrap_missing():
+            raise pytest.UsageError(missing)
     if name := config.getoption("--transport"):
         from support import daemon
 
