@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cas.store import BlobStore
 from executor.coeffects import SandboxKind
@@ -21,6 +21,7 @@ from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions
 from executor.ports import Network, TreeCodec
 from executor.routing import Route, RoutingExecutor
+from executor.space import Space
 from executor.unsandboxed import UnsandboxedExecutor
 from executor.wasm.executor import WasmExecutor
 
@@ -48,6 +49,8 @@ class Means:
     """Answers seconds since the epoch."""
     network: Network | None = None
     """What gives actions a network that declare one; None where they are refused."""
+    space: Space = field(default_factory=Space)
+    """What the actions of all executors take of the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ def open_executors(
         return None, Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
     stack.push_async_callback(default.executor.close)
     if shortage := default.executor.shortage():
-        _log.warning("actions that take longer than a moment will be killed: %s", shortage)
+        _log.warning(
+            "actions that take longer than a moment will be killed: %s", shortage.complaint
+        )
     lacking = {SandboxKind.NAMESPACE: default.lacking} if default.lacking else {}
     # First, as the cheapest, for actions that accept several kinds.
     routes = [*_open_wasm(stack, means, options, lacking), *default.routes]
@@ -94,7 +99,7 @@ def open_executors(
 def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed: bool) -> _Default:
     parts = (means.store, means.codec, options, means.wall)
     try:
-        namespace = NamespaceExecutor(*parts, network=means.network)
+        namespace = NamespaceExecutor(*parts, network=means.network, space=means.space)
         if namespace.fallback:
             _log.warning("bubblewrap makes sandboxes: %s", namespace.fallback)
         elif namespace.no_overlay:
@@ -104,7 +109,7 @@ def _open_default(means: Means, options: ExecutorOptions, *, accept_unsandboxed:
         if not accept_unsandboxed:
             raise
         _log.warning("actions run WITHOUT a sandbox, as accepted: %s", error)
-        return _Default(UnsandboxedExecutor(*parts), lacking=str(error))
+        return _Default(UnsandboxedExecutor(*parts, space=means.space), lacking=str(error))
 
 
 def _open_wasm(
@@ -116,7 +121,8 @@ def _open_wasm(
     # Scratch space is for one executor alone.
     own = options.scratch.with_name(f"{options.scratch.name}-wasm")
     try:
-        wasm = WasmExecutor(means.store, means.codec, replace(options, scratch=own), means.wall)
+        parts = (means.store, means.codec, replace(options, scratch=own), means.wall)
+        wasm = WasmExecutor(*parts, space=means.space)
     except SandboxUnavailable as error:
         lacking[SandboxKind.WASM] = str(error)
         _log.warning("actions cannot run as WebAssembly: %s", error)
@@ -138,7 +144,10 @@ def _open_microvm(
     own = replace(options, scratch=options.scratch.with_name(f"{options.scratch.name}-microvm"))
     try:
         microvm = MicrovmExecutor(
-            means.store, means.codec, own, means.wall, machine, network=means.network
+            *(means.store, means.codec, own, means.wall),
+            machine,
+            network=means.network,
+            space=means.space,
         )
     except SandboxUnavailable as error:
         lacking[SandboxKind.MICROVM] = str(error)

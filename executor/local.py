@@ -5,8 +5,8 @@ How one action goes (`preparing`, `running` and `account` have the parts, in thi
 1. Scratch space is made: `root` becomes the input root, beside it lie spools for long output.
 2. The tree is laid out, and the parents of output paths are made.
 3. The launcher starts the command, held back until its limits apply; then it is let go.
-4. It ends, or is killed: at its timeout, on cancellation, or because the disk runs full. Either way
-   every process of the action is dead before anything else happens.
+4. It ends, or is killed: at its timeout, on cancellation, or for what it takes of the disk. Either
+   way every process of the action is dead before anything else happens.
 5. Outputs and what was printed go into the store.
 6. Scratch space and control group are removed, also after a failure, and only then is the end told.
    Of scratch space with little in it, only that it is out of every sandbox's reach (Scratch).
@@ -47,7 +47,8 @@ from executor.preparing import (
 from executor.process import Ending, Job, Process
 from executor.rlimits import describe_limits, limits_for_processes
 from executor.running import Bounds, Run, run
-from executor.scratch import Scratch
+from executor.scratch import Scratch, Shortage
+from executor.space import Space, SpaceWatch
 from executor.spec import Outcome, Timings, Work
 from executor.staging import InputTrees, Layout
 
@@ -99,8 +100,10 @@ class LocalExecutor(ABC):
         codec: TreeCodec,
         options: ExecutorOptions,
         clock: Callable[[], float],
+        *,
+        space: Space | None = None,
     ) -> None:
-        """`clock` answers seconds since the epoch.
+        """`clock` answers seconds since the epoch; executors on one disk share `space`.
 
         Raises SandboxUnavailable when scratch space cannot be used.
         """
@@ -111,6 +114,7 @@ class LocalExecutor(ABC):
         self._store = store
         self._options = options
         self._clock = clock
+        self._space = space or Space()
         self._threads = Threads(options.threads)
         self._inputs = InputTrees(store, codec, options.trees, self._threads)
         self._outputs = OutputCollector(store, codec, options.trees, self._threads)
@@ -159,7 +163,10 @@ class LocalExecutor(ABC):
             raise WorkerFailure(f"running {work.name}: {error}") from error
         finally:
             held.close()
-            await self._clean_up(scratch, group)
+            try:
+                await self._clean_up(scratch, group)
+            finally:
+                self._space.gone(str(scratch))
 
     async def _clean_up(self, scratch: Path, group: Group | None) -> None:
         try:
@@ -260,15 +267,18 @@ class LocalExecutor(ABC):
         use = None
 
         def begun() -> None:
+            running.enter_context(self._space.running(directory))
             attempt.times.mark()
             attempt.progress.executing()
 
         timeout_s = timeout_of(job.work, self._options)
-        bounds = Bounds(self.start_timeout_s, timeout_s, self._lasting_shortage)
+        directory, limit_bytes = str(attempt.scratch), self._options.scratch_bytes
+        watch = SpaceWatch(self._space, directory, limit_bytes, self.shortage, self._save_room)
+        bounds = Bounds(self.start_timeout_s, timeout_s, watch.stop)
+        launch = functools.partial(self._launch, job)
         try:
-            ran = await run(
-                job.work.name, functools.partial(self._launch, job), captures, bounds, begun
-            )
+            with ExitStack() as running:
+                ran = await run(job.work.name, launch, captures, bounds, begun)
         finally:
             if session is not None:
                 use = await session.close()
@@ -282,16 +292,9 @@ class LocalExecutor(ABC):
             Capture(function, f"{attempt.scratch}/stderr", limit, progress.stderr),
         )
 
-    def shortage(self) -> str:
-        """Answers what the scratch filesystem is short of; empty while there is enough."""
+    def shortage(self) -> Shortage | None:
+        """Answers what the scratch filesystem is short of; None while there is enough."""
         return self._scratch.shortage(self._options.reserve_bytes, self._options.reserve_files)
-
-    async def _lasting_shortage(self) -> str:
-        """The same, after all has been freed that can be."""
-        if not self.shortage():
-            return ""
-        await self._save_room()
-        return self.shortage()
 
     async def _save_room(self) -> None:  # noqa: B027 (few keep anything)
         """Frees what can be done without: the scratch filesystem is nearly full."""

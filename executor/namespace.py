@@ -50,6 +50,7 @@ from executor.preparing import MOUNTED_IN_ROOT
 from executor.probe import explain, find_bubblewrap, probe
 from executor.process import Job, Process
 from executor.rootfs import host_root, read_roots, rootfs_of, view_root
+from executor.space import Space
 from executor.spec import Work
 from executor.staging import Layout
 from executor.toolchain import Toolchain, read_toolchain
@@ -68,6 +69,8 @@ class NamespaceExecutor(LocalExecutor):
         options: ExecutorOptions,
         clock: Callable[[], float],
         network: Network | None = None,
+        *,
+        space: Space | None = None,
     ) -> None:
         """Tries a sandbox with all that actions will get. Blocks for some 50 ms.
 
@@ -78,7 +81,7 @@ class NamespaceExecutor(LocalExecutor):
             find_launcher()
         elif options.launcher is LauncherKind.BUBBLEWRAP:
             find_bubblewrap(options.bubblewrap)
-        super().__init__(store, codec, options, clock)
+        super().__init__(store, codec, options, clock, space=space)
         self._network = network
         budget = TreeBudget(options.rootfs_bytes, max_trees=options.rootfs_trees)
         self._root_trees = self._cache("rootfs", budget, waits=True)

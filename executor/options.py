@@ -103,8 +103,15 @@ class ExecutorOptions:
     """Size of the private /tmp, and again of /dev/shm, of a sandboxed action, in memory."""
     tmp_files: int = 1_000_000
     """Files and directories in each of them. Not limited by bubblewrap."""
+    scratch_bytes: int | None = None
+    """What one action may have in its scratch space: what it writes, a copy of its inputs, and a
+    guest's disks as far as they are filled. Looked at now and then, so it may have more for a
+    moment; that look is why there is no limit by default.
+    """
     reserve_bytes: int = 256 << 20
-    """An action is killed when less than this is left free on the scratch filesystem."""
+    """When less than this is left free on the scratch filesystem, the action that takes most there
+    is killed, and then, if that does not do, the next.
+    """
     reserve_files: int = 10_000
     """Or fewer files than this can be made there."""
     trees: TreeLimits = field(default_factory=TreeLimits)

@@ -1,4 +1,4 @@
-"""Runs a command to its end, or to one that is put to it: its timeout, or a full disk."""
+"""Runs a command to its end, or to one that is put to it: its timeout, or too little space."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from executor.process import Ending, Process
 
 _WATCH_INTERVAL_S = 0.5
 _DRAIN_TIMEOUT_S = 1.0
+_TIMED_OUT = Ending(128 + 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,10 @@ class Bounds:
 
     start_timeout_s: float
     timeout_s: float
-    shortage: Callable[[], Awaitable[str]]
-    """Answers what there is too little of to go on; empty while there is enough."""
+    stop: Callable[[], Awaitable[Ending | str]]
+    """Asked now and then. Answers how it ends at a limit, or what there is too little of for it to
+    go on; empty while there is enough.
+    """
 
 
 async def run(
@@ -57,7 +60,7 @@ async def run(
             await process.release()
         started = loop.time()
         begun()
-        timed_out = await _watch(process.ended, bounds)
+        ending = await _watch(process.ended, bounds)
         wall_s = loop.time() - started
     except TimeoutError:
         raise WorkerFailure(
@@ -66,26 +69,30 @@ async def run(
     finally:
         await process.kill()
     await _settle(captures)
-    if timed_out:
-        return Run(Ending(128 + 9), wall_s, timed_out=True)
+    if ending is not None:
+        return Run(ending, wall_s, timed_out=ending is _TIMED_OUT)
     ending = process.ending(stderr.beginning())
     if ending.stderr is not None:
         stderr.replace(ending.stderr)
     return Run(ending, wall_s, timed_out=False)
 
 
-async def _watch(ended: asyncio.Future[None], bounds: Bounds) -> bool:
-    """Waits for the end; answers whether the timeout came first. Raises WorkerFailure."""
+async def _watch(ended: asyncio.Future[None], bounds: Bounds) -> Ending | None:
+    """Waits for the end; answers the one that is to be put to it, if that came first. Raises
+    WorkerFailure.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + bounds.timeout_s
     while not ended.done():
         left = deadline - loop.time()
         if left <= 0:
-            return True
+            return _TIMED_OUT
         await asyncio.wait([ended], timeout=min(left, _WATCH_INTERVAL_S))
-        if not ended.done() and (shortage := await bounds.shortage()):
-            raise WorkerFailure(f"killed: {shortage}")
-    return False
+        if not ended.done() and (stop := await bounds.stop()):
+            if isinstance(stop, Ending):
+                return stop
+            raise WorkerFailure(f"killed: {stop}")
+    return None
 
 
 async def _settle(captures: tuple[Capture, Capture]) -> None:

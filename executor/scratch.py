@@ -21,6 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable, WorkerFailure
@@ -41,6 +42,15 @@ _SPARE = 32
 _WORN_ENTRIES = 200
 """After so many entries a directory is not used again, for what _spread says."""
 _TOPDIR_FLAG = 0x00020000
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """What a filesystem has too little of."""
+
+    complaint: str
+    is_of_files: bool = False
+    """Whether of files that can be made, not of bytes."""
 
 
 class Scratch:
@@ -180,21 +190,22 @@ class Scratch:
             with self._heap_lock:
                 self._waiting -= len(heaped)
 
-    def shortage(self, reserve_bytes: int, reserve_files: int) -> str:
-        """Answers which of them its filesystem is short of; empty while there is enough."""
+    def shortage(self, reserve_bytes: int, reserve_files: int) -> Shortage | None:
+        """Answers which of them its filesystem is short of; None while there is enough."""
         status = os.statvfs(self.directory)
         if status.f_bavail * status.f_frsize < reserve_bytes:
-            return (
+            return Shortage(
                 f"under {reserve_bytes >> 20} MiB are free in scratch directory {self.directory};"
                 " free some, or lower executor.reserve_bytes"
             )
         # Some filesystems have no limit of files.
         if status.f_files and status.f_favail < reserve_files:
-            return (
+            return Shortage(
                 f"under {reserve_files} more files can be made in scratch directory"
-                f" {self.directory}; remove some, or lower executor.reserve_files"
+                f" {self.directory}; remove some, or lower executor.reserve_files",
+                is_of_files=True,
             )
-        return ""
+        return None
 
     def close(self) -> None:
         """Waits until all that was discarded is gone, and gives up the lock."""

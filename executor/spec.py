@@ -224,7 +224,7 @@ class EndedBy(Enum):
     MEMORY = "memory"
     """A process of the action was killed at its limit of memory, and the command failed."""
     LIMIT = "limit"
-    """It hit another limit: size of a file, number of processes."""
+    """It hit another limit: size of a file, number of processes, space in scratch."""
 
 
 @dataclass(frozen=True, slots=True)

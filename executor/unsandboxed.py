@@ -25,6 +25,7 @@ from executor.pidfd import PidWatch
 from executor.ports import TreeCodec
 from executor.process import Ending, Job, Process, start_failure
 from executor.rlimits import apply_limits
+from executor.space import Space
 
 MARKER = "ARMITAGE_ACTION"
 """Environment variable that every unsandboxed command is given: which action it belongs to."""
@@ -43,12 +44,14 @@ class UnsandboxedExecutor(LocalExecutor):
         codec: TreeCodec,
         options: ExecutorOptions,
         clock: Callable[[], float],
+        *,
+        space: Space | None = None,
     ) -> None:
         """Kills what a killed predecessor left running.
 
         Raises SandboxUnavailable when scratch space cannot be used.
         """
-        super().__init__(store, codec, options, clock)
+        super().__init__(store, codec, options, clock, space=space)
         for pid, _, _ in _processes():
             if _has_marker(pid, f"{MARKER}={self._identity}:"):
                 with contextlib.suppress(ProcessLookupError):

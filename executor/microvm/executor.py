@@ -66,6 +66,7 @@ from executor.ports import Network, NetworkSession, TreeCodec
 from executor.preparing import asks_for_rootfs
 from executor.process import Ending, Job, Process, command_line_too_long, start_failure
 from executor.rlimits import apply_limits
+from executor.space import Space
 from executor.spec import PassedDevice, Work
 from executor.staging import Layout
 
@@ -97,6 +98,7 @@ class MicrovmExecutor(LocalExecutor):
         machine: MicrovmOptions,
         *,
         network: Network | None = None,
+        space: Space | None = None,
     ) -> None:
         """Finds what guests take; boots none yet. `options.scratch` must be this one's alone.
         Without a `network`, actions that declare one are refused.
@@ -108,7 +110,7 @@ class MicrovmExecutor(LocalExecutor):
         self._means = find_means(machine, options.bubblewrap)
         memory_bytes = machine.memory_bytes + _OVERHEAD_BYTES
         options = replace(options, memory_bytes=memory_bytes, cpus=None)
-        super().__init__(store, codec, options, clock)
+        super().__init__(store, codec, options, clock, space=space)
         self._accel: Accel | None = None
         self._choosing = asyncio.Lock()
         self._tokens: dict[str, str] = {}

@@ -39,6 +39,7 @@ from executor.paths import BUILD_ROOT
 from executor.ports import TreeCodec
 from executor.preparing import asks_for_rootfs, timeout_of
 from executor.process import Ending, Job, Process, exec_failure
+from executor.space import Space
 from executor.spec import Work
 from executor.staging import Layout
 from executor.wasm.engine import End, Kind, Preopen, engine_name
@@ -82,12 +83,14 @@ class WasmExecutor(LocalExecutor):
         options: ExecutorOptions,
         clock: Callable[[], float],
         nursery: Nursery | None = None,
+        *,
+        space: Space | None = None,
     ) -> None:
         """Forks workers from a nursery of its own, or shares one, which it then leaves open.
 
         Raises SandboxUnavailable when scratch space or the cache cannot be used.
         """
-        super().__init__(store, codec, options, clock)
+        super().__init__(store, codec, options, clock, space=space)
         self._wasm: WasmOptions = options.wasm
         try:
             self._modules = CompiledModules(self._wasm.cache, self._wasm.cache_bytes, self._threads)

@@ -30,6 +30,7 @@ from executor.launcher.profile import system_calls
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions, LauncherKind
 from executor.process import Job, Process
+from executor.scratch import Shortage
 from executor.spec import EndedBy
 
 PROBE = Path(__file__).parent / "launcher" / "probe.c"
@@ -466,6 +467,38 @@ class TestBombs:
                 pytest.skip("this filesystem has no limit of files")
             with pytest.raises(WorkerFailure, match="more files can be made"):
                 await bench.run("sleep", "30")
+            assert bench.leftovers() == []
+
+    @pytest.mark.slow
+    async def test_a_full_disk_ends_the_action_that_fills_it_and_no_other(
+        self, own: ExecutorOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with open_bench(own) as bench, asyncio.TaskGroup() as group:
+            work = own.scratch / "work"
+
+            def shortage() -> Shortage | None:
+                is_full = any(one.stat().st_size >= 20 << 20 for one in work.glob("*/root/bomb"))
+                return Shortage("under 1 MiB are free") if is_full else None
+
+            monkeypatch.setattr(bench.executor, "shortage", shortage)
+            others = [group.create_task(bench.run("sleep", "30")) for _ in range(4)]
+            bomb = "head -c 20M /dev/zero > bomb; sleep 30"
+            with pytest.raises(WorkerFailure, match=r"this one took most there: 2\d MiB"):
+                await bench.sh(bomb)
+
+            assert len(bench.leftovers()) == len(others)
+            for other in others:
+                assert other.cancel()
+
+    @pytest.mark.slow
+    async def test_what_takes_too_much_scratch_space_ends_at_its_limit(
+        self, own: ExecutorOptions
+    ) -> None:
+        async with open_bench(replace(own, scratch_bytes=10 << 20)) as bench:
+            outcome = await bench.sh("head -c 20M /dev/zero > bomb; sleep 30")
+
+            assert (outcome.exit_code, outcome.ended_by) == (137, EndedBy.LIMIT)
+            assert "over the limit of 10 MiB (executor.scratch_bytes)" in outcome.message
             assert bench.leftovers() == []
 
     async def test_a_file_at_its_limit_is_told_apart(self, own: ExecutorOptions) -> None:
