@@ -206,6 +206,10 @@ class MemoryStore:
             damaged_blobs=0,
         )
 
+    def capacity_bytes(self) -> int:
+        """See Measured."""
+        return self._index.max_bytes
+
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")

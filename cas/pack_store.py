@@ -740,9 +740,7 @@ class PackStore:
         return free_bytes + self._freeing_bytes + max(0, self._log.garbage_bytes())
 
     def capacity_bytes(self) -> int:
-        """How much may be stored, by the size limit and by what the disk has. Raises
-        StoreUnavailable.
-        """
+        """See Measured."""
         return min(self._max_bytes, self.bytes + self._free_bytes() - self._min_free_bytes)
 
     def is_short(self, spare_bytes: int) -> bool:

@@ -210,6 +210,11 @@ class Measured(Protocol):
     def stats(self) -> StoreStats:
         """Answers the figures of this moment. Synchronous and cheap."""
 
+    def capacity_bytes(self) -> int:
+        """Answers how much may be stored, if all that is there now went: by the size limit, and by
+        what the disk has. Raises StoreUnavailable.
+        """
+
 
 class FileExport(NamedTuple):
     """One blob that is to become one file.

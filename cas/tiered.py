@@ -385,6 +385,10 @@ class TieredStore:
         """See Measured: the fast tier's."""
         return self._fast.stats()
 
+    def capacity_bytes(self) -> int:
+        """See Measured: the fast tier's."""
+        return self._fast.capacity_bytes()
+
     def stop(self) -> None:
         """Ends the downloads under way."""
         self._downloads.stop()

@@ -35,7 +35,7 @@ class InputsMissing(ExecutorError):
 
 class InvalidOutput(ExecutorError):
     """The command ran, but what it left at an output path cannot be an output (wrong type, a
-    socket, a name that is not UTF-8).
+    socket, a name that is not UTF-8, too large).
     """
 
 

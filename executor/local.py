@@ -117,7 +117,9 @@ class LocalExecutor(ABC):
         self._space = space or Space()
         self._threads = Threads(options.threads)
         self._inputs = InputTrees(store, codec, options.trees, self._threads)
-        self._outputs = OutputCollector(store, codec, options.trees, self._threads)
+        self._outputs = OutputCollector(
+            store, codec, options.trees, self._threads, limit_bytes=options.outputs_bytes
+        )
         self._scratch = Scratch(options.scratch)
         place = hashlib.sha256(bytes(self._scratch.directory)).hexdigest()
         self._identity = f"armitage-{place[:12]}"

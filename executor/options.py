@@ -99,6 +99,8 @@ class ExecutorOptions:
     """For each process of an action; the host's own hard limit may be lower."""
     file_bytes: int | None = 64 << 30
     """Largest file that an action may write."""
+    outputs_bytes: int | None = 64 << 30
+    """All output files of one action together, holes included."""
     tmp_bytes: int = 2 << 30
     """Size of the private /tmp, and again of /dev/shm, of a sandboxed action, in memory."""
     tmp_files: int = 1_000_000

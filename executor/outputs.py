@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from cas.digest import Digest, DigestFunction
-from cas.store import BlobImporter, BlobStore
+from cas.errors import BlobTooLarge, StoreFull
+from cas.store import BlobImporter, BlobStore, Measured
 from executor.concurrency import Threads, for_each
 from executor.errors import InvalidOutput
 from executor.layers import parents_first
@@ -83,6 +85,26 @@ class _Found:
     """Every regular file, each once, and its size."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How large files are, holes included: they are stored as they read."""
+
+    total_bytes: int
+    largest: str
+    largest_bytes: int
+
+    @classmethod
+    def of(cls, sizes: Mapping[tuple[str, ...], int]) -> _Size:
+        largest = max(sizes, key=lambda place: sizes[place], default=())
+        return cls(sum(sizes.values()), "/".join(largest), sizes.get(largest, 0))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total_bytes} bytes in all, of which {self.largest[-200:]!r} has"
+            f" {self.largest_bytes}"
+        )
+
+
 def requests_of(work: Work) -> list[tuple[tuple[str, ...], OutputRequest]]:
     """Answers each distinct output request with its place below the input root.
 
@@ -105,8 +127,16 @@ class OutputCollector:
     """Collects the outputs of actions into a store."""
 
     def __init__(
-        self, store: BlobStore, codec: TreeCodec, limits: TreeLimits, in_thread: Threads
+        self,
+        store: BlobStore,
+        codec: TreeCodec,
+        limits: TreeLimits,
+        in_thread: Threads,
+        *,
+        limit_bytes: int | None = None,
     ) -> None:
+        """`limit_bytes` is for all files of an action together."""
+        self._limit_bytes = limit_bytes
         self._store = store
         self._codec = codec
         self._limits = limits
@@ -126,7 +156,16 @@ class OutputCollector:
         if not requests:
             return Outputs()
         found = await self._in_thread(_find, root, requests, mounted_at, self._limits)
-        digests = await self._store_files(root, found.paths, function)
+        size = _Size.of(found.paths)
+        self._check(size)
+        try:
+            digests = await self._store_files(root, found.paths, function)
+        except BlobTooLarge as error:
+            raise InvalidOutput(f"an output is too large to be stored: {error}; {size}") from error
+        except StoreFull as error:
+            if size.total_bytes <= self._capacity_bytes():
+                raise
+            raise InvalidOutput(f"the outputs do not fit the store: {error}; {size}") from error
         blobs: dict[Digest, bytes] = {}
         directories = []
         for path, folder in found.folders:
@@ -141,6 +180,25 @@ class OutputCollector:
             directories=tuple(directories),
             symlinks=tuple(found.symlinks),
         )
+
+    def _check(self, size: _Size) -> None:
+        """Raises InvalidOutput before anything is read of what cannot be stored."""
+        if self._limit_bytes is not None and size.total_bytes > self._limit_bytes:
+            raise InvalidOutput(
+                f"the outputs are over the limit of {self._limit_bytes} bytes"
+                f" (executor.outputs_bytes): {size}"
+            )
+        capacity_bytes = self._capacity_bytes()
+        if size.largest_bytes > capacity_bytes:
+            raise InvalidOutput(
+                f"an output does not fit the store, which has room for {capacity_bytes} bytes at"
+                f" most: {size}"
+            )
+
+    def _capacity_bytes(self) -> int:
+        if hasattr(self._store, "capacity_bytes"):
+            return cast("Measured", self._store).capacity_bytes()
+        return sys.maxsize
 
     async def _store_files(
         self, root: str, sizes: Mapping[tuple[str, ...], int], function: DigestFunction

@@ -14,10 +14,12 @@ from support.executing import SHA256, JsonCodec, PlainStore
 from support.packs import open_storage
 
 from cas.digest import Digest, DigestFunction
-from cas.memory import MemoryStore
+from cas.errors import StoreFull
+from cas.memory import MemoryOptions, MemoryStore
 from cas.pack_store import Durability, PackOptions
 from cas.store import BlobStore
 from executor.concurrency import Threads
+from executor.errors import InvalidOutput
 from executor.outputs import OutputCollector, Outputs
 from executor.spec import OutputKind, OutputRequest
 from executor.staging import TreeLimits
@@ -91,10 +93,12 @@ def root() -> Iterator[Path]:
             os.setegid(0)
 
 
-async def collect(store: BlobStore, root: Path, *paths: str) -> Outputs:
+async def collect(
+    store: BlobStore, root: Path, *paths: str, limit_bytes: int | None = None
+) -> Outputs:
     """Takes in what is at the paths, without any what is in the root."""
     threads = Threads(4)
-    collector = OutputCollector(store, JsonCodec(), TreeLimits(), threads)
+    collector = OutputCollector(store, JsonCodec(), TreeLimits(), threads, limit_bytes=limit_bytes)
     requests = [
         (tuple(path.split("/")) if path else (), OutputRequest(path))
         for path in paths or sorted(os.listdir(root))
@@ -174,3 +178,53 @@ async def test_closed_directories_hide_no_output(
     assert [link.leads_to for link in outputs.symlinks] == [OutputKind.FILE] * (path == "link")
     if path != "link":
         assert await store.find_missing([SHA256.digest(b"x")]) == []
+
+
+def sparse(path: Path, size_bytes: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+
+
+class TestSizes:
+    async def test_outputs_over_their_limit_are_refused_unread(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        sparse(tmp_path / "out" / "small", 5)
+        sparse(tmp_path / "out" / "large", 1 << 42)
+
+        with pytest.raises(InvalidOutput, match=f"'out/large' has {1 << 42}"):
+            await collect(MemoryStore(), tmp_path, limit_bytes=1 << 40)
+
+    async def test_outputs_at_their_limit_are_taken(self, tmp_path: Path) -> None:
+        sparse(tmp_path / "a", 3)
+        sparse(tmp_path / "b", 2)
+
+        assert len((await collect(MemoryStore(), tmp_path, limit_bytes=5)).files) == 2
+        with pytest.raises(InvalidOutput, match=r"limit of 4 bytes \(executor.outputs_bytes\): 5 "):
+            await collect(MemoryStore(), tmp_path, limit_bytes=4)
+
+    async def test_a_file_larger_than_the_store_is_refused_unread(self, tmp_path: Path) -> None:
+        sparse(tmp_path / "hole", 1 << 42)
+
+        with pytest.raises(InvalidOutput, match="which has room for 1000 bytes at most"):
+            await collect(MemoryStore(MemoryOptions(max_bytes=1000)), tmp_path)
+
+    async def test_files_that_fill_the_store_together_are_refused(self, tmp_path: Path) -> None:
+        for number in range(3):
+            (tmp_path / str(number)).write_bytes(b"%d" % number * 400)
+
+        with pytest.raises(InvalidOutput, match="1200 bytes in all"):
+            await collect(MemoryStore(MemoryOptions(max_bytes=1000)), tmp_path)
+
+    async def test_a_store_that_is_full_of_others_may_have_room_later(self, tmp_path: Path) -> None:
+        store = MemoryStore(MemoryOptions(max_bytes=1000))
+        await store.put([SHA256.digest(b"x" * 900)], b"x" * 900)
+        (tmp_path / "f").write_bytes(b"y" * 400)
+
+        with pytest.raises(StoreFull):
+            await collect(store, tmp_path)
+
+    async def test_a_file_over_the_limit_of_one_blob_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(b"y" * 400)
+
+        with pytest.raises(InvalidOutput, match="over the limit of 300 bytes for one blob"):
+            await collect(MemoryStore(MemoryOptions(max_blob_bytes=300)), tmp_path)
