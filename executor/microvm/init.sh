@@ -195,13 +195,28 @@ printed() {
   last="$out $err"
 }
 
+# The command prints to pipes, which it can also open by name (/dev/stderr); a port or a disk it could not.
+pass_on() {
+  echo -1000 >/proc/self/oom_score_adj
+  exec cat
+}
+mkfifo -m 666 /tmp/stdout /tmp/stderr
+pass_on </tmp/stdout >&7 &
+out=$!
+pass_on </tmp/stderr >&8 &
+err=$!
+
 say ready
 if [ -n "$DISKS" ]; then while usleep 1000000; do printed; done & fi
-chroot /new /dev/armitage/busybox sh /dev/armitage/run </dev/null >&7 2>&8 7>&- 8>&- 9>&- &
+chroot /new /dev/armitage/busybox sh /dev/armitage/run </dev/null >/tmp/stdout 2>/tmp/stderr 7>&- 8>&- 9>&- &
 wait $!
 code=$?
-# Everything else that the action has started.
-kill -9 -1
+# Everything else that the action has started: stopped first, so that nothing starts more. What it printed is still passed on.
+kill -STOP -1
+for at in /proc/[0-9]*; do
+  case ${at#/proc/} in 1 | "$out" | "$err") ;; *) kill -9 "${at#/proc/}" 2>/dev/null ;; esac
+done
+kill -CONT "$out" "$err"
 wait
 if [ -n "$DISKS" ]; then printed; fi
 if dmesg | grep -q 'Out of memory: Killed'; then say oom; fi

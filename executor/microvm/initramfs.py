@@ -26,6 +26,7 @@ _APPLETS = (
         "kill",
         "ln",
         "mkdir",
+        "mkfifo",
         "mknod",
         "mount",
         "nc",

@@ -103,6 +103,8 @@ KINDS = [
     ),
 ]
 NOT_OF_WASM = {
+    # /dev/stderr, which WASI has not.
+    "test_output_can_be_opened_by_name",
     # Modes of files, and links to absolute paths.
     "test_tree_is_made_exactly",
     "test_modification_times_are_fixed",
@@ -156,6 +158,7 @@ WITHOUT_GUEST = {
 }
 """What ends before a virtual machine would start."""
 WITH_GUEST = {
+    "test_output_can_be_opened_by_name",
     "test_death_by_signal_is_128_and_the_signal",
     "test_output_over_the_limit_is_cut_with_a_word",
     "test_each_kind_is_told",
@@ -569,6 +572,15 @@ class TestPrinting:
         outcome = await bench.run("true")
 
         assert outcome.stdout == outcome.stderr == SHA256.empty
+
+    async def test_output_can_be_opened_by_name(self, bench: Bench) -> None:
+        script = "echo one; echo two >/dev/stdout; echo three >&2; echo four >>/dev/stderr"
+
+        outcome = await bench.run("sh", "-c", script)
+
+        assert outcome.exit_code == 0, await bench.errors(outcome)
+        assert await bench.store.get(outcome.stdout) == b"one\ntwo\n"
+        assert await bench.store.get(outcome.stderr) == b"three\nfour\n"
 
     async def test_long_output_is_kept_whole(self, bench: Bench) -> None:
         outcome = await bench.sh("head -c 900000 /dev/zero")

@@ -131,7 +131,8 @@ ln out/d/f out/hard
 ln -s d/f out/soft
 chmod +x out/hard
 sleep 1000 &
-echo printed; echo complained >&2
+echo printed > /dev/stdout; echo complained > /dev/stderr
+head -c 300000 /dev/zero
 exit 7
 """
 
@@ -152,7 +153,7 @@ async def test_action_runs_and_leaves_exactly_its_outputs(
     )
 
     assert (outcome.exit_code, await bench.errors(outcome)) == (7, "complained\n")
-    assert bytes(progress.out) == b"printed\n"
+    assert bytes(progress.out) == b"printed\n" + bytes(300_000)
     assert progress.started == 1
     made, inner = outcome.directories
     assert await get_tree(bench.store, inner.root) == {"f": Exe(b"made\n")}
