@@ -306,7 +306,7 @@ class Daemon:
         self._network = await self._open_network(stack)
         self._auditor = await self._open_auditor(stack)
         self._office = await self._open_office(stack, store)
-        executor = await self._with_gpus(stack, self._open_executor(stack, store, codec))
+        executor = await self._with_gpus(stack, await self._open_executor(stack, store, codec))
         instances = Instances(
             (self._effective(instance) for instance in config.instances), self._quotas
         )
@@ -525,7 +525,7 @@ class Daemon:
             network, archive, store, codec, credentials=self._credentials, options=options
         )
 
-    def _open_executor(
+    async def _open_executor(
         self, stack: AsyncExitStack, store: Store, codec: DirectoryCodec
     ) -> RoutingExecutor | None:
         worker = self._config.worker
@@ -544,7 +544,7 @@ class Daemon:
             max_timeout_s=self._config.execute.actions.max_timeout_s,
         )
         raise_open_files()
-        executor, self._execution = open_executors(
+        executor, self._execution = await open_executors(
             stack,
             Means(store, codec, self._clock.wall, self._network),
             options,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
+from armitage.chores import Chores
 from cas.store import BlobStore
 from executor.coeffects import SandboxKind
 from executor.errors import SandboxUnavailable
@@ -26,6 +27,8 @@ from executor.unsandboxed import UnsandboxedExecutor
 from executor.wasm.executor import WasmExecutor
 
 _log = logging.getLogger(__name__)
+
+_TIDY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class _Default:
     """Why there is no namespace sandbox."""
 
 
-def open_executors(
+async def open_executors(
     stack: AsyncExitStack,
     means: Means,
     options: ExecutorOptions,
@@ -84,6 +87,8 @@ def open_executors(
         _log.warning("actions are not executed: %s", error)
         return None, Execution(enabled=False, sandboxed=False, reason=f"off: {error}")
     stack.push_async_callback(default.executor.close)
+    if isinstance(default.executor, NamespaceExecutor):
+        await stack.enter_async_context(Chores(_TIDY_S, [], [default.executor.tidy]))
     if shortage := default.executor.shortage():
         _log.warning(
             "actions that take longer than a moment will be killed: %s", shortage.complaint

@@ -22,6 +22,7 @@ An action that declares a network gets sockets in that namespace on which a witn
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 from cas.digest import Digest, DigestFunction
+from cas.errors import CasError
 from cas.store import BlobStore
 from executor.bubblewrap import Bubblewrap
 from executor.coeffects import SandboxKind
@@ -55,6 +57,8 @@ from executor.spec import Work
 from executor.staging import Layout
 from executor.toolchain import Toolchain, read_toolchain
 from executor.tree_cache import TreeBudget, TreeCache
+
+_log = logging.getLogger(__name__)
 
 
 class NamespaceExecutor(LocalExecutor):
@@ -174,6 +178,16 @@ class NamespaceExecutor(LocalExecutor):
         """Removes trees that are only kept; see LocalExecutor."""
         for trees in (self._input_trees, self._root_trees):
             await trees.clear()
+
+    async def tidy(self) -> None:
+        """Removes trees that are only kept and of which the store has lost a part. To be called now
+        and then. Logs what fails.
+        """
+        for trees in (self._input_trees, self._root_trees):
+            try:
+                await trees.drop_lost()
+            except (CasError, OSError) as error:
+                _log.warning("removing trees that the store has lost a part of: %s", error)
 
     async def _equip(self, job: Job, layout: Layout) -> Job:
         """Adds what the action declares and may have; see LocalExecutor."""

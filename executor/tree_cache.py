@@ -15,12 +15,18 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from cas.digest import Digest
-from cas.store import BlobStore
+from cas.store import BlobStore, Leases
 from executor.concurrency import Threads
 from executor.scratch import Scratch, remove_tree
 from executor.staging import InputTrees, Layout
+
+_LOOKS = 20_000
+"""How many blobs are looked up at least before the rest waits for the next time: some 20 ms."""
+_LOOKS_AT_ONCE = 1_000
+"""So many before others of the event loop have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,8 @@ class _Turn:
 class TreeCache:
     """Trees within one budget. Owned by the event loop.
 
-    A tree goes when the store has lost a part of it, or when room is needed: of those that nobody
+    A tree goes when the store has lost a part of it (as is seen at its next use, or by drop_lost),
+    or when room is needed: of those that nobody
     uses, the one that was used least recently.
     """
 
@@ -104,6 +111,8 @@ class TreeCache:
         """Those that may be lent, the least recently used first."""
         self._doomed: list[Tree] = []
         """Those that must go once nobody uses them."""
+        self._unlooked: list[Hashable] = []
+        """Keys of those that drop_lost has yet to look at, the last first."""
         self._freed = asyncio.Event()
         """Set, and replaced, when there may be more room than before."""
         self.trees = 0
@@ -131,6 +140,36 @@ class TreeCache:
         for key in [key for key, tree in self._trees.items() if not tree.users]:
             self._doomed.append(self._trees.pop(key))
         await self._sweep()
+
+    async def drop_lost(self) -> None:
+        """Removes trees that nobody uses and that the store has lost a part of, where it can tell
+        that without renewing leases. To be called now and then: each call looks at some of them,
+        the least recently used first. Raises OSError.
+        """
+        if not hasattr(self._store, "lease_of"):
+            return
+        if not self._unlooked:
+            self._unlooked = list(reversed(self._trees))
+        left = _LOOKS
+        while self._unlooked and left > 0:
+            key = self._unlooked.pop()
+            tree = self._trees.get(key)
+            if tree is None or tree.users:
+                continue
+            left -= len(tree.blobs)
+            is_lost = await self._has_lost(tree, cast("Leases", self._store))
+            if is_lost and self._trees.get(key) is tree and not tree.users:
+                self._doomed.append(self._trees.pop(key))
+        await self._sweep()
+
+    @staticmethod
+    async def _has_lost(tree: Tree, leases: Leases) -> bool:
+        for start in range(0, len(tree.blobs), _LOOKS_AT_ONCE):
+            for digest in tree.blobs[start : start + _LOOKS_AT_ONCE]:
+                if not digest.is_empty and leases.lease_of(digest) is None:
+                    return True
+            await asyncio.sleep(0)
+        return False
 
     @asynccontextmanager
     async def _turn(self, key: Hashable) -> AsyncIterator[None]:

@@ -41,6 +41,7 @@ from armitage.transport.port import Code
 from cas.digest import Digest, DigestFunction
 from cas.errors import StoreUnavailable
 from executor.errors import SandboxUnavailable
+from executor.namespace import NamespaceExecutor
 
 EXECUTING = reapi.ExecutionStage.EXECUTING
 BLOB = b"kept over every end" * 100
@@ -182,6 +183,21 @@ async def test_a_scratch_directory_that_is_nearly_full_is_told_of_at_the_start(
 
     assert "will be killed: under" in caplog.text
     assert "lower executor.reserve_bytes" in caplog.text
+
+
+async def test_trees_that_are_kept_are_tidied_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    tidied = asyncio.Event()
+
+    async def tidy(_: NamespaceExecutor) -> None:
+        tidied.set()
+
+    monkeypatch.setattr("armitage.executors._TIDY_S", 0.001)
+    monkeypatch.setattr(NamespaceExecutor, "tidy", tidy)
+    async with running_daemon(memory_config()) as daemon:
+        if not daemon.execution.sandboxed:
+            pytest.skip(daemon.execution.reason)
+        async with asyncio.timeout(5):
+            await tidied.wait()
 
 
 async def test_stopping_twice_does_no_harm() -> None:

@@ -363,3 +363,18 @@ async def test_disabled_copies_everything_and_says_why(options: ExecutorOptions)
 
     assert outcome.sandbox["inputs"] == "copy"
     assert "configured" in executor.no_overlay
+
+
+async def test_what_the_store_has_evicted_goes_at_the_next_tidying(
+    bench: Bench, options: ExecutorOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await bench.run("cat", "a", tree=TREE)).exit_code == 0
+    executor, kept = bench.executor, options.scratch / "trees"
+    assert isinstance(executor, NamespaceExecutor)
+
+    await executor.tidy()
+    assert list(kept.iterdir())
+
+    monkeypatch.setattr(bench.store, "lease_of", lambda _: None)
+    await executor.tidy()
+    assert list(kept.iterdir()) == []

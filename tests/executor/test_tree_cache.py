@@ -14,6 +14,7 @@ from support.executing import SHA256, JsonCodec, put_tree
 
 from cas.digest import Digest
 from cas.memory import MemoryStore
+from cas.store import Lease
 from executor.concurrency import Threads
 from executor.errors import InputsMissing, WorkerFailure
 from executor.input_overlay import Overlay
@@ -31,8 +32,14 @@ class Forgetful(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.lost: set[Digest] = set()
+        self.asked = 0
+        """How often it was asked what is missing, which renews leases."""
+
+    def lease_of(self, digest: Digest) -> Lease | None:
+        return None if digest in self.lost else super().lease_of(digest)
 
     async def find_missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        self.asked += 1
         digests = list(digests)
         missing = await super().find_missing(digests)
         return [one for one in digests if one in self.lost or one in missing]
@@ -185,6 +192,50 @@ async def test_who_waits_gets_room_when_making_another_fails(tmp_path: Path) -> 
             first.cancel()
 
         assert kept.on_disk() == {second.result().root}
+
+
+class TestDroppingWhatIsLost:
+    async def test_an_unused_tree_goes_when_the_store_has_lost_a_part(self, kept: Kept) -> None:
+        whole, broken = await kept.put("a", "b"), await kept.put("c", content=b"y")
+        for root in (whole, broken):
+            kept.cache.give_back(await kept.take(root))
+        kept.store.lost.add(SHA256.digest(b"y"))
+        asked = kept.store.asked
+
+        await kept.cache.drop_lost()
+
+        assert kept.store.asked == asked
+        assert kept.on_disk() == {(await kept.take(whole)).root}
+
+    async def test_a_tree_that_is_used_stays(self, kept: Kept) -> None:
+        tree = await kept.take(await kept.put("a"))
+        kept.store.lost.add(SHA256.digest(b"x"))
+
+        await kept.cache.drop_lost()
+
+        assert kept.on_disk() == {tree.root}
+
+    async def test_an_empty_file_is_never_lost(self, kept: Kept) -> None:
+        tree = await kept.take(await kept.put("a", content=b""))
+        kept.cache.give_back(tree)
+
+        await kept.cache.drop_lost()
+
+        assert kept.on_disk() == {tree.root}
+
+    async def test_each_look_is_bounded_and_the_next_goes_on(
+        self, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("executor.tree_cache._LOOKS", 1)
+        for name in "ab":
+            kept.cache.give_back(await kept.take(await kept.put(name)))
+        kept.store.lost.add(SHA256.digest(b"x"))
+
+        await kept.cache.drop_lost()
+        assert len(kept.on_disk()) == 1
+
+        await kept.cache.drop_lost()
+        assert kept.on_disk() == set()
 
 
 async def test_tree_is_made_anew_when_the_store_has_lost_a_part(kept: Kept) -> None:

@@ -42,7 +42,7 @@ class TellingExecutor(UnsandboxedExecutor):
 def let_actions_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every daemon execute so from now on."""
 
-    def open_executors(
+    async def open_executors(
         stack: AsyncExitStack, means: Means, options: ExecutorOptions, *_: object, **__: object
     ) -> tuple[Executor | None, Execution]:
         try:
