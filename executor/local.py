@@ -164,22 +164,23 @@ class LocalExecutor(ABC):
         except OSError as error:
             raise WorkerFailure(f"running {work.name}: {error}") from error
         finally:
-            held.close()
             try:
-                await self._clean_up(scratch, group)
+                await self._clean_up(scratch, group, held)
+            except OSError as error:
+                raise WorkerFailure(f"cleaning up after {work.name}: {error}") from error
             finally:
                 self._space.gone(str(scratch))
 
-    async def _clean_up(self, scratch: Path, group: Group | None) -> None:
+    async def _clean_up(self, scratch: Path, group: Group | None, held: ExitStack) -> None:
         try:
+            held.close()
+        finally:
             try:
                 if not self._scratch.discard_little(scratch):
                     await self._threads(self._scratch.discard, scratch)
             finally:
                 if group is not None and not group.remove_at_once():
                     await self._threads(group.remove)
-        except OSError as error:
-            raise WorkerFailure(f"cleaning up after {scratch.name}: {error}") from error
 
     async def _execute(self, attempt: _Attempt) -> Outcome:
         work, root, group, times = attempt.work, attempt.root, attempt.group, attempt.times

@@ -11,8 +11,11 @@ from support.executing import Bench, JsonCodec
 from armitage.clock import SystemClock
 from cas.memory import MemoryStore
 from executor.cgroup import Cgroups
-from executor.errors import InvalidInput, TimedOut
+from executor.errors import InvalidInput, TimedOut, WorkerFailure
+from executor.input_overlay import Overlay
 from executor.options import ExecutorOptions
+from executor.spec import Work
+from executor.staging import Layout
 from executor.unsandboxed import MARKER, UnsandboxedExecutor
 
 
@@ -41,6 +44,24 @@ async def test_sandbox_says_none(bench: Bench) -> None:
 
     assert outcome.sandbox["sandbox"] == "none"
     assert outcome.sandbox["network"] == "host"
+
+
+async def test_what_cannot_be_given_back_keeps_no_scratch_space(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("it is stuck")
+
+    async def stage(self: NoGroups, work: Work, root: str) -> tuple[Layout, Overlay]:
+        layout, _ = await UnsandboxedExecutor._stage(self, work, root)
+        return layout, Overlay((root,), f"{root}.work", fail)
+
+    monkeypatch.setattr(NoGroups, "_stage", stage)
+
+    with pytest.raises(WorkerFailure, match=r"cleaning up after .*: it is stuck"):
+        await bench.run("true")
+
+    assert bench.leftovers() == []
 
 
 def is_running(marker: str) -> bool:
