@@ -141,6 +141,7 @@ static pid_t start(const struct command *command, int input, const struct action
     sigemptyset(&none);
     signal(SIGCHLD, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    /* exec closes all of ours, being O_CLOEXEC; one that somebody forgets to open so might lead out. */
     if (setsid() < 0 || dup2(input, 0) < 0 || dup2(action->output, 1) < 0 ||
         dup2(action->error, 2) < 0 || syscall(NR_close_range, LOWEST_FREE, ~0U, 0) < 0) {
         *failed = errno;

@@ -4,12 +4,13 @@ import asyncio
 import errno
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from support.executing import (
     Tree,
     get_tree,
 )
-from support.sandboxes import open_bench, options_for
+from support.sandboxes import image, open_bench, options_for
 
 from executor.errors import InvalidInput, InvalidOutput, TimedOut, WorkerFailure
 from executor.launcher.binary import BINARY
+from executor.launcher.own import OwnLauncher
 from executor.launcher.profile import system_calls
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions, LauncherKind
@@ -113,6 +115,18 @@ def few_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def sandbox_of(launcher: OwnLauncher) -> str:
+    """The first process of the one sandbox there is."""
+    server = launcher._server._process.pid
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    [first] = [
+        pid
+        for pid in children
+        if re.search(r"NSpid:\t\d+\t", Path(f"/proc/{pid}/status").read_text())
+    ]
+    return first
 
 
 def compiled(source: Path, target: Path, *flags: str) -> bytes:
@@ -217,6 +231,15 @@ class TestProc:
     async def test_control_groups_of_the_host_are_not_named(self, bench: Bench) -> None:
         assert set((await bench.says("cut -d : -f 3- /proc/self/cgroup")).split()) <= {"/"}
 
+    async def test_nobody_has_a_capability_or_gets_one(self, either: Bench) -> None:
+        """Neither the command nor the sandbox's first process."""
+        said = await either.says("grep -hE '^(Cap|NoNewPrivs)' /proc/self/status /proc/1/status")
+
+        kinds = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+        assert sorted(said.splitlines()) == sorted(
+            2 * [*(f"{kind}:\t{0:016}" for kind in kinds), "NoNewPrivs:\t1"]
+        )
+
     async def test_there_is_no_sys(self, either: Bench) -> None:
         assert (await either.sh("ls /sys")).exit_code != 0
 
@@ -254,8 +277,8 @@ class TestFilesystem:
         """As if the check that is made first had a hole."""
         executor = bench.executor
         assert isinstance(executor, NamespaceExecutor)
-        for number in range(3, 16):
-            cwd = ("..", "proc", "self", "fd", str(number))
+        for place in ("cwd", "root", *(f"fd/{number}" for number in range(3, 16))):
+            cwd = ("..", "proc", "self", *place.split("/"))
             with (
                 launching_in(executor, cwd),
                 pytest.raises(WorkerFailure, match="entering the working directory"),
@@ -275,6 +298,18 @@ class TestFilesystem:
         assert (await bench.errors(outcome)).count("Read-only file system") == 3
         assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
         assert outcome.exit_code == 0
+
+    async def test_devices_of_an_input_root_cannot_be_replaced(self, bench: Bench) -> None:
+        """Nor are files kept beside them, which no limit of /tmp would count."""
+        outcome = await bench.run(
+            "/bin/sh",
+            "-c",
+            "echo > /dev/null; echo > /dev/more; /bin/busybox rm -f /dev/null /dev/stdin",
+            tree=image(),
+            platform={"chroot-input-root": "true"},
+        )
+
+        assert (await bench.errors(outcome)).count("Read-only file system") == 3
 
     async def test_mounting_in_new_namespaces_is_closed(self, either: Bench) -> None:
         for script in ("unshare -Urm true", "unshare -m true", "mount --bind /usr /tmp"):
@@ -372,9 +407,72 @@ class TestFilesystem:
         assert "Permission denied" in await bench.errors(await bench.sh("mknod w c 0 0"))
 
 
+REACHING = """
+import errno, os, socket, time
+while True:
+    try:
+        socket.socket(socket.AF_UNIX).connect("\\0outside")
+    except ConnectionRefusedError:
+        print("not yet", flush=True)
+        time.sleep(0.01)
+        continue
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+    break
+for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+    if pid > os.getpid():
+        try:
+            os.kill(pid, 0)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+"""
+OUTSIDE = """
+import socket, time
+s = socket.socket(socket.AF_UNIX)
+s.bind("\\0outside")
+s.listen()
+time.sleep(60)
+"""
+
+
 class TestProcesses:
     async def test_first_process_cannot_be_killed(self, bench: Bench) -> None:
         assert await bench.says("kill -9 1; kill -9 -1; echo alive") == "alive\n"
+
+    async def test_command_has_a_session_of_its_own(self, either: Bench) -> None:
+        """`kill 0` reaches the whole group, also what of it is outside (kill(2)). Such a group's
+        number is 0 in here.
+        """
+        code = "import os; print(os.getsid(0) > 0 < os.getpgrp())"
+
+        assert await either.text(await either.run("python3", "-c", code)) == "True\n"
+
+    async def test_landlock_keeps_from_what_namespaces_would_let_be_reached(
+        self, bench: Bench
+    ) -> None:
+        executor = bench.executor
+        assert isinstance(executor, NamespaceExecutor)
+        launcher = executor._launcher
+        assert isinstance(launcher, OwnLauncher)
+        if launcher.landlock < 6:
+            pytest.skip("Landlock knows of sockets and signals from Linux 6.12 on")
+        if os.geteuid() != 0:
+            pytest.skip("takes root to enter a sandbox's namespaces")
+        seen = Seen()
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(bench.run("python3", "-c", REACHING, progress=seen))
+            await seen.heard.wait()
+            into = ["nsenter", "--target", sandbox_of(launcher), "--net", "--pid"]
+            outside = await asyncio.create_subprocess_exec(*into, "python3", "-c", OUTSIDE)
+            try:
+                outcome = await task
+            finally:
+                with suppress(ProcessLookupError):  # It ends with the sandbox.
+                    outside.kill()
+                await outside.wait()
+
+        assert (await bench.text(outcome)).replace("not yet\n", "") == "EPERM\nEPERM\n"
 
     async def test_abstract_sockets_of_another_action_are_unreachable(self, either: Bench) -> None:
         listen = (

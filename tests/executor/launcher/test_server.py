@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -23,7 +25,7 @@ from executor.launcher.binary import BINARY, find_launcher
 from executor.launcher.document import Document, Op, u32
 from executor.launcher.own import OwnLauncher, trial_job
 from executor.launcher.plan import Plan
-from executor.launcher.server import LauncherServer
+from executor.launcher.server import LauncherServer, receive
 from executor.launching import Confinement
 from executor.namespace import NamespaceExecutor
 from executor.options import ExecutorOptions, LauncherKind
@@ -138,6 +140,36 @@ def test_mounts_are_never_made_through_a_link(server: LauncherServer, place: Pat
 
     assert b"/etc" in complaint
     assert not os.path.lexists("/build/made")
+
+
+def test_a_sandbox_ends_when_its_control_socket_is_let_go_of(
+    server: LauncherServer, planned: Plan, place: Path
+) -> None:
+    """Also when nobody kills it: what asked for it may have failed half way."""
+    job = trial_job(str(place))
+    work = replace(job.work, arguments=("/bin/sleep", "60"))
+    null = os.open("/dev/null", os.O_WRONLY)
+    try:
+        document = planned.action(replace(job, work=work), CONFINEMENT)
+        control = server.ask(document, (null, null), None)
+    finally:
+        os.close(null)
+    with control:
+        control.settimeout(10)
+        told = dict(heard(control) for _ in range(2))
+    first = told[b"P"]
+    try:
+        is_over, _, _ = select.select([first], [], [], 10)
+    finally:
+        os.close(first)
+
+    assert is_over
+
+
+def heard(control: socket.socket) -> tuple[bytes, int]:
+    """The kind of a message, and the first descriptor that came with it, or -1."""
+    message, fds = receive(control)
+    return message[:1], [*fds, -1][0]
 
 
 async def test_a_killed_launcher_fails_what_runs_and_is_replaced(options: ExecutorOptions) -> None:
