@@ -81,6 +81,24 @@ for number in sys.argv[1:]:
     libc.syscall(int(number), 0, -3, 0)
     print(ctypes.get_errno())
 """
+LOOKING = """
+import os
+try:
+    is_ours = os.path.samefile("/proc/1/root/", "/")
+except PermissionError:
+    is_ours = True
+print("closed" if is_ours else "open")
+try:
+    os.open("/proc/1/exe", os.O_WRONLY)
+except OSError:
+    print("closed")
+"""
+LOGGING = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+libc.klogctl(3, ctypes.create_string_buffer(100), 100)
+print(errno.errorcode[ctypes.get_errno()])
+"""
 SIGNALLING = """
 import ctypes, os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 2])
@@ -208,6 +226,23 @@ class TestProc:
 
         assert outcome.stdout.size_bytes == 0
         assert outcome.exit_code != 0
+
+    async def test_first_process_is_no_way_to_files_outside(self, either: Bench) -> None:
+        """bubblewrap's can be looked into, and is the host's program (CVE-2019-5736)."""
+        outcome = await either.run("python3", "-c", LOOKING)
+
+        assert await either.text(outcome) == "closed\nclosed\n"
+
+    async def test_log_of_the_kernel_cannot_be_read(
+        self, options: ExecutorOptions, either: Bench
+    ) -> None:
+        restricted = await either.says("cat /proc/sys/kernel/dmesg_restrict")
+        if options.launcher is LauncherKind.BUBBLEWRAP and restricted == "0\n":
+            pytest.skip("kernel.dmesg_restrict of this host is 0: every process may")
+
+        outcome = await either.run("python3", "-c", LOGGING)
+
+        assert await either.text(outcome) == "EPERM\n"
 
     @pytest.mark.parametrize(
         "path", ["sys/kernel/core_pattern", "sys/vm/overcommit_memory", "self/oom_score_adj"]
@@ -436,8 +471,8 @@ time.sleep(60)
 
 
 class TestProcesses:
-    async def test_first_process_cannot_be_killed(self, bench: Bench) -> None:
-        assert await bench.says("kill -9 1; kill -9 -1; echo alive") == "alive\n"
+    async def test_first_process_cannot_be_killed(self, either: Bench) -> None:
+        assert await either.says("kill -9 1; kill -9 -1; echo alive") == "alive\n"
 
     async def test_command_has_a_session_of_its_own(self, either: Bench) -> None:
         """`kill 0` reaches the whole group, also what of it is outside (kill(2)). Such a group's
