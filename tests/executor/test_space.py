@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,32 +55,31 @@ class TestMeasuring:
         assert measure(str(tmp_path), 0) == Taken()
 
     @pytest.fixture
-    def nobody(self, tmp_path: Path) -> Iterator[None]:
-        if os.geteuid() != 0:
-            yield
-            return
-        for place in (tmp_path, *tmp_path.parents[:2]):
-            place.chmod(0o777)
-        os.seteuid(NOBODY)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
+    def own(self) -> Iterator[Path]:
+        """A directory of a user without privileges, who we are meanwhile."""
+        with tempfile.TemporaryDirectory() as made:  # Unlike tmp_path, below what others may enter.
+            own = Path(made)
+            if os.geteuid() != 0:
+                yield own
+                return
+            os.chown(own, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+            try:
+                yield own
+            finally:
+                os.seteuid(0)
 
-    @pytest.mark.usefixtures("nobody")
-    def test_a_closed_directory_is_told_and_stays_closed(self, tmp_path: Path) -> None:
-        (tmp_path / "own" / "closed").mkdir(parents=True)
-        (tmp_path / "own" / "closed").chmod(0)
+    def test_a_closed_directory_is_told_and_stays_closed(self, own: Path) -> None:
+        (own / "closed").mkdir(mode=0)
 
-        assert measure(str(tmp_path / "own"), 10).is_hidden
-        assert (tmp_path / "own" / "closed").stat().st_mode & 0o777 == 0
+        assert measure(str(own), 10).is_hidden
+        assert (own / "closed").stat().st_mode & 0o777 == 0
 
-    @pytest.mark.usefixtures("nobody")
-    def test_what_the_kernel_keeps_of_an_overlay_hides_nothing(self, tmp_path: Path) -> None:
-        (tmp_path / "own" / "root.work" / "work").mkdir(parents=True)
-        (tmp_path / "own" / "root.work" / "work").chmod(0)
+    def test_what_the_kernel_keeps_of_an_overlay_hides_nothing(self, own: Path) -> None:
+        (own / "root.work").mkdir()
+        (own / "root.work" / "work").mkdir(mode=0)
 
-        assert not measure(str(tmp_path / "own"), 10).is_hidden
+        assert not measure(str(own), 10).is_hidden
 
 
 class TestShortage:
