@@ -80,8 +80,7 @@ class TreeCache:
     """Trees within one budget. Owned by the event loop.
 
     A tree goes when the store has lost a part of it (as is seen at its next use, or by drop_lost),
-    or when room is needed: of those that nobody
-    uses, the one that was used least recently.
+    or when room is needed: of those that nobody uses, the one that was used least recently.
     """
 
     def __init__(
