@@ -18,6 +18,7 @@ _PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu")
 _COUNTERS = ("io",)
 """What tells usage and sets no limit. Version 1 does not know who wrote to a disk."""
+_OF_DISKS = ("read_bytes", "written_bytes")
 _READ_BYTES = 64 * 1024
 _REMOVAL_TRIES = 200
 _REMOVAL_PAUSE_S = 0.005
@@ -45,11 +46,17 @@ class Usage:
     written_bytes: int | None = None
 
     def filled(self, other: Usage) -> Usage:
-        """Answers this, and what the other tells where this does not."""
+        """Answers this, and what the other tells where this does not.
+
+        Of bytes read and written the larger is told: control groups count those that reach a disk
+        while there is a group, which are few of what a short command writes.
+        """
         told = {one.name: getattr(self, one.name) for one in fields(self)}
-        return Usage(
-            **{name: getattr(other, name) if mine is None else mine for name, mine in told.items()}
-        )
+        for name, mine in told.items():
+            others = getattr(other, name)
+            if mine is None or (name in _OF_DISKS and others is not None and others > mine):
+                told[name] = others
+        return Usage(**told)
 
 
 class Group:

@@ -211,8 +211,9 @@ class ResourceUse:
     peak_memory_bytes: int | None = None
     read_bytes: int | None = None
     written_bytes: int | None = None
-    """From and to disks, by a version 2 control group. Without one, of the processes that had ended
-    when the command did, and written is then what they changed, whether or not it is there yet.
+    """From and to disks: what a version 2 control group counts, or what the processes did that had
+    ended when the command did, whichever is more. Of these, written is what they changed of files
+    that have a disk, whether or not it is there yet.
     """
 
 

@@ -98,6 +98,14 @@ class TestVersion2:
 
         assert group.filled(counted) == Usage(2.0, 5, out_of_memory=True, written_bytes=7)
 
+    def test_more_is_written_than_has_reached_a_disk(self) -> None:
+        group = Usage(read_bytes=9, written_bytes=0)
+        counted = Usage(read_bytes=4, written_bytes=7)
+
+        filled = group.filled(counted)
+
+        assert (filled.read_bytes, filled.written_bytes) == (9, 7)
+
     def test_what_no_controller_counts_is_unknown(self, tmp_path: Path) -> None:
         usage = Group(2, {"memory": str(fill(tmp_path / "g", V2_FILES))}).usage()
 
