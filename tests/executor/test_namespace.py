@@ -390,7 +390,7 @@ class TestLimits:
 
 
 def filesystem_of(path: Path) -> str:
-    command = ["stat", "-f", "-c", "%T", path]
+    command = ["stat", "-f", "-c", "%T", str(path)]
     return subprocess.check_output(command, text=True).strip()
 
 
