@@ -8,7 +8,19 @@ the daemon's could hold somebody's Kerberos tickets. io_uring makes calls that n
 from __future__ import annotations
 
 import errno
-import struct
+from functools import cache
+
+from executor.bpf import (
+    ALLOW,
+    ARCHITECTURE,
+    ERRNO,
+    JUMP_EQUAL,
+    LOAD,
+    NUMBER,
+    RETURN,
+    X32,
+    instruction,
+)
 
 DENIED = (
     "add_key",
@@ -21,36 +33,28 @@ DENIED = (
 
 _IO_URING = (425, 426, 427)
 _X86_64 = (248, 249, 250, *_IO_URING)
-_X32 = 0x40000000
 _NUMBERS = {
-    0xC000003E: (*_X86_64, *(_X32 + number for number in _X86_64)),
+    0xC000003E: (*_X86_64, *(X32 + number for number in _X86_64)),
     0x40000003: (286, 287, 288, *_IO_URING),
     0xC00000B7: (217, 218, 219, *_IO_URING),
     0x40000028: (309, 310, 311, *_IO_URING),
 }
 """By AUDIT_ARCH_*: x86_64 with its second numbering, i386, aarch64, arm."""
-_ARCHITECTURE, _NUMBER = 4, 0
-"""Where struct seccomp_data has them."""
-_LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
+@cache
 def program() -> bytes:
     """Answers the filter, as classic BPF: what is denied fails with ENOSYS."""
-    code = [_instruction(_LOAD, _ARCHITECTURE)]
+    code = [instruction(LOAD, ARCHITECTURE)]
     for architecture, numbers in _NUMBERS.items():
         code += [
-            _instruction(_JUMP_EQUAL, architecture, 0, len(numbers) + 3),
-            _instruction(_LOAD, _NUMBER),
+            instruction(JUMP_EQUAL, architecture, 0, len(numbers) + 3),
+            instruction(LOAD, NUMBER),
             *(
-                _instruction(_JUMP_EQUAL, number, len(numbers) - place, 0)
+                instruction(JUMP_EQUAL, number, len(numbers) - place, 0)
                 for place, number in enumerate(numbers)
             ),
-            _instruction(_RETURN, _ALLOW),
-            _instruction(_RETURN, _ERRNO | errno.ENOSYS),
+            instruction(RETURN, ALLOW),
+            instruction(RETURN, ERRNO | errno.ENOSYS),
         ]
-    return b"".join([*code, _instruction(_RETURN, _ALLOW)])
-
-
-def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, value)
+    return b"".join([*code, instruction(RETURN, ALLOW)])

@@ -19,6 +19,22 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from executor.bpf import (
+    ALLOW,
+    ARCHITECTURE,
+    ERRNO,
+    FIRST_ARGUMENT,
+    JUMP_AT_LEAST,
+    JUMP_EQUAL,
+    JUMP_SET,
+    KILL,
+    LOAD,
+    NUMBER,
+    RETURN,
+    X32,
+    instruction,
+)
+
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _SECCOMP_MODE_FILTER = 2
 
@@ -75,10 +91,6 @@ _ARCHITECTURES = {"x86_64": (0xC000003E, 56, 302), "aarch64": (0xC00000B7, 220, 
 """AUDIT_ARCH_* and the numbers of clone and prlimit64."""
 _CLONE3 = 435
 _CLONE_VM = 0x100
-_X32 = 0x40000000
-
-_LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 
 def confine(scratch: Path, limits: Mapping[int, int]) -> dict[str, str]:
@@ -145,38 +157,33 @@ def _filter_calls(libc: ctypes.CDLL) -> str:
 
 
 def _program(machine: str) -> bytes:
-    """Classic BPF over struct seccomp_data (nr, arch, instruction pointer, arguments)."""
     architecture, clone, prlimit = _ARCHITECTURES[machine]
-    deny = [_instruction(_RETURN, _ERRNO | errno.EPERM)]
+    deny = [instruction(RETURN, ERRNO | errno.EPERM)]
     code = [
-        _instruction(_LOAD, 4),
-        _instruction(_JUMP_EQ, architecture, 1, 0),
-        _instruction(_RETURN, _KILL),
-        _instruction(_LOAD, 0),
+        instruction(LOAD, ARCHITECTURE),
+        instruction(JUMP_EQUAL, architecture, 1, 0),
+        instruction(RETURN, KILL),
+        instruction(LOAD, NUMBER),
     ]
     if machine == "x86_64":
-        code += [_instruction(_JUMP_GE, _X32, 0, 1), *deny]
+        code += [instruction(JUMP_AT_LEAST, X32, 0, 1), *deny]
     for number in _DENIED[machine].values():
-        code += [_instruction(_JUMP_EQ, number, 0, 1), *deny]
+        code += [instruction(JUMP_EQUAL, number, 0, 1), *deny]
     code += [
         # Of itself alone: the supervisor's processes have the same user.
-        _instruction(_JUMP_EQ, prlimit, 0, 4),
-        _instruction(_LOAD, 16),
-        _instruction(_JUMP_EQ, 0, 1, 0),
+        instruction(JUMP_EQUAL, prlimit, 0, 4),
+        instruction(LOAD, FIRST_ARGUMENT),
+        instruction(JUMP_EQUAL, 0, 1, 0),
         *deny,
-        _instruction(_RETURN, _ALLOW),
+        instruction(RETURN, ALLOW),
         # Its arguments are in memory, out of a filter's sight; libc then falls back to clone.
-        _instruction(_JUMP_EQ, _CLONE3, 0, 1),
-        _instruction(_RETURN, _ERRNO | errno.ENOSYS),
+        instruction(JUMP_EQUAL, _CLONE3, 0, 1),
+        instruction(RETURN, ERRNO | errno.ENOSYS),
         # Threads may be made, processes not.
-        _instruction(_JUMP_EQ, clone, 0, 3),
-        _instruction(_LOAD, 16),
-        _instruction(_JUMP_SET, _CLONE_VM, 1, 0),
+        instruction(JUMP_EQUAL, clone, 0, 3),
+        instruction(LOAD, FIRST_ARGUMENT),
+        instruction(JUMP_SET, _CLONE_VM, 1, 0),
         *deny,
-        _instruction(_RETURN, _ALLOW),
+        instruction(RETURN, ALLOW),
     ]
     return b"".join(code)
-
-
-def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, value)
